@@ -1,0 +1,329 @@
+"""``@kernel``: the one place that sets Numba's flags, keeps compiled code on disk, and launches threads.
+
+A kernel is a function that fills arrays it is given. ``@kernel`` compiles it once per *kind* of arguments (data type,
+number of axes, dense or strided), never per shape, and keeps the machine code in a folder of numbacnn's own:
+
+- one file per kernel and kind of arguments, written atomically, so that processes never disturb each other;
+- its name is a hash of everything that the code is made of: the function, all kernels and constants that it reaches,
+  the source of ``simd.py``, Numba, Python and the CPU. An edit anywhere recompiles exactly what it touches, and a
+  kernel made by a factory (with numbers or other kernels in its closure) is found by the next process;
+- a folder that cannot be written, or a damaged file, costs compilation, never an error.
+
+``@inline`` marks a helper that kernels call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import os
+import pickle
+import platform
+import sys
+import tempfile
+import threading
+import types as python_types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from numba import types
+from numba.core import config as numba_config
+from numba.core.caching import _Cache
+from numba.core.compiler import CompileResult
+from numba.core.dispatcher import Dispatcher
+
+from ..errors import ConfigError
+from ..paths import cache_folder
+
+FASTMATH = {"contract", "nsz"}  # fused multiply-add, and no care for the sign of zero; NaN and infinity stay exact
+FLAGS: dict[str, Any] = dict(nogil=True, error_model="numpy", fastmath=FASTMATH)
+PARALLEL = dict(
+    comprehension=False, reduction=False, inplace_binop=False, setitem=False, numpy=False, stencil=False, fusion=False, prange=True
+)  # only explicit prange loops: cheaper to compile, and nothing is parallel by accident
+QUEUE_CELLS = 8  # int64 cells of work queue that a parallel kernel gets
+JIT_DISABLED = bool(numba_config.DISABLE_JIT)
+
+
+# Fingerprints: what a kernel is made of ------------------------------------------------------------------------------
+
+
+@functools.cache
+def _file_digest(path: str) -> bytes:
+    return hashlib.sha256(Path(path).read_bytes()).digest()
+
+
+def fingerprint(function: Callable) -> str:
+    """Hash of a Python function's code and of all that it reaches: constants, closures, other functions (kernels too),
+    and whole source files of modules with intrinsics."""
+    sink = hashlib.sha256()
+    _digest_function(function, sink.update, set())
+    return sink.hexdigest()
+
+
+def _digest_function(function: Callable, feed: Callable[[bytes], None], seen: set[int]) -> None:
+    if id(function) in seen:
+        feed(b"again")
+        return
+    seen.add(id(function))
+    _digest_code(function.__code__, feed)
+    for value in (function.__defaults__, function.__kwdefaults__):
+        feed(repr(value).encode())
+    for cell in function.__closure__ or ():
+        _digest_value(cell.cell_contents, feed, seen)
+    for name in sorted(_global_names(function.__code__)):
+        if name in function.__globals__:
+            feed(name.encode())
+            _digest_value(function.__globals__[name], feed, seen)
+
+
+def _global_names(code: python_types.CodeType) -> set[str]:
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, python_types.CodeType):
+            names |= _global_names(constant)
+    return names
+
+
+def _digest_code(code: python_types.CodeType, feed: Callable[[bytes], None]) -> None:
+    feed(code.co_code)
+    feed(repr((code.co_names, code.co_varnames, code.co_argcount)).encode())
+    for constant in code.co_consts:
+        if isinstance(constant, python_types.CodeType):
+            _digest_code(constant, feed)
+        else:
+            feed(repr(constant).encode())
+
+
+def _digest_value(value: Any, feed: Callable[[bytes], None], seen: set[int]) -> None:
+    if isinstance(value, Kernel):
+        value = value.function
+    elif isinstance(value, Dispatcher):
+        value = value.py_func
+    if isinstance(value, python_types.FunctionType) and not hasattr(value, "_numbacnn_whole_file"):
+        _digest_function(value, feed, seen)
+    elif isinstance(value, python_types.ModuleType):
+        _digest_module(value, feed)
+    elif isinstance(value, np.ndarray):
+        feed(value.tobytes() + str((value.dtype, value.shape)).encode())
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            _digest_value(item, feed, seen)
+    elif isinstance(value, (int, float, complex, str, bytes, bool, type(None), np.generic, np.dtype)):
+        feed(repr(value).encode())
+    else:  # an intrinsic, a type...: its module's whole source stands for it
+        feed(repr(getattr(value, "__qualname__", type(value).__qualname__)).encode())
+        module = sys.modules.get(getattr(value, "__module__", None) or type(value).__module__)
+        if module is not None:
+            _digest_module(module, feed)
+
+
+def _digest_module(module: python_types.ModuleType, feed: Callable[[bytes], None]) -> None:
+    feed(module.__name__.encode())
+    top = module.__name__.partition(".")[0]
+    path = getattr(module, "__file__", None)
+    if path and path.endswith(".py") and top not in sys.stdlib_module_names | {"numba", "numpy", "llvmlite"}:
+        feed(_file_digest(path))
+
+
+@functools.cache
+def _environment() -> str:
+    """What machine code depends on besides the kernel's own sources."""
+    folder = Path(__file__).parents[1]
+    parts = [numba.__version__, llvmlite.__version__, np.__version__, platform.python_version(), sys.platform]
+    parts += [str(bool(numba_config.BOUNDSCHECK)), str(numba_config.OPT), str(sorted(FASTMATH))]
+    parts += [_file_digest(str(folder / name)).hex() for name in ("simd.py", "kernels/jit.py")]
+    return "|".join(parts)
+
+
+# The disk cache ------------------------------------------------------------------------------------------------------
+
+
+class DiskCache(_Cache):
+    """Numba's cache protocol over one file per kernel and signature."""
+
+    def __init__(self, function: Callable):
+        self._function = function
+        self._enabled = True
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint(self._function)
+
+    @property
+    def cache_path(self) -> str:
+        return str(cache_folder() / "kernels")
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def flush(self) -> None:
+        """Nothing is kept in memory."""
+
+    def _path(self, signature: Any, codegen: Any) -> Path:
+        key = "|".join((self._fingerprint, str(signature), str(codegen.magic_tuple()), _environment()))
+        digest = hashlib.sha256(key.encode()).hexdigest()[:32]
+        name = "".join(c if c.isalnum() or c == "_" else "." for c in self._function.__qualname__.replace(".<locals>", ""))
+        return Path(self.cache_path) / f"{name}-{digest}.nbc"
+
+    def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
+        if not self._enabled:
+            return None
+        target_context.refresh()
+        path = self._path(sig, target_context.codegen())
+        try:
+            return CompileResult._rebuild(target_context, *pickle.loads(path.read_bytes()))
+        except OSError:
+            return None
+        except Exception:  # a damaged or foreign file: compile again, and write over it
+            return None
+
+    def save_overload(self, sig: Any, data: CompileResult) -> None:
+        if not self._enabled or data.library.has_dynamic_globals:
+            return
+        path = self._path(sig, data.codegen)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(numba.core.serialize.dumps(data._reduce()))
+                os.replace(temporary, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+                raise
+
+
+# Threads -------------------------------------------------------------------------------------------------------------
+
+_thread_count: int | None = None
+_launch_lock = threading.RLock()
+_local = threading.local()
+
+
+def set_num_threads(count: int) -> None:
+    """Number of threads of all launches from now on, at least 1 and at most ``NUMBA_NUM_THREADS``."""
+    global _thread_count
+    if not 1 <= count <= numba_config.NUMBA_NUM_THREADS:
+        raise ConfigError(f"{count} threads were asked for; this machine allows 1 to {numba_config.NUMBA_NUM_THREADS}.")
+    _thread_count = count
+
+
+def num_threads() -> int:
+    """Number of threads that a launch uses."""
+    return _thread_count or numba_config.NUMBA_NUM_THREADS
+
+
+def launch_guard() -> contextlib.AbstractContextManager:
+    """Hold this around launches of parallel kernels."""
+    return contextlib.nullcontext() if JIT_DISABLED or _launches_are_safe() else _launch_lock
+
+
+def _launches_are_safe() -> bool:
+    """Whether several Python threads may launch at once; two launches of the workqueue layer abort the process."""
+    try:
+        return numba.threading_layer() in ("omp", "tbb")
+    except ValueError:  # none is loaded before the first launch
+        return False
+
+
+# Kernels -------------------------------------------------------------------------------------------------------------
+
+Step = tuple[Callable, tuple]
+"""A launch that is ready to go: ``function(*arguments)``."""
+
+
+@contextlib.contextmanager
+def record() -> Iterator[list[Step]]:
+    """Within the block, calls of kernels in this thread are not run but collected (compiled, arguments bound)."""
+    outer, _local.steps = getattr(_local, "steps", None), []
+    try:
+        yield _local.steps
+    finally:
+        _local.steps = outer
+
+
+class Kernel:
+    """A compiled function. Calling it runs it on NumPy arrays and numbers, or, inside :func:`record`, notes the call.
+
+    A ``parallel`` kernel's last two parameters, ``queue`` (int64 cells for :func:`numbacnn.simd.take`) and ``threads``,
+    are supplied here; callers leave them out.
+    """
+
+    def __init__(self, function: Callable, parallel: bool):
+        self.function, self.parallel = function, parallel
+        functools.update_wrapper(self, function)
+        options = dict(FLAGS, parallel=PARALLEL) if parallel else FLAGS
+        self.dispatcher = numba.njit(**options)(function)
+        if not JIT_DISABLED:
+            self.dispatcher._cache = DiskCache(function)
+        self._entries: dict[tuple, Callable] = {}
+
+    def bind(self, *arguments: Any) -> Step:
+        """The compiled function for arguments like these, and the arguments to call it with."""
+        if self.parallel:
+            arguments += (np.zeros(QUEUE_CELLS, np.int64), num_threads())
+        if JIT_DISABLED:
+            return self.dispatcher, arguments
+        kinds = tuple(map(_kind, arguments))
+        entry = self._entries.get(kinds)
+        if entry is None:
+            entry = self._entries[kinds] = self.dispatcher.compile(tuple(map(_numba_type, kinds)))
+        return entry, arguments
+
+    def __call__(self, *arguments: Any) -> None:
+        step = self.bind(*arguments)
+        steps = getattr(_local, "steps", None)
+        if steps is not None:
+            steps.append(step)
+            return
+        with launch_guard():
+            step[0](*step[1])
+
+
+def _kind(argument: Any) -> Any:
+    if isinstance(argument, np.ndarray):
+        return argument.dtype, argument.ndim, argument.flags.c_contiguous
+    if isinstance(argument, (bool, np.bool_)):
+        return bool
+    if isinstance(argument, (int, np.integer)):
+        return int
+    if isinstance(argument, (float, np.floating)):
+        return float
+    raise TypeError(f"a kernel takes NumPy arrays and numbers, not {type(argument).__name__}")
+
+
+def _numba_type(kind: Any) -> Any:
+    if isinstance(kind, tuple):
+        dtype, axes, dense = kind
+        return types.Array(numba.from_dtype(dtype), axes, "C" if dense else "A")
+    return {bool: types.boolean, int: types.int64, float: types.float64}[kind]
+
+
+def kernel(function: Callable | None = None, *, parallel: bool = False) -> Any:
+    """Decorator: compile ``function`` as a kernel (see :class:`Kernel`)."""
+    if function is None:
+        return functools.partial(kernel, parallel=parallel)
+    return Kernel(function, parallel)
+
+
+def inline(function: Callable) -> Any:
+    """Decorator: a helper that kernels call; not to be called from Python."""
+    return numba.njit(**FLAGS)(function)
+
+
+def source_of(function: Callable) -> str:
+    """The text of a function for messages, or its name where there is none."""
+    try:
+        return inspect.getsource(function).strip()
+    except (OSError, TypeError):
+        return getattr(function, "__name__", repr(function))

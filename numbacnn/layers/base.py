@@ -1,0 +1,137 @@
+"""The layer protocol: what a graph node is, and what the planner may ask of it.
+
+A layer is a frozen dataclass. Its fields are its configuration, which is printed, compared and saved; it holds no
+array. The graph owns every array and hands them to ``forward`` and ``backward``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+from ..errors import ConfigError, ShapeError
+
+Shape = tuple[int, ...]
+"""A shape without the batch axis, channels last, such as ``(height, width, channels)``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """An array that a layer learns (or, not ``trainable``, keeps: running statistics).
+
+    ``initializer`` is a registered name or an :class:`numbacnn.layers.initializers.Initializer`.
+    ``decay`` is False for parameters that weight decay usually spares (biases, normalisation).
+    """
+
+    shape: Shape
+    initializer: Any = "zeros"
+    trainable: bool = True
+    decay: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Buffer:
+    """An array that the planner provides. ``per_sample`` puts the batch axis in front of ``shape``;
+    ``dtype`` None means the working type of the model."""
+
+    shape: Shape
+    dtype: str | None = None
+    per_sample: bool = True
+
+
+class Layer:
+    """Base of all layers.
+
+    Class attributes that differ from the defaults below are part of the protocol:
+
+    ``arity``           number of inputs; None means any number from one on. With ``arity == 1`` methods get one shape
+                        or array; otherwise tuples of them.
+    ``backward_reads``  which of ``"x"`` and ``"y"`` the backward pass reads; the others arrive as None, so that the
+                        planner can free or reuse their memory.
+    ``in_place``        ``forward`` works when ``y`` is ``x``, and ``backward`` when ``dx`` is ``dy``. The planner
+                        makes them so wherever nobody else needs the old values.
+    ``alias``           ``y`` is ``x`` seen in another shape (Flatten, Reshape): ``forward`` and ``backward`` are
+                        never called, the planner makes a view.
+    ``random``          in training, ``b["random"]`` is a uint64 array ``(key, step)`` that is new at every step.
+    ``recordable``      ``forward`` and ``backward`` do nothing but shape arithmetic and calls of kernels. The planner
+                        then calls them once, keeps the kernel calls, and afterwards runs only those.
+    ``stem``            of automatic names: ``"conv"`` gives ``conv1``, ``conv2``... in a model.
+    ``version``         of the layer's configuration, written into saved models.
+    """
+
+    arity: ClassVar[int | None] = 1
+    backward_reads: ClassVar[tuple[str, ...]] = ("x", "y")
+    in_place: ClassVar[bool] = False
+    alias: ClassVar[bool] = False
+    random: ClassVar[bool] = False
+    recordable: ClassVar[bool] = False
+    stem: ClassVar[str] = "layer"
+    version: ClassVar[int] = 1
+
+    # What the author of a layer fills in -----------------------------------------------------------------------------
+
+    def output_shape(self, x: Any) -> Any:
+        """Shape of the output for input shape(s) ``x``, without the batch axis. A list of shapes means several
+        outputs. Pure arithmetic. Raises ShapeError with what was given, what is needed and why; the graph puts the
+        layer's name in front."""
+        return x
+
+    def parameters(self, x: Any) -> dict[str, Parameter]:
+        """Parameters by name for input shape(s) ``x``."""
+        return {}
+
+    def buffers(self, x: Any) -> dict[str, Buffer]:
+        """Arrays that ``forward`` (in training) leaves for ``backward``, by name."""
+        return {}
+
+    def scratch(self, x: Any, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        """Arrays whose contents matter only during one call of ``forward`` or ``backward``, by name."""
+        return {}
+
+    def prepared(self, x: Any, training: bool) -> dict[str, Buffer]:
+        """Arrays derived from the parameters alone (packed weights), by name; filled by :meth:`prepare`."""
+        return {}
+
+    def prepare(self, x: Any, p: dict, b: dict, training: bool) -> None:
+        """Fill the arrays of :meth:`prepared`, after every change of the parameters. ``x`` are input shape(s)."""
+
+    def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
+        """Fill ``y`` from ``x``. Arrays have the batch axis first and are C-contiguous; ``p`` are the parameters,
+        ``b`` the buffers, scratch and prepared arrays, by name."""
+        raise NotImplementedError(f"{type(self).__name__} does not define forward")
+
+    def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
+        """Overwrite ``dx`` and the arrays in ``dp``. ``dx`` (or an entry of it) is None where no gradient is
+        wanted, and ``dp`` lacks frozen parameters. The graph does all accumulation."""
+        raise NotImplementedError(f"{type(self).__name__} does not define backward")
+
+    def flops(self, x: Any) -> int:
+        """Floating-point operations of one sample's forward pass; a multiply-add counts as two."""
+        return 0
+
+    def window(self, x: Any) -> tuple[Shape, Shape, Shape] | None:
+        """``(extent, stride, leading padding)`` per spatial axis of a layer that slides over its input (extent is
+        ``dilation * (kernel - 1) + 1``), for the receptive field; None for a layer that works point by point."""
+        return None
+
+    # What all layers have --------------------------------------------------------------------------------------------
+
+    def __call__(self, *inputs: Any, name: str | None = None) -> Any:
+        """Apply to symbolic tensors and give the symbolic output(s). A layer that is called twice shares its
+        parameters between both places."""
+        if len(inputs) == 1 and isinstance(inputs[0], (list, tuple)):
+            inputs = tuple(inputs[0])
+        if not inputs or not all(hasattr(t, "apply_layer") for t in inputs):
+            given = ", ".join(type(t).__name__ for t in inputs) or "nothing"
+            raise ConfigError(f"{self.label(name)} was called with {given}; it takes symbolic tensors, such as nc.Input((32, 32, 3)).")
+        if self.arity is not None and len(inputs) != self.arity:
+            raise ShapeError(f"{self.label(name)} takes {self.arity} input(s), {len(inputs)} were given.")
+        return inputs[0].apply_layer(self, inputs, name)
+
+    def label(self, name: str | None = None) -> str:
+        """How messages speak of this layer."""
+        return f"{type(self).__name__} layer {name!r}" if name else f"{type(self).__name__} layer"
+
+    def config(self) -> dict[str, Any]:
+        """The fields, as they were given."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]

@@ -1,0 +1,578 @@
+"""SIMD values inside kernels: the only file that writes LLVM IR for the CPU.
+
+A *Tile* is ``rows x vectors`` SIMD vectors of :data:`LANES` elements. As a value, not an array, it lives in registers,
+through loops too. A kernel is a plain Python loop over :func:`load`, :func:`outer`, :func:`store` and arithmetic::
+
+    sums = zeros(c, ROWS, VECTORS)
+    for p in range(depth):
+        sums = outer(sums, a, row + p, row_stride, b, panel + p * WIDTH)
+    store(sums, c, at, stride)
+
+Arrays are addressed by an offset in elements from their first element, whatever their number of axes; strides are in
+elements too (:func:`stride`). ``rows`` and ``vectors`` are literal numbers or constants of an enclosing factory.
+Comparisons give a *Mask*, which :func:`where` takes. With ``NUMBA_DISABLE_JIT=1`` the same names work on NumPy arrays.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.core import config as numba_config
+from numba.core.imputils import lower_builtin
+from numba.core.registry import cpu_target
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, models, overload, register_model
+
+JIT_DISABLED = bool(numba_config.DISABLE_JIT)
+_FLAGS = ("contract", "nsz")
+_i32, _i64 = ir.IntType(32), ir.IntType(64)
+
+
+def _vector_bits() -> int:
+    """Width of the SIMD registers of the CPU that Numba compiles for, found by compiling one addition for it."""
+    wide = "<16 x float>"
+    text = f"define {wide} @f({wide} %a, {wide} %b) {{ %c = fadd {wide} %a, %b\n ret {wide} %c }}"
+    assembly = cpu_target.target_context.codegen()._tm.emit_assembly(binding.parse_assembly(text))
+    return 512 if "zmm" in assembly else 256 if "ymm" in assembly else 128
+
+
+VECTOR_BITS = _vector_bits()
+LANES = VECTOR_BITS // 32
+"""float32 elements per SIMD register. A float64 Tile has as many lanes, in two registers."""
+
+
+# Types ---------------------------------------------------------------------------------------------------------------
+
+
+class Tile(types.Type):
+    """Numba type of ``rows x vectors`` SIMD vectors of numbers of type ``dtype``."""
+
+    def __init__(self, dtype: Any, rows: int, vectors: int):
+        self.dtype, self.rows, self.vectors = dtype, rows, vectors
+        super().__init__(f"Tile({dtype}, {rows}, {vectors}, {LANES})")
+
+    def with_rows(self, rows: int) -> Tile:
+        return Tile(self.dtype, rows, self.vectors)
+
+    @property
+    def mask(self) -> Mask:
+        return Mask(self.rows, self.vectors)
+
+    def vector(self, context: Any) -> ir.VectorType:
+        return ir.VectorType(context.get_value_type(self.dtype), LANES)
+
+
+class Mask(types.Type):
+    """Numba type of the outcome of comparing two Tiles."""
+
+    def __init__(self, rows: int, vectors: int):
+        self.rows, self.vectors = rows, vectors
+        super().__init__(f"Mask({rows}, {vectors}, {LANES})")
+
+
+@register_model(Tile)
+class _TileModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, tile: Tile):
+        element = manager.lookup(tile.dtype).get_value_type()
+        super().__init__(manager, tile, ir.ArrayType(ir.VectorType(element, LANES), tile.rows * tile.vectors))
+
+
+@register_model(Mask)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, mask: Mask):
+        super().__init__(manager, mask, ir.ArrayType(ir.VectorType(ir.IntType(1), LANES), mask.rows * mask.vectors))
+
+
+# Helpers for writing IR ----------------------------------------------------------------------------------------------
+
+
+def _literal(*values: Any) -> bool:
+    return all(isinstance(v, types.IntegerLiteral) for v in values)
+
+
+def _is_float(dtype: Any) -> bool:
+    return isinstance(dtype, types.Float)
+
+
+def _constant(vector: ir.VectorType, value: Any) -> ir.Constant:
+    return ir.Constant(vector, [value] * vector.count)
+
+
+def _splat(builder: Any, scalar: Any) -> Any:
+    vector = ir.VectorType(scalar.type, LANES)
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(_i32, 0))
+    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(_i32, LANES), [0] * LANES))
+
+
+def _call(builder: Any, name: str, vector: Any, *operands: Any) -> Any:
+    """LLVM's intrinsic ``name`` on vectors of one type."""
+    kind = ir.FunctionType(vector, [vector] * len(operands))
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.{_suffix(vector)}"), operands)
+
+
+def _suffix(vector: ir.VectorType) -> str:
+    element = {"float": "f32", "double": "f64"}.get(str(vector.element), str(vector.element))
+    return f"v{vector.count}{element}"
+
+
+def _build(context: Any, builder: Any, tile: Any, vectors: list) -> Any:
+    """The value of a Tile or Mask from its vectors."""
+    value: Any = ir.Constant(context.get_value_type(tile), ir.Undefined)
+    for index, vector in enumerate(vectors):
+        value = builder.insert_value(value, vector, index)
+    return value
+
+
+def _vectors(builder: Any, tile: Any, value: Any) -> list:
+    return [builder.extract_value(value, k) for k in range(tile.rows * tile.vectors)]
+
+
+def _scalar(context: Any, builder: Any, value: Any, given: Any, wanted: Any) -> Any:
+    return context.cast(builder, value, given, wanted)
+
+
+def _element_pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
+
+
+def _vector_pointer(builder: Any, pointer: Any, row_stride: Any, row: int, vector: int) -> Any:
+    offset = builder.add(builder.mul(row_stride, ir.Constant(_i64, row)), ir.Constant(_i64, vector * LANES))
+    element = builder.gep(pointer, [offset])
+    return builder.bitcast(element, ir.VectorType(pointer.type.pointee, LANES).as_pointer())
+
+
+def _check_bounds(context: Any, builder: Any, array_type: Any, array: Any, first: Any, last: Any) -> None:
+    """With NUMBA_BOUNDSCHECK=1: raise IndexError unless elements first..last lie in the array."""
+    if not numba_config.BOUNDSCHECK:
+        return
+    view = context.make_array(array_type)(context, builder, array)
+    shape = cgutils.unpack_tuple(builder, view.shape, array_type.ndim)
+    strides = cgutils.unpack_tuple(builder, view.strides, array_type.ndim)
+    extent: Any = ir.Constant(_i64, 0)
+    for length, step in zip(shape, strides):
+        extent = builder.add(extent, builder.mul(builder.sub(length, ir.Constant(_i64, 1)), step))
+    extent = builder.sdiv(extent, view.itemsize)
+    below = builder.icmp_signed("<", first, ir.Constant(_i64, 0))
+    above = builder.icmp_signed(">", last, extent)
+    with builder.if_then(builder.or_(below, above), likely=False):
+        context.call_conv.return_user_exc(builder, IndexError, ("a SIMD access lies outside its array",))
+
+
+def _last_offset(builder: Any, offset: Any, row_stride: Any, rows: int, columns: Any) -> Any:
+    """Offset of the last element of a tile whose row stride is not negative."""
+    within = builder.add(builder.mul(row_stride, ir.Constant(_i64, rows - 1)), builder.sub(columns, ir.Constant(_i64, 1)))
+    return builder.add(offset, within)
+
+
+def _column_mask(builder: Any, count: Any, vector: int) -> Any:
+    """Which lanes of the given vector of a row lie before column ``count``."""
+    lanes = ir.Constant(ir.VectorType(_i32, LANES), [vector * LANES + k for k in range(LANES)])
+    return builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(count, _i32)))
+
+
+# Making and moving tiles ---------------------------------------------------------------------------------------------
+
+
+@intrinsic(prefer_literal=True)
+def zeros(typing_context, like, rows, vectors):
+    """A Tile of zeros of the data type of the array ``like``."""
+    if not _literal(rows, vectors):
+        return None
+    tile = Tile(like.dtype, rows.literal_value, vectors.literal_value)
+
+    def generate(context, builder, sig, args):
+        return ir.Constant(context.get_value_type(tile), None)
+
+    return tile(like, rows, vectors), generate
+
+
+@intrinsic(prefer_literal=True)
+def splat(typing_context, like, value, rows, vectors):
+    """A Tile, of the data type of the array ``like``, with ``value`` everywhere."""
+    if not _literal(rows, vectors):
+        return None
+    tile = Tile(like.dtype, rows.literal_value, vectors.literal_value)
+
+    def generate(context, builder, sig, args):
+        vector = _splat(builder, _scalar(context, builder, args[1], sig.args[1], tile.dtype))
+        return _build(context, builder, tile, [vector] * (tile.rows * tile.vectors))
+
+    return tile(like, types.unliteral(value), rows, vectors), generate
+
+
+@intrinsic(prefer_literal=True)
+def load(typing_context, array, offset, row_stride, rows, vectors):
+    """The Tile at ``offset``, rows ``row_stride`` apart; 0 repeats one row."""
+    if not _literal(rows, vectors):
+        return None
+    tile = Tile(array.dtype, rows.literal_value, vectors.literal_value)
+
+    def generate(context, builder, sig, args):
+        _check_bounds(
+            context, builder, sig.args[0], args[0], args[1],
+            _last_offset(builder, args[1], args[2], tile.rows, ir.Constant(_i64, tile.vectors * LANES)),
+        )  # fmt: skip
+        pointer = _element_pointer(context, builder, sig.args[0], args[0], args[1])
+        align = context.get_abi_sizeof(context.get_data_type(tile.dtype))
+        return _build(context, builder, tile, [
+            builder.load(_vector_pointer(builder, pointer, args[2], row, vector), align=align)
+            for row in range(tile.rows) for vector in range(tile.vectors)
+        ])  # fmt: skip
+
+    return tile(array, types.intp, types.intp, rows, vectors), generate
+
+
+@intrinsic(prefer_literal=True)
+def load_part(typing_context, array, offset, row_stride, count, rows, vectors):
+    """As :func:`load`, but only the first ``count`` columns; the others are zero and not read."""
+    if not _literal(rows, vectors):
+        return None
+    tile = Tile(array.dtype, rows.literal_value, vectors.literal_value)
+
+    def generate(context, builder, sig, args):
+        _check_bounds(context, builder, sig.args[0], args[0], args[1], _last_offset(builder, args[1], args[2], tile.rows, args[3]))
+        pointer = _element_pointer(context, builder, sig.args[0], args[0], args[1])
+        align = context.get_abi_sizeof(context.get_data_type(tile.dtype))
+        vector_type = tile.vector(context)
+        suffix = _suffix(vector_type)
+        mask_type = ir.VectorType(ir.IntType(1), LANES)
+        kind = ir.FunctionType(vector_type, [vector_type.as_pointer(), _i32, mask_type, vector_type])
+        read = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.{suffix}.p0")
+        masks = [_column_mask(builder, args[3], vector) for vector in range(tile.vectors)]
+        return _build(context, builder, tile, [
+            builder.call(read, [
+                _vector_pointer(builder, pointer, args[2], row, vector), ir.Constant(_i32, align), masks[vector], ir.Constant(vector_type, None),
+            ])
+            for row in range(tile.rows) for vector in range(tile.vectors)
+        ])  # fmt: skip
+
+    return tile(array, types.intp, types.intp, types.intp, rows, vectors), generate
+
+
+@intrinsic
+def store(typing_context, tile, array, offset, row_stride):
+    """Write the Tile at ``offset``, rows ``row_stride`` apart."""
+
+    def generate(context, builder, sig, args):
+        columns = ir.Constant(_i64, tile.vectors * LANES)
+        _check_bounds(context, builder, sig.args[1], args[1], args[2], _last_offset(builder, args[2], args[3], tile.rows, columns))
+        pointer = _element_pointer(context, builder, sig.args[1], args[1], args[2])
+        align = context.get_abi_sizeof(context.get_data_type(tile.dtype))
+        for k, vector in enumerate(_vectors(builder, tile, args[0])):
+            builder.store(vector, _vector_pointer(builder, pointer, args[3], *divmod(k, tile.vectors)), align=align)
+        return context.get_dummy_value()
+
+    return types.void(tile, array, types.intp, types.intp), generate
+
+
+@intrinsic
+def store_part(typing_context, tile, array, offset, row_stride, count):
+    """As :func:`store`, but only the first ``count`` columns."""
+
+    def generate(context, builder, sig, args):
+        _check_bounds(context, builder, sig.args[1], args[1], args[2], _last_offset(builder, args[2], args[3], tile.rows, args[4]))
+        pointer = _element_pointer(context, builder, sig.args[1], args[1], args[2])
+        align = context.get_abi_sizeof(context.get_data_type(tile.dtype))
+        vector_type = tile.vector(context)
+        mask_type = ir.VectorType(ir.IntType(1), LANES)
+        kind = ir.FunctionType(ir.VoidType(), [vector_type, vector_type.as_pointer(), _i32, mask_type])
+        write = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.{_suffix(vector_type)}.p0")
+        masks = [_column_mask(builder, args[4], vector) for vector in range(tile.vectors)]
+        for k, vector in enumerate(_vectors(builder, tile, args[0])):
+            row, column = divmod(k, tile.vectors)
+            where_to = _vector_pointer(builder, pointer, args[3], row, column)
+            builder.call(write, [vector, where_to, ir.Constant(_i32, align), masks[column]])
+        return context.get_dummy_value()
+
+    return types.void(tile, array, types.intp, types.intp, types.intp), generate
+
+
+@intrinsic
+def outer(typing_context, sums, a, a_offset, a_stride, b, b_offset):
+    """``sums[i][j] += a[a_offset + i * a_stride] * b[b_offset + j-th vector]``: one step of a matrix product."""
+
+    def generate(context, builder, sig, args):
+        tile = sig.args[0]
+        _check_bounds(context, builder, sig.args[1], args[1], args[2], _last_offset(builder, args[2], args[3], tile.rows, ir.Constant(_i64, 1)))
+        _check_bounds(context, builder, sig.args[4], args[4], args[5], builder.add(args[5], ir.Constant(_i64, tile.vectors * LANES - 1)))
+        align = context.get_abi_sizeof(context.get_data_type(tile.dtype))
+        vector_type = tile.vector(context)
+        a_pointer = _element_pointer(context, builder, sig.args[1], args[1], args[2])
+        b_pointer = _element_pointer(context, builder, sig.args[4], args[4], args[5])
+        zero = ir.Constant(_i64, 0)
+        columns = [builder.load(_vector_pointer(builder, b_pointer, zero, 0, j), align=align) for j in range(tile.vectors)]
+        value = args[0]
+        for i in range(tile.rows):
+            row = _splat(builder, builder.load(builder.gep(a_pointer, [builder.mul(args[3], ir.Constant(_i64, i))])))
+            for j, column in enumerate(columns):
+                k = i * tile.vectors + j
+                value = builder.insert_value(value, _call(builder, "fmuladd", vector_type, row, column, builder.extract_value(value, k)), k)
+        return value
+
+    return sums(sums, a, types.intp, types.intp, b, types.intp), generate
+
+
+@intrinsic
+def stride(typing_context, array, axis):
+    """Distance in elements between neighbours along ``axis``."""
+
+    def generate(context, builder, sig, args):
+        view = context.make_array(sig.args[0])(context, builder, args[0])
+        strides = cgutils.unpack_tuple(builder, view.strides, array.ndim)
+        size = context.get_abi_sizeof(context.get_data_type(array.dtype))
+        return builder.sdiv(strides[axis.literal_value], ir.Constant(_i64, size), flags=("exact",))
+
+    if not _literal(axis):
+        return None
+    return types.intp(array, axis), generate
+
+
+@intrinsic
+def take(typing_context, queue, cell, amount):
+    """Add ``amount`` to an int64 cell, atomically, and give its old value: a work queue for the threads of a launch."""
+
+    def generate(context, builder, sig, args):
+        pointer = _element_pointer(context, builder, sig.args[0], args[0], args[1])
+        return builder.atomic_rmw("add", pointer, args[2], "monotonic")
+
+    return types.int64(queue, types.intp, types.int64), generate
+
+
+# Arithmetic ----------------------------------------------------------------------------------------------------------
+
+
+def _map(context: Any, builder: Any, result: Any, function: Any, tiles: list, values: Any) -> Any:
+    columns = zip(*(_vectors(builder, tile, value) for tile, value in zip(tiles, values)))
+    return _build(context, builder, result, [function(*column) for column in columns])
+
+
+def _number(kind: Any) -> bool:
+    return isinstance(kind, (types.Float, types.Integer, types.Boolean))
+
+
+def _widened(context: Any, builder: Any, tile: Tile, value: Any, kind: Any) -> Any:
+    """A tile's value as it is, a number's spread over a tile."""
+    if isinstance(kind, Tile):
+        return value
+    vector = _splat(builder, _scalar(context, builder, value, types.unliteral(kind), tile.dtype))
+    return _build(context, builder, tile, [vector] * (tile.rows * tile.vectors))
+
+
+def _operands(args: tuple) -> Tile | None:
+    """The common Tile type of two operands, one of which may be a number."""
+    if len(args) != 2:
+        return None
+    a, b = args
+    if isinstance(a, Tile) and (a == b or _number(b)):
+        return a
+    if isinstance(b, Tile) and _number(a):
+        return b
+    return None
+
+
+def _binary(operation: Any, function: Any, gives_mask: bool = False) -> None:
+    """Define ``operation`` between Tiles, and between a Tile and a number, by an IR generator of two vectors."""
+
+    class Template(AbstractTemplate):
+        def generic(self, args, kws):
+            tile = _operands(args)
+            if tile is not None:
+                return signature(tile.mask if gives_mask else tile, *map(types.unliteral, args))
+            return None
+
+    infer_global(operation)(Template)
+
+    def lower(context, builder, sig, args):
+        tile = _operands(sig.args)
+        values = [_widened(context, builder, tile, value, kind) for value, kind in zip(args, sig.args)]
+        return _map(context, builder, sig.return_type, lambda a, b: function(builder, tile.dtype, a, b), [tile, tile], values)
+
+    for left, right in ((Tile, Tile), (Tile, types.Number), (types.Number, Tile), (Tile, types.Boolean), (types.Boolean, Tile)):
+        lower_builtin(operation, left, right)(lower)
+
+
+def _arithmetic(name: str) -> Any:
+    def function(builder, dtype, a, b):
+        if _is_float(dtype):
+            return getattr(builder, "f" + name)(a, b, flags=_FLAGS)
+        return getattr(builder, {"div": "sdiv"}.get(name, name))(a, b)
+
+    return function
+
+
+def _comparison(sign: str) -> Any:
+    def function(builder, dtype, a, b):
+        if not _is_float(dtype):
+            return builder.icmp_signed(sign, a, b)
+        return builder.fcmp_unordered(sign, a, b) if sign == "!=" else builder.fcmp_ordered(sign, a, b)
+
+    return function
+
+
+def _extreme(sign: str) -> Any:
+    def function(builder, dtype, a, b):
+        """Not a number wins on either side, as in NumPy and PyTorch."""
+        if not _is_float(dtype):
+            return builder.select(builder.icmp_signed(sign, a, b), a, b)
+        larger = builder.select(builder.fcmp_ordered(sign, a, b), a, b)
+        return builder.select(builder.fcmp_unordered("uno", a, a), a, larger)
+
+    return function
+
+
+for _operation, _name in ((operator.add, "add"), (operator.sub, "sub"), (operator.mul, "mul"), (operator.truediv, "div")):
+    _binary(_operation, _arithmetic(_name))
+for _operation, _sign in ((operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">="), (operator.eq, "=="), (operator.ne, "!=")):
+    _binary(_operation, _comparison(_sign), gives_mask=True)
+for _operation, _sign in ((max, ">"), (min, "<")):
+    _binary(_operation, _extreme(_sign))
+
+
+def _unary(name: str, function: Any) -> Any:
+    """An intrinsic on one Tile by an IR generator of one vector."""
+
+    def typer(typing_context, tile):
+        if not isinstance(tile, Tile):
+            return None
+
+        def generate(context, builder, sig, args):
+            return _map(context, builder, tile, lambda a: function(builder, tile.vector(context), a), [tile], args)
+
+        return tile(tile), generate
+
+    typer.__name__ = typer.__qualname__ = name
+    return intrinsic(typer)
+
+
+negative = _unary("negative", lambda builder, vector, a: builder.fneg(a) if str(vector.element) in ("float", "double") else builder.neg(a))
+absolute = _unary("absolute", lambda builder, vector, a: _call(builder, "fabs", vector, a))
+square_root = _unary("square_root", lambda builder, vector, a: _call(builder, "sqrt", vector, a))
+nearest = _unary("nearest", lambda builder, vector, a: _call(builder, "rint", vector, a))
+floor = _unary("floor", lambda builder, vector, a: _call(builder, "floor", vector, a))
+
+
+@overload(operator.neg)
+def _negative(x):
+    if isinstance(x, Tile):
+        return lambda x: negative(x)
+
+
+@overload(operator.pos)
+def _positive(x):
+    if isinstance(x, Tile):
+        return lambda x: x
+
+
+@overload(abs)
+def _absolute(x):
+    if isinstance(x, Tile):
+        return lambda x: absolute(x)
+
+
+@intrinsic
+def fma(typing_context, a, b, c):
+    """``a * b + c`` of three Tiles, in one rounding where the CPU can."""
+
+    def generate(context, builder, sig, args):
+        return _map(context, builder, a, lambda p, q, r: _call(builder, "fmuladd", a.vector(context), p, q, r), [a, a, a], args)
+
+    return a(a, b, c), generate
+
+
+@intrinsic
+def select(typing_context, mask, a, b):
+    """``a`` where the Mask holds, else ``b``; each a Tile or a number, not both numbers."""
+    tile = a if isinstance(a, Tile) else b
+
+    def generate(context, builder, sig, args):
+        values = [args[0], *(_widened(context, builder, tile, value, kind) for value, kind in zip(args[1:], sig.args[1:]))]
+        return _map(context, builder, tile, builder.select, [mask, tile, tile], values)
+
+    if not isinstance(mask, Mask) or not isinstance(tile, Tile):
+        return None
+    return tile(mask, types.unliteral(a), types.unliteral(b)), generate
+
+
+def where(condition, a, b):
+    """``a`` where ``condition`` holds, else ``b``: for Tiles and for numbers alike."""
+    return a if condition else b
+
+
+@overload(where, inline="always")
+def _where(condition, a, b):
+    if isinstance(condition, Mask):
+        return lambda condition, a, b: select(condition, a, b)
+    return lambda condition, a, b: a if condition else b
+
+
+def _mask_operation(operation: Any, name: str) -> None:
+    class Template(AbstractTemplate):
+        def generic(self, args, kws):
+            if len(args) == 2 and isinstance(args[0], Mask) and args[0] == args[1]:
+                return signature(args[0], *args)
+            return None
+
+    infer_global(operation)(Template)
+
+    @lower_builtin(operation, Mask, Mask)
+    def lower(context, builder, sig, args):
+        mask = sig.return_type
+        return _map(context, builder, mask, getattr(builder, name), [mask, mask], args)
+
+
+for _operation, _name in ((operator.and_, "and_"), (operator.or_, "or_"), (operator.xor, "xor")):
+    _mask_operation(_operation, _name)
+
+
+# Across rows and lanes -----------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def row_sum(typing_context, tile):
+    """Sum over the rows: a Tile of one row, added up in pairs."""
+    one = tile.with_rows(1)
+
+    def generate(context, builder, sig, args):
+        vectors = _vectors(builder, tile, args[0])
+        sums = []
+        for j in range(tile.vectors):
+            column = vectors[j :: tile.vectors]
+            while len(column) > 1:
+                pairs = [builder.fadd(a, b, flags=_FLAGS) for a, b in zip(column[::2], column[1::2])]
+                column = pairs + column[len(pairs) * 2 :]
+            sums.append(column[0])
+        return _build(context, builder, one, sums)
+
+    return one(tile), generate
+
+
+def _across(name: str, combine: Any) -> Any:
+    """An intrinsic that folds all elements of a Tile into one number."""
+
+    def typer(typing_context, tile):
+        def generate(context, builder, sig, args):
+            vectors = _vectors(builder, tile, args[0])
+            while len(vectors) > 1:
+                pairs = [combine(builder, tile.dtype, a, b) for a, b in zip(vectors[::2], vectors[1::2])]
+                vectors = pairs + vectors[len(pairs) * 2 :]
+            folded, lanes = vectors[0], LANES
+            while lanes > 1:
+                lanes //= 2
+                order = ir.Constant(ir.VectorType(_i32, LANES), [(k + lanes) % LANES for k in range(LANES)])
+                folded = combine(builder, tile.dtype, folded, builder.shuffle_vector(folded, ir.Constant(folded.type, ir.Undefined), order))
+            return builder.extract_element(folded, ir.Constant(_i32, 0))
+
+        return tile.dtype(tile), generate
+
+    typer.__name__ = typer.__qualname__ = name
+    return intrinsic(typer)
+
+
+total = _across("total", _arithmetic("add"))
+largest = _across("largest", _extreme(">"))
+smallest = _across("smallest", _extreme("<"))
