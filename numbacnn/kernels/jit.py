@@ -256,11 +256,13 @@ class Kernel:
     """A compiled function. Calling it runs it on NumPy arrays and numbers, or, inside :func:`record`, notes the call.
 
     A ``parallel`` kernel's last two parameters, ``queue`` (int64 cells for :func:`numbacnn.simd.take`) and ``threads``,
-    are supplied here; callers leave them out.
+    are supplied here; callers leave them out. Array parameters named in ``views`` are compiled for any strides, so that dense and
+    strided arrays share one compilation.
     """
 
-    def __init__(self, function: Callable, parallel: bool):
+    def __init__(self, function: Callable, parallel: bool, views: tuple[str, ...] = ()):
         self.function, self.parallel = function, parallel
+        self._views = frozenset(k for k, name in enumerate(inspect.signature(function).parameters) if name in views)
         functools.update_wrapper(self, function)
         options = dict(FLAGS, parallel=PARALLEL) if parallel else FLAGS
         self.dispatcher = numba.njit(**options)(function)
@@ -274,7 +276,7 @@ class Kernel:
             arguments += (np.zeros(QUEUE_CELLS, np.int64), num_threads())
         if JIT_DISABLED:
             return self.dispatcher, arguments
-        kinds = tuple(map(_kind, arguments))
+        kinds = tuple(_kind(argument, k in self._views) for k, argument in enumerate(arguments))
         entry = self._entries.get(kinds)
         if entry is None:
             entry = self._entries[kinds] = self.dispatcher.compile(tuple(map(_numba_type, kinds)))
@@ -290,9 +292,9 @@ class Kernel:
             step[0](*step[1])
 
 
-def _kind(argument: Any) -> Any:
+def _kind(argument: Any, view: bool = False) -> Any:
     if isinstance(argument, np.ndarray):
-        return argument.dtype, argument.ndim, argument.flags.c_contiguous
+        return argument.dtype, argument.ndim, argument.flags.c_contiguous and not view
     if isinstance(argument, (bool, np.bool_)):
         return bool
     if isinstance(argument, (int, np.integer)):
@@ -309,11 +311,11 @@ def _numba_type(kind: Any) -> Any:
     return {bool: types.boolean, int: types.int64, float: types.float64}[kind]
 
 
-def kernel(function: Callable | None = None, *, parallel: bool = False) -> Any:
+def kernel(function: Callable | None = None, *, parallel: bool = False, views: tuple[str, ...] = ()) -> Any:
     """Decorator: compile ``function`` as a kernel (see :class:`Kernel`)."""
     if function is None:
-        return functools.partial(kernel, parallel=parallel)
-    return Kernel(function, parallel)
+        return functools.partial(kernel, parallel=parallel, views=views)
+    return Kernel(function, parallel, views)
 
 
 def inline(function: Callable) -> Any:

@@ -1,0 +1,267 @@
+"""Direct convolution of channels-last tensors: forward pass, data gradient and weight gradient by register tiles.
+
+Everything is a 3-D convolution of ``(N, D, H, W, C)`` views; 1-D and 2-D ones have ones in front. A task copies the patch of input that its
+output pixels need into scratch of its thread, zeros for padding included, so that the inner loops read straight lines whatever padding,
+stride and layout. Pointwise layers (1x1, Dense) read the input where it lies.
+
+The data gradient is the same kernel: ``dx`` is a convolution of ``dy`` with flipped weights, and for stride ``s`` there is one such convolution
+for each residue of the position modulo ``s`` (:func:`numbacnn.layers.conv` plans them). A transposed convolution is a data gradient.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from numba import prange
+
+from ...simd import load, load_part, store, store_part, stride, take
+from ..jit import inline, kernel
+from .tiles import VECTORS, WIDTH, clear_run, copy_run, correlations, products, tile_rows
+
+
+@inline
+def _pack_line(x, n, d, h, column, count, channel, channels, target, at):
+    """Copy columns ``column .. column + count`` of one input line (zeros outside of it), ``channels`` channels each."""
+    size = x.shape[3]
+    inside = 0 <= d < x.shape[1] and 0 <= h < x.shape[2]
+    before = min(count, max(0, -column)) if inside else count
+    after = max(0, min(count - before, column + count - size)) if inside else 0
+    middle = count - before - after
+    clear_run(target, at, before * channels)
+    if middle > 0:
+        pixel = stride(x, 3)
+        source = n * stride(x, 0) + d * stride(x, 1) + h * stride(x, 2) + (column + before) * pixel + channel
+        if pixel == channels:
+            copy_run(x, source, target, at + before * channels, middle * channels)
+        else:
+            for i in range(middle):
+                copy_run(x, source + i * pixel, target, at + (before + i) * channels, channels)
+    clear_run(target, at + (before + middle) * channels, after * channels)
+
+
+@functools.cache
+def convolution(packed, residual, activation):
+    """The kernel ``convolve`` for one kind of epilogue.
+
+    ``packed``: inputs go through patches; otherwise (pointwise) they are read in place. ``residual``: a tensor is added before the
+    activation. ``activation``: an inlined function of a Tile, or None.
+    """
+    has_activation = activation is not None
+    activate = activation if has_activation else _identity
+
+    @kernel(parallel=True, views=("x", "addend", "y"))
+    def convolve(
+        x, w, bias, addend, y, offsets, length, runs_per_pass, groups,
+        strides, padding, dilation, extent, block_rows, block_columns, task_panels, scratch, queue, threads,
+    ):  # fmt: skip
+        """``y = activation(conv(x, w) + bias + addend)``.
+
+        ``x (N, D, H, W, C)`` and ``y (N, OD, OH, OW, CO)`` are views with dense channels; ``w`` packed panels
+        ``[group][panel][len(offsets) * length][WIDTH]``; ``offsets`` where each run of ``length`` inputs starts, relative to a pixel's first;
+        ``strides``, ``padding`` (in front), ``dilation`` and kernel ``extent`` (places) are int64 arrays (depth, height, width);
+        ``scratch (threads, elements)`` holds a patch and the sums.
+        """
+        queue[0] = 0
+        planes, height, width, out_channels = y.shape[1], y.shape[2], y.shape[3], y.shape[4] // groups
+        channels = x.shape[4] // groups
+        runs = offsets.size
+        panels = -(-out_channels // WIDTH)
+        panel_tasks = -(-panels // task_panels)
+        row_tasks = -(-height // block_rows)
+        column_tasks = -(-width // block_columns)
+        pixel_tasks = y.shape[0] * planes * row_tasks * column_tasks
+        lines = (block_rows - 1) * strides[1] + (extent[1] - 1) * dilation[1] + 1
+        columns = (block_columns - 1) * strides[2] + (extent[2] - 1) * dilation[2] + 1
+        sums_at = extent[0] * lines * columns * channels if packed else 0
+        for thread in prange(threads):
+            own = scratch[thread]
+            sums = own[sums_at:]
+            while True:
+                task = take(queue, 0, 1)
+                if task >= groups * panel_tasks * pixel_tasks:
+                    break
+                group, rest = divmod(task, panel_tasks * pixel_tasks)
+                panel_task, rest = divmod(rest, pixel_tasks)
+                n, rest = divmod(rest, planes * row_tasks * column_tasks)
+                plane, rest = divmod(rest, row_tasks * column_tasks)
+                row_task, column_task = divmod(rest, column_tasks)
+                row, column = row_task * block_rows, column_task * block_columns
+                row_count = min(block_rows, height - row)
+                column_count = min(block_columns, width - column)
+                if packed:
+                    line_step = columns * channels
+                    for kd in range(extent[0]):
+                        for line in range((row_count - 1) * strides[1] + (extent[1] - 1) * dilation[1] + 1):
+                            _pack_line(
+                                x, n, plane * strides[0] - padding[0] + kd * dilation[0], row * strides[1] - padding[1] + line,
+                                column * strides[2] - padding[2], columns, group * channels, channels,
+                                own, (kd * lines + line) * line_step,
+                            )  # fmt: skip
+                    first_pixel = 0
+                    row_step = strides[1] * line_step
+                    pixel_step = strides[2] * channels
+                else:
+                    first_pixel = n * stride(x, 0) + plane * stride(x, 1) + row * stride(x, 2) + column * stride(x, 3) + group * channels
+                    row_step = stride(x, 2)
+                    pixel_step = stride(x, 3)
+                for panel in range(panel_task * task_panels, min(panels, (panel_task + 1) * task_panels)):
+                    w_at = (group * panels + panel) * runs * length * WIDTH
+                    for run in range(0, runs, runs_per_pass):
+                        run_end = min(runs, run + runs_per_pass)
+                        for r in range(row_count):
+                            done = 0
+                            while done < column_count:
+                                rows = tile_rows(column_count - done)
+                                at = (r * column_count + done) * WIDTH
+                                from_pixel = first_pixel + r * row_step + done * pixel_step
+                                if packed:
+                                    products(rows, sums, at, run == 0, own, from_pixel, pixel_step, offsets, run, run_end, length, w, w_at + run * length * WIDTH)
+                                else:
+                                    products(rows, sums, at, run == 0, x, from_pixel, pixel_step, offsets, run, run_end, length, w, w_at + run * length * WIDTH)
+                                done += rows
+                    channel = group * out_channels + panel * WIDTH
+                    count = min(WIDTH, out_channels - panel * WIDTH)
+                    shift = load_part(bias, channel, 0, count, 1, VECTORS)
+                    for r in range(row_count):
+                        to = n * stride(y, 0) + plane * stride(y, 1) + (row + r) * stride(y, 2) + column * stride(y, 3) + channel
+                        more = 0
+                        if residual:
+                            more = n * stride(addend, 0) + plane * stride(addend, 1) + (row + r) * stride(addend, 2) + column * stride(addend, 3) + channel
+                        for c in range(column_count):
+                            value = load(sums, (r * column_count + c) * WIDTH, 0, 1, VECTORS) + shift
+                            if residual:
+                                value = value + load_part(addend, more + c * stride(addend, 3), 0, count, 1, VECTORS)
+                            if has_activation:
+                                value = activate(value)
+                            if count == WIDTH:
+                                store(value, y, to + c * stride(y, 3), 0)
+                            else:
+                                store_part(value, y, to + c * stride(y, 3), 0, count)
+
+    return convolve
+
+
+@inline
+def _identity(value):
+    return value
+
+
+@kernel(parallel=True)
+def pack_weights(w, taps, groups, transposed, scale, packed, queue, threads):
+    """Pack ``w (taps, C / groups, CO)`` into panels ``[group][panel][depth][WIDTH]``, taps in the order of the array ``taps``.
+
+    Not ``transposed``: depth runs over (tap, input channel) and panels over output channels, which ``scale (CO,)`` multiplies; transposed, as
+    the data gradient needs it, depth runs over (tap, output channel) and panels over input channels.
+    """
+    queue[0] = 0
+    inputs, outputs = w.shape[1], w.shape[2] // groups
+    across = inputs if transposed else outputs
+    along = outputs if transposed else inputs
+    panels = -(-across // WIDTH)
+    for _ in prange(threads):
+        while True:
+            task = take(queue, 0, 1)
+            if task >= groups * panels:
+                break
+            group, panel = divmod(task, panels)
+            count = min(WIDTH, across - panel * WIDTH)
+            for t in range(taps.size):
+                at = (task * taps.size + t) * along * WIDTH
+                if transposed:
+                    for column in range(WIDTH):
+                        if column < count:
+                            source = w[taps[t], panel * WIDTH + column, group * outputs : (group + 1) * outputs]
+                            for k in range(along):
+                                packed[at + k * WIDTH + column] = source[k]
+                        else:
+                            for k in range(along):
+                                packed[at + k * WIDTH + column] = 0
+                else:
+                    channel = group * outputs + panel * WIDTH
+                    factor = load_part(scale, channel, 0, count, 1, VECTORS)
+                    for k in range(along):
+                        source_at = (taps[t] * inputs + k) * w.shape[2] + channel
+                        store(load_part(w, source_at, 0, count, 1, VECTORS) * factor, packed, at + k * WIDTH, 0)
+
+
+@kernel(parallel=True, views=("x", "dy"))
+def weight_gradient(x, dy, dw, groups, strides, padding, dilation, extent, block_rows, block_columns, block_channels, task_panels, scratch, queue, threads):
+    """``dw (taps, C / groups, CO)`` of a convolution of ``x (N, D, H, W, C)`` that gave ``y``, from ``dy (N, OD, OH, OW, CO)``.
+
+    A task owns the weights of one kernel line (depth and height of the kernel), one block of input channels and some panels of output
+    channels, and walks over all pixels in one order: no partial sums, and the same bits for any number of threads.
+    """
+    queue[0] = 0
+    planes, height, width, out_channels = dy.shape[1], dy.shape[2], dy.shape[3], dy.shape[4] // groups
+    channels = x.shape[4] // groups
+    panels = -(-out_channels // WIDTH)
+    panel_tasks = -(-panels // task_panels)
+    channel_tasks = -(-channels // block_channels)
+    kernel_lines = extent[0] * extent[1]
+    columns = (block_columns - 1) * strides[2] + (extent[2] - 1) * dilation[2] + 1
+    dy_at = block_rows * columns * block_channels
+    sums_at = dy_at + task_panels * block_rows * block_columns * WIDTH
+    pieces = 1 if dilation[2] == 1 else extent[2]
+    for thread in prange(threads):
+        own = scratch[thread]
+        gradients = own[dy_at:]
+        sums = own[sums_at:]
+        while True:
+            task = take(queue, 0, 1)
+            if task >= groups * kernel_lines * channel_tasks * panel_tasks:
+                break
+            group, rest = divmod(task, kernel_lines * channel_tasks * panel_tasks)
+            kernel_line, rest = divmod(rest, channel_tasks * panel_tasks)
+            channel_task, panel_task = divmod(rest, panel_tasks)
+            kd, kh = divmod(kernel_line, extent[1])
+            channel = channel_task * block_channels
+            count = min(block_channels, channels - channel)
+            first_panel = panel_task * task_panels
+            last_panel = min(panels, first_panel + task_panels)
+            tile_span = count * extent[2] // pieces
+            line_step = columns * count
+            first = True
+            for n in range(dy.shape[0]):
+                for plane in range(planes):
+                    depth = plane * strides[0] - padding[0] + kd * dilation[0]
+                    for row in range(0, height, block_rows):
+                        row_count = min(block_rows, height - row)
+                        for column in range(0, width, block_columns):
+                            column_count = min(block_columns, width - column)
+                            for r in range(row_count):
+                                _pack_line(
+                                    x, n, depth, (row + r) * strides[1] - padding[1] + kh * dilation[1], column * strides[2] - padding[2],
+                                    columns, group * channels + channel, count, own, r * line_step,
+                                )  # fmt: skip
+                            for panel in range(first_panel, last_panel):
+                                out_channel = group * out_channels + panel * WIDTH
+                                valid = min(WIDTH, out_channels - panel * WIDTH)
+                                at = (panel - first_panel) * block_rows * block_columns * WIDTH
+                                for r in range(row_count):
+                                    source = n * stride(dy, 0) + plane * stride(dy, 1) + (row + r) * stride(dy, 2) + column * stride(dy, 3) + out_channel
+                                    for c in range(column_count):
+                                        store(load_part(dy, source + c * stride(dy, 3), 0, valid, 1, VECTORS), gradients, at, 0)
+                                        at += WIDTH
+                            for panel in range(first_panel, last_panel):
+                                out_channel = group * out_channels + panel * WIDTH
+                                valid = min(WIDTH, out_channels - panel * WIDTH)
+                                at = (panel - first_panel) * block_rows * block_columns * WIDTH
+                                for piece in range(pieces):
+                                    done = 0
+                                    while done < tile_span:
+                                        rows = tile_rows(tile_span - done)
+                                        correlations(
+                                            rows, sums, own, piece * dilation[2] * count + done, line_step, strides[2] * count,
+                                            gradients, at, row_count, column_count,
+                                        )  # fmt: skip
+                                        for i in range(rows):
+                                            kw, ci = divmod(done + i, count)
+                                            tap = (kernel_line * extent[2] + piece + kw) * channels + channel + ci
+                                            to = tap * dw.shape[2] + out_channel
+                                            value = load(sums, i * WIDTH, 0, 1, VECTORS)
+                                            if not first:
+                                                value = value + load_part(dw, to, 0, valid, 1, VECTORS)
+                                            store_part(value, dw, to, 0, valid)
+                                        done += rows
+                            first = False
+

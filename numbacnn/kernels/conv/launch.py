@@ -1,0 +1,285 @@
+"""Arithmetic around the convolution kernels: windows lifted to three axes, block sizes, and the launches of each pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from ..jit import inline
+from .direct import convolution, pack_weights, weight_gradient
+from .tiles import MAX_ROWS, WIDTH
+
+Triple = tuple[int, int, int]
+
+PATCH_ELEMENTS = 48 * 1024  # of input that a task holds: with its weights it should stay in a second-level cache
+PASS_DEPTH = 512  # products per pass over a panel: a panel's weights should stay in a first-level cache
+TASKS_PER_THREAD = 4  # enough to even out threads that get less of the machine
+GRADIENT_PIXELS = 256  # pixels per block of the weight gradient
+GRADIENT_CHANNELS = 64  # input channels per task of the weight gradient
+ROUND = 16  # scratch rows start at multiples of a cache line
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A sliding window over (depth, height, width); ``padding`` is that in front and may be negative."""
+
+    extent: Triple
+    stride: Triple
+    dilation: Triple
+    padding: Triple
+    groups: int = 1
+
+    @property
+    def taps(self) -> int:
+        return math.prod(self.extent)
+
+
+def lift(values: Sequence[int], fill: int) -> Triple:
+    """One, two or three numbers as three, ``fill`` in front."""
+    return (fill,) * (3 - len(values)) + tuple(values)  # type: ignore[return-value]
+
+
+def lift_array(array: np.ndarray) -> np.ndarray:
+    """``(N, ..., C)`` with one to three spatial axes as ``(N, D, H, W, C)``; ``(N, C)`` as ``(1, 1, 1, N, C)``."""
+    if array.ndim == 2:
+        return array[None, None, None]
+    return array.reshape(array.shape[:1] + lift(array.shape[1:-1], 1) + array.shape[-1:])
+
+
+def packed_elements(inputs: int, outputs: int, taps: int, groups: int) -> int:
+    """Elements of packed weights for ``inputs`` and ``outputs`` channels in all."""
+    return groups * -(-(outputs // groups) // WIDTH) * taps * (inputs // groups) * WIDTH
+
+
+# Forward -------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """How a convolution is cut into tasks and runs."""
+
+    pointwise: bool
+    flat: bool  # all pixels as one line
+    rows: int
+    columns: int
+    panels: int
+    length: int  # of a run
+    offsets: tuple[int, ...] | None  # of the runs, in a patch (None: inputs are read in place, run after run)
+    scratch: int  # elements per thread
+
+
+def blocks(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int, dense: bool) -> Blocks:
+    """Cut a convolution of an input of ``size`` with ``channels`` into ``places`` with ``outputs`` channels; ``dense``: no view has gaps."""
+    channels, outputs = channels // window.groups, outputs // window.groups
+    fits = all((n - 1) * s < m for n, s, m in zip(places, window.stride, size))
+    pointwise = window.taps == 1 and not any(window.padding) and fits
+    flat = pointwise and dense and window.stride == (1, 1, 1) and places == size
+    width, height = (batch * math.prod(places), 1) if flat else (places[2], places[1])
+    if pointwise:
+        columns = min(width, max(4 * MAX_ROWS, min(40 * MAX_ROWS, PATCH_ELEMENTS // channels // MAX_ROWS * MAX_ROWS)))
+        rows = min(height, max(1, PATCH_ELEMENTS // channels // columns))
+    else:
+        columns, rows = _patch_block(window, channels, width, height)
+    pixel_tasks = -(-width // columns) * -(-height // rows) * (1 if flat else batch * places[0])
+    panels = -(-outputs // WIDTH)
+    wanted = TASKS_PER_THREAD * threads
+    if pixel_tasks * window.groups < wanted and flat:
+        columns = max(min(columns, MAX_ROWS), -(-width // wanted // MAX_ROWS) * MAX_ROWS)
+        pixel_tasks = -(-width // columns)
+    panel_tasks = min(panels, -(-wanted // (pixel_tasks * window.groups)))
+    panels = -(-panels // panel_tasks)
+    sums = max(rows * columns, MAX_ROWS) * WIDTH
+    if pointwise:
+        pieces = next((k for k in range(-(-channels // PASS_DEPTH), 17) if channels % k == 0), 1)
+        return Blocks(True, flat, rows, columns, panels, channels // pieces, None, _rounded(sums))
+    lines, line = _patch(window, rows, columns, channels)
+    tap_starts, length = _runs(window, lines, line, channels)
+    return Blocks(False, False, rows, columns, panels, length, tap_starts, _rounded(sums + window.extent[0] * lines * line))
+
+
+def _patch(window: Window, rows: int, columns: int, channels: int) -> tuple[int, int]:
+    """Lines of a patch plane, and elements of a line."""
+    lines = (rows - 1) * window.stride[1] + (window.extent[1] - 1) * window.dilation[1] + 1
+    line = (columns - 1) * window.stride[2] + (window.extent[2] - 1) * window.dilation[2] + 1
+    return lines, line * channels
+
+
+def _patch_block(window: Window, channels: int, width: int, height: int) -> tuple[int, int]:
+    """Columns and rows of output whose patch is about :data:`PATCH_ELEMENTS`."""
+    columns = width
+    while columns > 4 * MAX_ROWS and window.extent[0] * math.prod(_patch(window, 1, columns, channels)) > PATCH_ELEMENTS:
+        columns = -(-columns // 2)
+    rows = 1
+    while rows < height and window.extent[0] * math.prod(_patch(window, rows + 1, columns, channels)) <= PATCH_ELEMENTS:
+        rows += 1
+    return columns, -(-height // -(-height // rows))
+
+
+def _runs(window: Window, lines: int, line: int, channels: int) -> tuple[tuple[int, ...], int]:
+    """Where the runs of contiguous products of one output start in a patch, and their length: a kernel line if it has no dilation."""
+    (kd, kh, kw), (_, dh, dw) = window.extent, window.dilation
+    per_line = [(k * lines + j * dh) * line for k in range(kd) for j in range(kh)]
+    if dw == 1:
+        return tuple(per_line), kw * channels
+    return tuple(start + i * dw * channels for start in per_line for i in range(kw)), channels
+
+
+def _rounded(elements: int) -> int:
+    return -(-elements // ROUND) * ROUND
+
+
+@functools.cache
+def inlined(scalar: Callable | None) -> Callable | None:
+    """A scalar function for use as an epilogue."""
+    return None if scalar is None else inline(scalar)
+
+
+def convolve(
+    x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window, scratch: np.ndarray,
+    addend: np.ndarray | None = None, activation: Callable | None = None,
+) -> None:  # fmt: skip
+    """``y = activation(conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack`."""
+    size, places = x.shape[1:4], y.shape[1:4]
+    dense = x.flags.c_contiguous and y.flags.c_contiguous
+    plan = blocks(window, size, x.shape[4], places, y.shape[4], x.shape[0], scratch.shape[0], dense)
+    if plan.pointwise:
+        x = x[:, :: window.stride[0], :: window.stride[1], :: window.stride[2]]
+        window = dataclasses.replace(window, stride=(1, 1, 1))
+        offsets = np.arange(x.shape[4] // window.groups // plan.length) * plan.length
+    else:
+        offsets = np.array(plan.offsets)
+    if plan.flat:
+        x, y = x.reshape(1, 1, 1, -1, x.shape[4]), y.reshape(1, 1, 1, -1, y.shape[4])
+        addend = None if addend is None else addend.reshape(y.shape)
+    convolution(not plan.pointwise, addend is not None, inlined(activation))(
+        x, packed, bias, y if addend is None else addend, y, offsets, plan.length, max(1, PASS_DEPTH // plan.length), window.groups,
+        *map(np.array, (window.stride, window.padding, window.dilation, window.extent)), plan.rows, plan.columns, plan.panels, scratch,
+    )  # fmt: skip
+
+
+def pack(weight: np.ndarray, scale: np.ndarray, packed: np.ndarray, groups: int) -> None:
+    """Pack ``weight (kernel..., C / groups, CO)``, output channels multiplied by ``scale``, for :func:`convolve`."""
+    flat = weight.reshape(-1, *weight.shape[-2:])
+    pack_weights(flat, np.arange(flat.shape[0]), groups, False, scale, packed)
+
+
+# Data gradient -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Residue:
+    """The places of ``dx`` with one residue modulo the stride: where they start, their window over ``dy``, and its taps."""
+
+    start: Triple
+    places: Triple
+    window: Window
+    taps: tuple[int, ...]
+
+
+def residues(window: Window, size: Triple) -> Iterator[Residue]:
+    """Cut the data gradient of a convolution of an input of ``size`` into convolutions of ``dy`` with stride 1.
+
+    ``dx[i] = sum of dy[(i + p - k d) / s] w[k]`` over the k for which the division is exact; for i = r + s j these k, and so the
+    offsets into ``dy``, form an arithmetic progression that does not depend on j."""
+    axes = [list(_axis_residues(*axis)) for axis in zip(window.extent, window.stride, window.dilation, window.padding, size)]
+    kh, kw = window.extent[1:]
+    for parts in itertools.product(*axes):
+        starts, places, taps, dilations, paddings = zip(*parts)
+        flat = tuple((a * kh + b) * kw + c for a, b, c in itertools.product(*taps))
+        yield Residue(starts, places, Window(tuple(map(len, taps)), (1, 1, 1), dilations, paddings, window.groups), flat)  # type: ignore[arg-type]
+
+
+def _axis_residues(extent: int, stride: int, dilation: int, padding: int, size: int) -> Iterator[tuple[int, int, list[int], int, int]]:
+    for start in range(min(stride, size)):
+        taps = [k for k in reversed(range(extent)) if (start + padding - k * dilation) % stride == 0]
+        offset = (start + padding - taps[0] * dilation) // stride if taps else 0
+        yield start, -(-(size - start) // stride), taps, dilation // math.gcd(dilation, stride), -offset
+
+
+def data_gradient_elements(window: Window, size: Triple, channels: int, outputs: int, places: Triple, batch: int, threads: int) -> tuple[int, int]:
+    """Elements of packed weights, and of scratch per thread, that :func:`data_gradient` needs."""
+    packed, scratch = 0, 0
+    for part in residues(window, size):
+        if part.taps:
+            packed += packed_elements(outputs, channels, len(part.taps), window.groups)
+            for dense in (False, True):
+                plan = blocks(part.window, places, outputs, part.places, channels, batch, threads, dense)
+                scratch = max(scratch, plan.scratch)
+    return packed, scratch
+
+
+def pack_transposed(weight: np.ndarray, packed: np.ndarray, window: Window, size: Triple) -> None:
+    """Pack ``weight (kernel..., C / groups, CO)`` for :func:`data_gradient` to an input of ``size``."""
+    flat = weight.reshape(-1, *weight.shape[-2:])
+    channels = flat.shape[1] * window.groups
+    at = 0
+    for part in residues(window, size):
+        if part.taps:
+            elements = packed_elements(flat.shape[2], channels, len(part.taps), window.groups)
+            pack_weights(flat, np.array(part.taps), window.groups, True, flat.reshape(-1)[:1], packed[at : at + elements])
+            at += elements
+
+
+def data_gradient(
+    dy: np.ndarray, packed: np.ndarray, bias: np.ndarray, dx: np.ndarray, window: Window, scratch: np.ndarray,
+    addend: np.ndarray | None = None, activation: Callable | None = None,
+) -> None:  # fmt: skip
+    """``dx`` from ``dy`` of a convolution with ``window`` (plus ``bias``, ``addend`` and ``activation``, which make it a transposed
+    convolution); weights from :func:`pack_transposed`."""
+    at = 0
+    for part in residues(window, dx.shape[1:4]):
+        places = (slice(None), *(slice(start, None, s) for start, s in zip(part.start, window.stride)))
+        target = dx[places]
+        more = None if addend is None else addend[places]
+        if part.taps:
+            elements = packed_elements(dy.shape[4], dx.shape[4], len(part.taps), window.groups)
+            convolve(dy, packed[at : at + elements], bias, target, part.window, scratch, more, activation)
+            at += elements
+        else:
+            window_of_none = Window((1, 1, 1), (1, 1, 1), (1, 1, 1), (0, -dy.shape[2], 0), window.groups)
+            convolve(dy, packed[:0], bias, target, window_of_none, scratch, more, activation)
+
+
+# Weight gradient -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientBlocks:
+    """How a weight gradient is cut into tasks."""
+
+    rows: int
+    columns: int
+    channels: int
+    panels: int
+    scratch: int
+
+
+def gradient_blocks(window: Window, channels: int, places: Triple, outputs: int, threads: int) -> GradientBlocks:
+    """Cut the weight gradient of a convolution that gave ``places`` with ``outputs`` channels."""
+    channels, outputs = channels // window.groups, outputs // window.groups
+    columns = min(places[2], GRADIENT_PIXELS)
+    rows = max(1, min(places[1], GRADIENT_PIXELS // columns))
+    block = -(-channels // -(-channels // GRADIENT_CHANNELS))
+    panels = -(-outputs // WIDTH)
+    tasks = window.groups * window.extent[0] * window.extent[1] * -(-channels // block)
+    panel_tasks = min(panels, max(-(-TASKS_PER_THREAD * threads // tasks), -(-panels // 8)))
+    panels = -(-panels // panel_tasks)
+    line = (columns - 1) * window.stride[2] + (window.extent[2] - 1) * window.dilation[2] + 1
+    scratch = rows * line * block + panels * rows * columns * WIDTH + MAX_ROWS * WIDTH
+    return GradientBlocks(rows, columns, block, panels, _rounded(scratch))
+
+
+def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window, scratch: np.ndarray) -> None:
+    """``dw (kernel..., C / groups, CO)`` of the convolution of ``x`` with ``window``, from ``dy``."""
+    if window.taps == 1 and window.stride == (1, 1, 1) and not any(window.padding) and x.shape[1:4] == dy.shape[1:4]:
+        x, dy = x.reshape(1, 1, 1, -1, x.shape[4]), dy.reshape(1, 1, 1, -1, dy.shape[4])
+    plan = gradient_blocks(window, x.shape[4], dy.shape[1:4], dy.shape[4], scratch.shape[0])
+    weight_gradient(
+        x, dy, dw.reshape(-1, *dw.shape[-2:]), window.groups, *map(np.array, (window.stride, window.padding, window.dilation, window.extent)),
+        plan.rows, plan.columns, plan.channels, plan.panels, scratch,
+    )  # fmt: skip
