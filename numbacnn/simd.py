@@ -23,6 +23,7 @@ from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.core import config as numba_config
+from numba.core.errors import NumbaError
 from numba.core.imputils import lower_builtin
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
@@ -61,18 +62,18 @@ class Tile(types.Type):
 
     @property
     def mask(self) -> Mask:
-        return Mask(self.rows, self.vectors)
+        return Mask(self.dtype, self.rows, self.vectors)
 
     def vector(self, context: Any) -> ir.VectorType:
         return ir.VectorType(context.get_value_type(self.dtype), LANES)
 
 
 class Mask(types.Type):
-    """Numba type of the outcome of comparing two Tiles."""
+    """Numba type of the outcome of comparing two Tiles of numbers of type ``dtype``."""
 
-    def __init__(self, rows: int, vectors: int):
-        self.rows, self.vectors = rows, vectors
-        super().__init__(f"Mask({rows}, {vectors}, {LANES})")
+    def __init__(self, dtype: Any, rows: int, vectors: int):
+        self.dtype, self.rows, self.vectors = dtype, rows, vectors
+        super().__init__(f"Mask({dtype}, {rows}, {vectors}, {LANES})")
 
 
 @register_model(Tile)
@@ -206,6 +207,20 @@ def splat(typing_context, like, value, rows, vectors):
 
 
 @intrinsic(prefer_literal=True)
+def columns(typing_context, rows, vectors):
+    """The Tile of unsigned 32-bit integers in which every element is the number of its column."""
+    if not _literal(rows, vectors):
+        return None
+    tile = Tile(types.uint32, rows.literal_value, vectors.literal_value)
+
+    def generate(context, builder, sig, args):
+        row = [ir.Constant(tile.vector(context), [vector * LANES + k for k in range(LANES)]) for vector in range(tile.vectors)]
+        return _build(context, builder, tile, row * tile.rows)
+
+    return tile(rows, vectors), generate
+
+
+@intrinsic(prefer_literal=True)
 def load(typing_context, array, offset, row_stride, rows, vectors):
     """The Tile at ``offset``, rows ``row_stride`` apart; 0 repeats one row."""
     if not _literal(rows, vectors):
@@ -298,7 +313,9 @@ def outer(typing_context, sums, a, a_offset, a_stride, b, b_offset):
 
     def generate(context, builder, sig, args):
         tile = sig.args[0]
-        _check_bounds(context, builder, sig.args[1], args[1], args[2], _last_offset(builder, args[2], args[3], tile.rows, ir.Constant(_i64, 1)))
+        _check_bounds(
+            context, builder, sig.args[1], args[1], args[2], _last_offset(builder, args[2], args[3], tile.rows, ir.Constant(_i64, 1))
+        )
         _check_bounds(context, builder, sig.args[4], args[4], args[5], builder.add(args[5], ir.Constant(_i64, tile.vectors * LANES - 1)))
         align = context.get_abi_sizeof(context.get_data_type(tile.dtype))
         vector_type = tile.vector(context)
@@ -375,13 +392,14 @@ def _operands(args: tuple) -> Tile | None:
     return None
 
 
-def _binary(operation: Any, function: Any, gives_mask: bool = False) -> None:
-    """Define ``operation`` between Tiles, and between a Tile and a number, by an IR generator of two vectors."""
+def _binary(operation: Any, function: Any, gives_mask: bool = False, of: Any = types.Number) -> None:
+    """Define ``operation`` between Tiles of numbers of kind ``of``, and between such a Tile and a number, by an IR generator of two
+    vectors."""
 
     class Template(AbstractTemplate):
         def generic(self, args, kws):
             tile = _operands(args)
-            if tile is not None:
+            if tile is not None and isinstance(tile.dtype, of):
                 return signature(tile.mask if gives_mask else tile, *map(types.unliteral, args))
             return None
 
@@ -427,10 +445,32 @@ def _extreme(sign: str) -> Any:
 
 for _operation, _name in ((operator.add, "add"), (operator.sub, "sub"), (operator.mul, "mul"), (operator.truediv, "div")):
     _binary(_operation, _arithmetic(_name))
-for _operation, _sign in ((operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">="), (operator.eq, "=="), (operator.ne, "!=")):
+for _operation, _sign in (
+    (operator.lt, "<"),
+    (operator.le, "<="),
+    (operator.gt, ">"),
+    (operator.ge, ">="),
+    (operator.eq, "=="),
+    (operator.ne, "!="),
+):
     _binary(_operation, _comparison(_sign), gives_mask=True)
 for _operation, _sign in ((max, ">"), (min, "<")):
     _binary(_operation, _extreme(_sign))
+
+
+def _bitwise(name: str) -> Any:
+    def function(builder, dtype, a, b):
+        if name == "shr":
+            return builder.ashr(a, b) if dtype.signed else builder.lshr(a, b)
+        return getattr(builder, name)(a, b)
+
+    return function
+
+
+for _operation, _name in (
+    (operator.and_, "and_"), (operator.or_, "or_"), (operator.xor, "xor"), (operator.lshift, "shl"), (operator.rshift, "shr"),
+):  # fmt: skip
+    _binary(_operation, _bitwise(_name), of=types.Integer)
 
 
 def _unary(name: str, function: Any) -> Any:
@@ -456,6 +496,54 @@ nearest = _unary("nearest", lambda builder, vector, a: _call(builder, "rint", ve
 floor = _unary("floor", lambda builder, vector, a: _call(builder, "floor", vector, a))
 
 
+@intrinsic
+def bits(typing_context, tile):
+    """The bits of a Tile of floats, as signed integers of the same size."""
+    return _reinterpreted(tile, {types.float32: types.int32, types.float64: types.int64})
+
+
+@intrinsic
+def from_bits(typing_context, tile):
+    """The Tile of floats whose :func:`bits` are given."""
+    return _reinterpreted(tile, {types.int32: types.float32, types.int64: types.float64})
+
+
+def _reinterpreted(tile: Any, twins: dict) -> Any:
+    if not isinstance(tile, Tile) or tile.dtype not in twins:
+        return None
+    result = Tile(twins[tile.dtype], tile.rows, tile.vectors)
+
+    def generate(context, builder, sig, args):
+        return _map(context, builder, result, lambda a: builder.bitcast(a, result.vector(context)), [tile], args)
+
+    return result(tile), generate
+
+
+@intrinsic
+def convert(typing_context, tile, like):
+    """The numbers of a Tile in the data type of ``like``, an array or a Tile. Integers become the nearest float."""
+    if not isinstance(tile, Tile) or not isinstance(like, (Tile, types.Array)):
+        return None
+    result = Tile(like.dtype, tile.rows, tile.vectors)
+    before, after = tile.dtype, like.dtype
+    if before == after:
+        name = "bitcast"
+    elif _is_float(before):
+        if not _is_float(after):
+            return None  # out of range there is no right answer
+        name = "fpext" if after.bitwidth > before.bitwidth else "fptrunc"
+    elif _is_float(after):
+        name = "sitofp" if before.signed else "uitofp"
+    else:
+        name = "trunc" if after.bitwidth < before.bitwidth else "sext" if before.signed else "zext"
+        name = "bitcast" if after.bitwidth == before.bitwidth else name
+
+    def generate(context, builder, sig, args):
+        return _map(context, builder, result, lambda a: getattr(builder, name)(a, result.vector(context)), [tile], args)
+
+    return result(tile, like), generate
+
+
 @overload(operator.neg)
 def _negative(x):
     if isinstance(x, Tile):
@@ -476,24 +564,44 @@ def _absolute(x):
 
 @intrinsic
 def fma(typing_context, a, b, c):
-    """``a * b + c`` of three Tiles, in one rounding where the CPU can."""
+    """``a * b + c`` of Tiles, or of Tiles and numbers, in one rounding where the CPU can."""
+    tile = next((kind for kind in (a, b, c) if isinstance(kind, Tile)), None)
 
     def generate(context, builder, sig, args):
-        return _map(context, builder, a, lambda p, q, r: _call(builder, "fmuladd", a.vector(context), p, q, r), [a, a, a], args)
+        values = [_widened(context, builder, tile, value, kind) for value, kind in zip(args, sig.args)]
+        return _map(context, builder, tile, lambda p, q, r: _call(builder, "fmuladd", tile.vector(context), p, q, r), [tile] * 3, values)
 
-    return a(a, b, c), generate
+    if tile is None or any(kind != tile and not _number(kind) for kind in (a, b, c)):
+        return None
+    return tile(*map(types.unliteral, (a, b, c))), generate
+
+
+@intrinsic
+def power(typing_context, a, b):
+    """``a ** b`` of Tiles, or of a Tile and a number, element by element."""
+    tile = _operands((a, b))
+
+    def generate(context, builder, sig, args):
+        values = [_widened(context, builder, tile, value, kind) for value, kind in zip(args, sig.args)]
+        return _map(context, builder, tile, lambda p, q: _call(builder, "pow", tile.vector(context), p, q), [tile, tile], values)
+
+    if tile is None or not _is_float(tile.dtype):
+        return None
+    return tile(types.unliteral(a), types.unliteral(b)), generate
 
 
 @intrinsic
 def select(typing_context, mask, a, b):
-    """``a`` where the Mask holds, else ``b``; each a Tile or a number, not both numbers."""
+    """``a`` where the Mask holds, else ``b``; each a Tile or a number. Two numbers become the type that was compared."""
     tile = a if isinstance(a, Tile) else b
+    if isinstance(mask, Mask) and _number(a) and _number(b):
+        tile = Tile(mask.dtype, mask.rows, mask.vectors)
 
     def generate(context, builder, sig, args):
         values = [args[0], *(_widened(context, builder, tile, value, kind) for value, kind in zip(args[1:], sig.args[1:]))]
         return _map(context, builder, tile, builder.select, [mask, tile, tile], values)
 
-    if not isinstance(mask, Mask) or not isinstance(tile, Tile):
+    if not isinstance(mask, Mask) or not isinstance(tile, Tile) or any(kind != tile and not _number(kind) for kind in (a, b)):
         return None
     return tile(mask, types.unliteral(a), types.unliteral(b)), generate
 
@@ -527,6 +635,61 @@ def _mask_operation(operation: Any, name: str) -> None:
 
 for _operation, _name in ((operator.and_, "and_"), (operator.or_, "or_"), (operator.xor, "xor")):
     _mask_operation(_operation, _name)
+
+
+# Any function of one number ------------------------------------------------------------------------------------------
+
+
+def apply(function, x):
+    """``function(x)`` for a jitted function of one number, or a function of :mod:`math`, and a number or a Tile. A function that a
+    Tile cannot go through (one that branches with ``if``) is called for each element, in double precision."""
+    return function(x)
+
+
+@overload(apply, inline="always")
+def _apply(function, x):
+    if isinstance(x, Tile):
+        return lambda function, x: _apply_to_tile(function, x)
+    return lambda function, x: function(x)
+
+
+@intrinsic
+def _apply_to_tile(typing_context, function, tile):
+    try:
+        call = function.get_call_type(typing_context, (tile,), {})
+    except NumbaError:
+        call = None
+    if call is not None and call.return_type == tile:
+
+        def generate(context, builder, sig, args):
+            return context.get_function(function, call)(builder, args[1:])
+
+        return tile(function, tile), generate
+    return tile(function, tile), _each(typing_context, function, tile)
+
+
+@intrinsic
+def each(typing_context, function, tile):
+    """As :func:`apply`, but always element by element."""
+    return tile(function, tile), _each(typing_context, function, tile)
+
+
+def _each(typing_context: Any, function: Any, tile: Tile) -> Any:
+    call = function.get_call_type(typing_context, (types.float64,), {})
+
+    def generate(context, builder, sig, args):
+        implementation = context.get_function(function, call)
+        element = context.get_value_type(tile.dtype)
+        memory = cgutils.alloca_once_value(builder, args[1])
+        first = builder.bitcast(memory, element.as_pointer())
+        with cgutils.for_range(builder, ir.Constant(_i64, tile.rows * tile.vectors * LANES)) as loop:
+            place = builder.gep(first, [loop.index])
+            given = context.cast(builder, builder.load(place), tile.dtype, types.float64)
+            result = implementation(builder, [given])
+            builder.store(context.cast(builder, result, call.return_type, tile.dtype), place)
+        return builder.load(memory)
+
+    return generate
 
 
 # Across rows and lanes -----------------------------------------------------------------------------------------------
