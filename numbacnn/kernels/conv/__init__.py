@@ -1,1 +1,36 @@
+"""Convolution: the kernels (direct, depthwise) and their launches."""
 
+from .direct import channel_sums, fold_bias
+from .launch import (
+    POINTWISE,
+    Window,
+    convolve,
+    data_gradient,
+    data_gradient_elements,
+    forward_elements,
+    lift,
+    lift_array,
+    pack,
+    pack_transposed,
+    packed_elements,
+    weight_gradient_elements,
+    weight_gradients,
+)
+
+__all__ = [
+    "POINTWISE",
+    "Window",
+    "channel_sums",
+    "convolve",
+    "data_gradient",
+    "data_gradient_elements",
+    "fold_bias",
+    "forward_elements",
+    "lift",
+    "lift_array",
+    "pack",
+    "pack_transposed",
+    "packed_elements",
+    "weight_gradient_elements",
+    "weight_gradients",
+]

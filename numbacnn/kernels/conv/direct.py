@@ -4,8 +4,9 @@ Everything is a 3-D convolution of ``(N, D, H, W, C)`` views; 1-D and 2-D ones h
 output pixels need into scratch of its thread, zeros for padding included, so that the inner loops read straight lines whatever padding,
 stride and layout. Pointwise layers (1x1, Dense) read the input where it lies.
 
-The data gradient is the same kernel: ``dx`` is a convolution of ``dy`` with flipped weights, and for stride ``s`` there is one such convolution
-for each residue of the position modulo ``s`` (:func:`numbacnn.layers.conv` plans them). A transposed convolution is a data gradient.
+The data gradient is the same kernel: ``dx`` is a convolution of ``dy`` with flipped weights, and for stride ``s`` there is one such
+convolution for each residue of the position modulo ``s`` (:func:`numbacnn.kernels.conv.launch.residues`). A transposed convolution is
+a data gradient.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import functools
 
 from numba import prange
 
-from ...simd import load, load_part, store, store_part, stride, take
+from ...simd import load, load_part, store, store_part, stride, take, zeros
 from ..jit import inline, kernel
 from .tiles import VECTORS, WIDTH, clear_run, copy_run, correlations, products, tile_rows
+
+SUM_BLOCK = 512  # pixels that are summed before they are added to the total
 
 
 @inline
@@ -56,10 +59,10 @@ def convolution(packed, residual, activation):
     ):  # fmt: skip
         """``y = activation(conv(x, w) + bias + addend)``.
 
-        ``x (N, D, H, W, C)`` and ``y (N, OD, OH, OW, CO)`` are views with dense channels; ``w`` packed panels
-        ``[group][panel][len(offsets) * length][WIDTH]``; ``offsets`` where each run of ``length`` inputs starts, relative to a pixel's first;
-        ``strides``, ``padding`` (in front), ``dilation`` and kernel ``extent`` (places) are int64 arrays (depth, height, width);
-        ``scratch (threads, elements)`` holds a patch and the sums.
+        ``x (N, D, H, W, C)`` and ``y (N, OD, OH, OW, CO)`` are views with dense channels; ``w`` packed
+        panels ``[group][panel][len(offsets) * length][WIDTH]``; ``offsets`` where each run of ``length`` inputs starts, relative to a
+        pixel's first; ``strides``, ``padding`` (in front), ``dilation`` and kernel ``extent`` (places) are int64 arrays (depth, height,
+        width); ``scratch (threads, elements)`` holds a patch and the sums.
         """
         queue[0] = 0
         planes, height, width, out_channels = y.shape[1], y.shape[2], y.shape[3], y.shape[4] // groups
@@ -106,7 +109,7 @@ def convolution(packed, residual, activation):
                     pixel_step = stride(x, 3)
                 for panel in range(panel_task * task_panels, min(panels, (panel_task + 1) * task_panels)):
                     w_at = (group * panels + panel) * runs * length * WIDTH
-                    for run in range(0, runs, runs_per_pass):
+                    for run in range(0, max(1, runs), runs_per_pass):
                         run_end = min(runs, run + runs_per_pass)
                         for r in range(row_count):
                             done = 0
@@ -115,9 +118,37 @@ def convolution(packed, residual, activation):
                                 at = (r * column_count + done) * WIDTH
                                 from_pixel = first_pixel + r * row_step + done * pixel_step
                                 if packed:
-                                    products(rows, sums, at, run == 0, own, from_pixel, pixel_step, offsets, run, run_end, length, w, w_at + run * length * WIDTH)
+                                    products(
+                                        rows,
+                                        sums,
+                                        at,
+                                        run == 0,
+                                        own,
+                                        from_pixel,
+                                        pixel_step,
+                                        offsets,
+                                        run,
+                                        run_end,
+                                        length,
+                                        w,
+                                        w_at + run * length * WIDTH,
+                                    )
                                 else:
-                                    products(rows, sums, at, run == 0, x, from_pixel, pixel_step, offsets, run, run_end, length, w, w_at + run * length * WIDTH)
+                                    products(
+                                        rows,
+                                        sums,
+                                        at,
+                                        run == 0,
+                                        x,
+                                        from_pixel,
+                                        pixel_step,
+                                        offsets,
+                                        run,
+                                        run_end,
+                                        length,
+                                        w,
+                                        w_at + run * length * WIDTH,
+                                    )
                                 done += rows
                     channel = group * out_channels + panel * WIDTH
                     count = min(WIDTH, out_channels - panel * WIDTH)
@@ -126,7 +157,13 @@ def convolution(packed, residual, activation):
                         to = n * stride(y, 0) + plane * stride(y, 1) + (row + r) * stride(y, 2) + column * stride(y, 3) + channel
                         more = 0
                         if residual:
-                            more = n * stride(addend, 0) + plane * stride(addend, 1) + (row + r) * stride(addend, 2) + column * stride(addend, 3) + channel
+                            more = (
+                                n * stride(addend, 0)
+                                + plane * stride(addend, 1)
+                                + (row + r) * stride(addend, 2)
+                                + column * stride(addend, 3)
+                                + channel
+                            )
                         for c in range(column_count):
                             value = load(sums, (r * column_count + c) * WIDTH, 0, 1, VECTORS) + shift
                             if residual:
@@ -150,8 +187,8 @@ def _identity(value):
 def pack_weights(w, taps, groups, transposed, scale, packed, queue, threads):
     """Pack ``w (taps, C / groups, CO)`` into panels ``[group][panel][depth][WIDTH]``, taps in the order of the array ``taps``.
 
-    Not ``transposed``: depth runs over (tap, input channel) and panels over output channels, which ``scale (CO,)`` multiplies; transposed, as
-    the data gradient needs it, depth runs over (tap, output channel) and panels over input channels.
+    Not ``transposed``: depth runs over (tap, input channel) and panels over output channels; transposed, as the data gradient needs it,
+    depth runs over (tap, output channel) and panels over input channels. ``scale`` multiplies the channels that panels run over.
     """
     queue[0] = 0
     inputs, outputs = w.shape[1], w.shape[2] // groups
@@ -171,21 +208,24 @@ def pack_weights(w, taps, groups, transposed, scale, packed, queue, threads):
                     for column in range(WIDTH):
                         if column < count:
                             source = w[taps[t], panel * WIDTH + column, group * outputs : (group + 1) * outputs]
+                            factor = scale[group * inputs + panel * WIDTH + column]
                             for k in range(along):
-                                packed[at + k * WIDTH + column] = source[k]
+                                packed[at + k * WIDTH + column] = source[k] * factor
                         else:
                             for k in range(along):
                                 packed[at + k * WIDTH + column] = 0
                 else:
                     channel = group * outputs + panel * WIDTH
-                    factor = load_part(scale, channel, 0, count, 1, VECTORS)
+                    factors = load_part(scale, channel, 0, count, 1, VECTORS)
                     for k in range(along):
                         source_at = (taps[t] * inputs + k) * w.shape[2] + channel
-                        store(load_part(w, source_at, 0, count, 1, VECTORS) * factor, packed, at + k * WIDTH, 0)
+                        store(load_part(w, source_at, 0, count, 1, VECTORS) * factors, packed, at + k * WIDTH, 0)
 
 
 @kernel(parallel=True, views=("x", "dy"))
-def weight_gradient(x, dy, dw, groups, strides, padding, dilation, extent, block_rows, block_columns, block_channels, task_panels, scratch, queue, threads):
+def weight_gradient(
+    x, dy, dw, groups, strides, padding, dilation, extent, block_rows, block_columns, block_channels, task_panels, scratch, queue, threads
+):
     """``dw (taps, C / groups, CO)`` of a convolution of ``x (N, D, H, W, C)`` that gave ``y``, from ``dy (N, OD, OH, OW, CO)``.
 
     A task owns the weights of one kernel line (depth and height of the kernel), one block of input channels and some panels of output
@@ -238,7 +278,13 @@ def weight_gradient(x, dy, dw, groups, strides, padding, dilation, extent, block
                                 valid = min(WIDTH, out_channels - panel * WIDTH)
                                 at = (panel - first_panel) * block_rows * block_columns * WIDTH
                                 for r in range(row_count):
-                                    source = n * stride(dy, 0) + plane * stride(dy, 1) + (row + r) * stride(dy, 2) + column * stride(dy, 3) + out_channel
+                                    source = (
+                                        n * stride(dy, 0)
+                                        + plane * stride(dy, 1)
+                                        + (row + r) * stride(dy, 2)
+                                        + column * stride(dy, 3)
+                                        + out_channel
+                                    )
                                     for c in range(column_count):
                                         store(load_part(dy, source + c * stride(dy, 3), 0, valid, 1, VECTORS), gradients, at, 0)
                                         at += WIDTH
@@ -265,3 +311,29 @@ def weight_gradient(x, dy, dw, groups, strides, padding, dilation, extent, block
                                         done += rows
                             first = False
 
+
+@kernel(parallel=True)
+def channel_sums(x, sums, queue, threads):
+    """``sums (C,)`` of ``x (pixels, C)``. A task sums one panel of channels, in blocks of pixels, so that rounding errors stay small."""
+    queue[0] = 0
+    pixels, channels = x.shape
+    for _ in prange(threads):
+        while True:
+            channel = take(queue, 0, WIDTH)
+            if channel >= channels:
+                break
+            count = min(WIDTH, channels - channel)
+            total = zeros(x, 1, VECTORS)
+            for start in range(0, pixels, SUM_BLOCK):
+                block = zeros(x, 1, VECTORS)
+                for pixel in range(start, min(pixels, start + SUM_BLOCK)):
+                    block = block + load_part(x, pixel * channels + channel, 0, count, 1, VECTORS)
+                total = total + block
+            store_part(total, sums, channel, 0, count)
+
+
+@kernel
+def fold_bias(bias, scale, shift, folded):
+    """``folded = bias * scale + shift``."""
+    for c in range(folded.size):
+        folded[c] = bias[c] * scale[c] + shift[c]

@@ -39,15 +39,17 @@ class Window:
         return math.prod(self.extent)
 
 
+POINTWISE = Window((1, 1, 1), (1, 1, 1), (1, 1, 1), (0, 0, 0))
+"""Of a matrix product over the channels."""
+
+
 def lift(values: Sequence[int], fill: int) -> Triple:
     """One, two or three numbers as three, ``fill`` in front."""
     return (fill,) * (3 - len(values)) + tuple(values)  # type: ignore[return-value]
 
 
 def lift_array(array: np.ndarray) -> np.ndarray:
-    """``(N, ..., C)`` with one to three spatial axes as ``(N, D, H, W, C)``; ``(N, C)`` as ``(1, 1, 1, N, C)``."""
-    if array.ndim == 2:
-        return array[None, None, None]
+    """``(N, ..., C)`` with one to three spatial axes as ``(N, D, H, W, C)``."""
     return array.reshape(array.shape[:1] + lift(array.shape[1:-1], 1) + array.shape[-1:])
 
 
@@ -74,7 +76,7 @@ class Blocks:
 
 
 def blocks(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int, dense: bool) -> Blocks:
-    """Cut a convolution of an input of ``size`` with ``channels`` into ``places`` with ``outputs`` channels; ``dense``: no view has gaps."""
+    """Cut a convolution of ``size`` places with ``channels`` into ``places`` with ``outputs`` channels; ``dense``: no view has gaps."""
     channels, outputs = channels // window.groups, outputs // window.groups
     fits = all((n - 1) * s < m for n, s, m in zip(places, window.stride, size))
     pointwise = window.taps == 1 and not any(window.padding) and fits
@@ -139,11 +141,16 @@ def inlined(scalar: Callable | None) -> Callable | None:
     return None if scalar is None else inline(scalar)
 
 
+def forward_elements(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int) -> int:
+    """Scratch elements per thread that :func:`convolve` needs."""
+    return max(blocks(window, size, channels, places, outputs, batch, threads, dense).scratch for dense in (False, True))
+
+
 def convolve(
     x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window, scratch: np.ndarray,
     addend: np.ndarray | None = None, activation: Callable | None = None,
 ) -> None:  # fmt: skip
-    """``y = activation(conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack`."""
+    """``y = activation(conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack` (none: the sum is zero)."""
     size, places = x.shape[1:4], y.shape[1:4]
     dense = x.flags.c_contiguous and y.flags.c_contiguous
     plan = blocks(window, size, x.shape[4], places, y.shape[4], x.shape[0], scratch.shape[0], dense)
@@ -153,6 +160,7 @@ def convolve(
         offsets = np.arange(x.shape[4] // window.groups // plan.length) * plan.length
     else:
         offsets = np.array(plan.offsets)
+    offsets = offsets[: packed.size]
     if plan.flat:
         x, y = x.reshape(1, 1, 1, -1, x.shape[4]), y.reshape(1, 1, 1, -1, y.shape[4])
         addend = None if addend is None else addend.reshape(y.shape)
@@ -191,7 +199,8 @@ def residues(window: Window, size: Triple) -> Iterator[Residue]:
     for parts in itertools.product(*axes):
         starts, places, taps, dilations, paddings = zip(*parts)
         flat = tuple((a * kh + b) * kw + c for a, b, c in itertools.product(*taps))
-        yield Residue(starts, places, Window(tuple(map(len, taps)), (1, 1, 1), dilations, paddings, window.groups), flat)  # type: ignore[arg-type]
+        part = Window(tuple(map(len, taps)), (1, 1, 1), dilations, paddings, window.groups) if flat else POINTWISE  # type: ignore[arg-type]
+        yield Residue(starts, places, part, flat)  # type: ignore[arg-type]
 
 
 def _axis_residues(extent: int, stride: int, dilation: int, padding: int, size: int) -> Iterator[tuple[int, int, list[int], int, int]]:
@@ -201,27 +210,27 @@ def _axis_residues(extent: int, stride: int, dilation: int, padding: int, size: 
         yield start, -(-(size - start) // stride), taps, dilation // math.gcd(dilation, stride), -offset
 
 
-def data_gradient_elements(window: Window, size: Triple, channels: int, outputs: int, places: Triple, batch: int, threads: int) -> tuple[int, int]:
+def data_gradient_elements(
+    window: Window, size: Triple, channels: int, outputs: int, places: Triple, batch: int, threads: int
+) -> tuple[int, int]:
     """Elements of packed weights, and of scratch per thread, that :func:`data_gradient` needs."""
     packed, scratch = 0, 0
     for part in residues(window, size):
         if part.taps:
             packed += packed_elements(outputs, channels, len(part.taps), window.groups)
-            for dense in (False, True):
-                plan = blocks(part.window, places, outputs, part.places, channels, batch, threads, dense)
-                scratch = max(scratch, plan.scratch)
+        scratch = max(scratch, forward_elements(part.window, places, outputs, part.places, channels, batch, threads))
     return packed, scratch
 
 
-def pack_transposed(weight: np.ndarray, packed: np.ndarray, window: Window, size: Triple) -> None:
-    """Pack ``weight (kernel..., C / groups, CO)`` for :func:`data_gradient` to an input of ``size``."""
+def pack_transposed(weight: np.ndarray, scale: np.ndarray, packed: np.ndarray, window: Window, size: Triple) -> None:
+    """Pack ``weight (kernel..., C / groups, CO)``, channels of C multiplied by ``scale``, for :func:`data_gradient` to ``size``."""
     flat = weight.reshape(-1, *weight.shape[-2:])
     channels = flat.shape[1] * window.groups
     at = 0
     for part in residues(window, size):
         if part.taps:
             elements = packed_elements(flat.shape[2], channels, len(part.taps), window.groups)
-            pack_weights(flat, np.array(part.taps), window.groups, True, flat.reshape(-1)[:1], packed[at : at + elements])
+            pack_weights(flat, np.array(part.taps), window.groups, True, scale, packed[at : at + elements])
             at += elements
 
 
@@ -241,8 +250,7 @@ def data_gradient(
             convolve(dy, packed[at : at + elements], bias, target, part.window, scratch, more, activation)
             at += elements
         else:
-            window_of_none = Window((1, 1, 1), (1, 1, 1), (1, 1, 1), (0, -dy.shape[2], 0), window.groups)
-            convolve(dy, packed[:0], bias, target, window_of_none, scratch, more, activation)
+            convolve(dy, packed[:0], bias, target, part.window, scratch, more, activation)
 
 
 # Weight gradient -----------------------------------------------------------------------------------------------------
@@ -274,12 +282,23 @@ def gradient_blocks(window: Window, channels: int, places: Triple, outputs: int,
     return GradientBlocks(rows, columns, block, panels, _rounded(scratch))
 
 
+def _as_one_line(window: Window, size: Triple, places: Triple) -> bool:
+    """Whether all pixels of a batch may be seen as one line."""
+    return window.taps == 1 and window.stride == (1, 1, 1) and not any(window.padding) and size == places
+
+
+def weight_gradient_elements(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int) -> int:
+    """Scratch elements per thread that :func:`weight_gradients` needs."""
+    if _as_one_line(window, size, places):
+        places = (1, 1, batch * math.prod(places))
+    return gradient_blocks(window, channels, places, outputs, threads).scratch
+
+
 def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window, scratch: np.ndarray) -> None:
     """``dw (kernel..., C / groups, CO)`` of the convolution of ``x`` with ``window``, from ``dy``."""
-    if window.taps == 1 and window.stride == (1, 1, 1) and not any(window.padding) and x.shape[1:4] == dy.shape[1:4]:
+    if _as_one_line(window, x.shape[1:4], dy.shape[1:4]):
         x, dy = x.reshape(1, 1, 1, -1, x.shape[4]), dy.reshape(1, 1, 1, -1, dy.shape[4])
     plan = gradient_blocks(window, x.shape[4], dy.shape[1:4], dy.shape[4], scratch.shape[0])
-    weight_gradient(
-        x, dy, dw.reshape(-1, *dw.shape[-2:]), window.groups, *map(np.array, (window.stride, window.padding, window.dilation, window.extent)),
-        plan.rows, plan.columns, plan.channels, plan.panels, scratch,
-    )  # fmt: skip
+    geometry = map(np.array, (window.stride, window.padding, window.dilation, window.extent))
+    flat = dw.reshape(-1, *dw.shape[-2:])
+    weight_gradient(x, dy, flat, window.groups, *geometry, plan.rows, plan.columns, plan.channels, plan.panels, scratch)

@@ -1,0 +1,417 @@
+"""Convolution in one, two and three dimensions: plain, grouped, depthwise, separable and transposed.
+
+With ``x`` channels last, ``y[i, o] = bias[o] + sum over k, c of x[i * stride + k * dilation - padding, c] * weight[k, c, o]`` (a
+cross-correlation, as everywhere in the field). Output places: ``(size + padding - dilation * (kernel - 1) - 1) // stride + 1``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import kernels
+from ..errors import ConfigError, ShapeError
+from .base import Buffer, Layer, Parameter, Shape
+from .padding import check_padding, per_axis, resolve_padding, window_places
+
+
+def _as_tuples(value: Any) -> Any:
+    """Lists, as a configuration file gives them, as tuples."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _positive(value: Any, what: str, owner: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{owner}: {what} is {value!r}; it takes an integer of at least 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """The numbers of a layer that slides over its input, one per axis."""
+
+    size: Shape
+    stride: Shape
+    dilation: Shape
+
+    @property
+    def extent(self) -> Shape:
+        return tuple(d * (k - 1) + 1 for k, d in zip(self.size, self.dilation))
+
+
+class _Sliding(Layer):
+    """What convolution layers share: fields that hold one number per axis, the epilogue, and the way to the kernels."""
+
+    axes: ClassVar[int]
+    fusable: ClassVar[bool] = True
+    recordable: ClassVar[bool] = True
+    backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+
+    size: Any
+    stride: Any
+    padding: Any
+    dilation: Any
+    bias: bool
+    activation: Any
+
+    def __post_init__(self) -> None:
+        for name in ("size", "stride", "padding", "dilation", "output_padding"):
+            if hasattr(self, name):
+                object.__setattr__(self, name, _as_tuples(getattr(self, name)))
+        for name in ("filters", "groups", "multiplier"):
+            if hasattr(self, name):
+                _positive(getattr(self, name), name, type(self).__name__)
+        try:
+            self._numbers()
+            check_padding(self.padding, self.axes)
+        except ConfigError as error:
+            raise ConfigError(f"{type(self).__name__}: {error}") from None
+
+    def _numbers(self) -> Window:
+        return Window(
+            per_axis(self.size, self.axes, "size"),
+            per_axis(self.stride, self.axes, "stride"),
+            per_axis(self.dilation, self.axes, "dilation"),
+        )
+
+    def _check_axes(self, x: Shape) -> None:
+        if len(x) != self.axes + 1:
+            axes = ("length", "height, width", "depth, height, width")[self.axes - 1]
+            raise ShapeError(f"given shape {x}, needs ({axes}, channels): {self.axes + 1} axes besides the batch.")
+
+    def _check_groups(self, channels: int, filters: int, groups: int, x: Shape) -> None:
+        if channels % groups or filters % groups:
+            raise ShapeError(f"given shape {x}, needs channels ({channels}) and filters ({filters}) that {groups} groups divide.")
+
+    def _lifted(self, x: Shape) -> Any:
+        """The window over three axes, as the kernels take it."""
+        raise NotImplementedError
+
+    def with_epilogue(self, activation: Layer | None, residual: bool, scale_shift: bool) -> Layer:
+        """This layer with ``activation(layer(x) * fold_scale + fold_shift + residual)`` computed while the output is written; a second
+        input is the residual."""
+        return FusedEpilogue(self, activation, residual, scale_shift)
+
+    def prepare(self, x: Shape, p: dict, b: dict, training: bool) -> None:
+        self.pack(x, p, b, None)
+
+    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+        self.run(x, y, p.get("bias"), None, None, b)
+
+    def pack(self, x: Shape, p: dict, b: dict, scale: np.ndarray | None) -> None:
+        """Pack the weights for :meth:`run`, output channels multiplied by ``scale``."""
+        raise NotImplementedError
+
+    def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
+        """``y = scalar(convolution + shift + addend)`` with the packed weights."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class _Convolution(_Sliding):
+    """Common to Conv1D, Conv2D and Conv3D.
+
+    Args:
+        filters: output channels.
+        size: of the kernel, one number or one per axis.
+        stride, dilation: likewise.
+        padding: see :func:`numbacnn.layers.padding.resolve_padding`.
+        groups: the channels fall into that many groups that do not see each other.
+        bias: whether a learned vector is added.
+        activation: name or layer applied to the output.
+        initializer, bias_initializer: names or initializers.
+
+    Parameters: ``weight (kernel..., C / groups, filters)``, ``bias (filters,)``.
+    """
+
+    filters: int
+    size: Any
+    stride: Any = 1
+    padding: Any = "valid"
+    dilation: Any = 1
+    groups: int = 1
+    bias: bool = True
+    activation: Any = None
+    initializer: Any = "he_normal"
+    bias_initializer: Any = "zeros"
+
+    stem: ClassVar[str] = "conv"
+
+    def _geometry(self, x: Shape) -> tuple[Any, Shape]:
+        """Padding and places for input shape ``x``."""
+        numbers = self._numbers()
+        padding = resolve_padding(self.padding, x[:-1], numbers.size, numbers.stride, numbers.dilation)
+        return padding, window_places(x, x[:-1], numbers.size, numbers.stride, numbers.dilation, padding)
+
+    def output_shape(self, x: Shape) -> Shape:
+        self._check_axes(x)
+        self._check_groups(x[-1], self.filters, self.groups, x)
+        return (*self._geometry(x)[1], self.filters)
+
+    def parameters(self, x: Shape) -> dict[str, Parameter]:
+        weight = Parameter((*self._numbers().size, x[-1] // self.groups, self.filters), self.initializer)
+        return (
+            {"weight": weight, "bias": Parameter((self.filters,), self.bias_initializer, decay=False)} if self.bias else {"weight": weight}
+        )
+
+    def flops(self, x: Shape) -> int:
+        return 2 * math.prod(self.output_shape(x)) * math.prod(self._numbers().size) * (x[-1] // self.groups)
+
+    def window(self, x: Shape) -> tuple[Shape, Shape, Shape]:
+        numbers = self._numbers()
+        return numbers.extent, numbers.stride, tuple(before for before, _ in self._geometry(x)[0])
+
+    def _lifted(self, x: Shape) -> Any:
+        conv, numbers = kernels.conv, self._numbers()
+        before = tuple(before for before, _ in self._geometry(x)[0])
+        lift = conv.lift
+        return conv.Window(lift(numbers.size, 1), lift(numbers.stride, 1), lift(numbers.dilation, 1), lift(before, 0), self.groups)
+
+    def prepared(self, x: Shape, training: bool) -> dict[str, Buffer]:
+        elements = kernels.conv.packed_elements(x[-1], self.filters, math.prod(self._numbers().size), self.groups)
+        return {"packed": Buffer((elements,), per_sample=False)}
+
+    def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        conv, window = kernels.conv, self._lifted(x)
+        size, places = conv.lift(x[:-1], 1), conv.lift(self.output_shape(x)[:-1], 1)
+        elements = conv.forward_elements(window, size, x[-1], places, self.filters, batch, threads)
+        if not training:
+            return {"scratch": Buffer((threads, elements), per_sample=False)}
+        packed, backward = conv.data_gradient_elements(window, size, x[-1], self.filters, places, batch, threads)
+        elements = max(elements, backward, conv.weight_gradient_elements(window, size, x[-1], places, self.filters, batch, threads))
+        return {"scratch": Buffer((threads, elements), per_sample=False), "packed_transposed": Buffer((packed,), per_sample=False)}
+
+    def pack(self, x: Shape, p: dict, b: dict, scale: np.ndarray | None) -> None:
+        kernels.conv.pack(p["weight"], constant_vector(scale, 1, self.filters, p["weight"]), b["packed"], self.groups)
+
+    def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
+        conv = kernels.conv
+        more = None if addend is None else conv.lift_array(addend)
+        window, shift = self._lifted(x.shape[1:]), constant_vector(shift, 0, self.filters, y)
+        conv.convolve(conv.lift_array(x), b["packed"], shift, conv.lift_array(y), window, b["scratch"], more, scalar)
+
+    def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+        conv, window = kernels.conv, self._lifted(x.shape[1:])
+        x5, dy5 = conv.lift_array(x), conv.lift_array(dy)
+        if "weight" in dp:
+            conv.weight_gradients(x5, dy5, dp["weight"], window, b["scratch"])
+        if "bias" in dp:
+            conv.channel_sums(dy.reshape(-1, self.filters), dp["bias"])
+        if dx is not None:
+            ones, zeros = constant_vector(None, 1, x.shape[-1], x), constant_vector(None, 0, x.shape[-1], x)
+            conv.pack_transposed(p["weight"], ones, b["packed_transposed"], window, x5.shape[1:4])
+            conv.data_gradient(dy5, b["packed_transposed"], zeros, conv.lift_array(dx), window, b["scratch"])
+
+
+def constant_vector(given: np.ndarray | None, fill: float, length: int, like: np.ndarray) -> np.ndarray:
+    """``given``, or a constant vector."""
+    return np.full(length, fill, like.dtype) if given is None else given
+
+
+class Conv1D(_Convolution):
+    """Convolution of ``(length, channels)``."""
+
+    axes = 1
+
+
+class Conv2D(_Convolution):
+    """Convolution of ``(height, width, channels)``."""
+
+    axes = 2
+
+
+class Conv3D(_Convolution):
+    """Convolution of ``(depth, height, width, channels)``."""
+
+    axes = 3
+
+
+for _class in (Conv1D, Conv2D, Conv3D):
+    _class.__doc__ = f"{_class.__doc__}\n\n{_Convolution.__doc__}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _TransposedConvolution(_Sliding):
+    """Common to Conv1DTranspose, Conv2DTranspose and Conv3DTranspose: the data gradient of a convolution, used as a layer.
+
+    Output places: ``(size - 1) * stride + dilation * (kernel - 1) + 1 - padding + output_padding``; padding ``"same"`` gives
+    ``size * stride``.
+
+    Args:
+        filters, size, stride, dilation, groups, bias, activation: as for a convolution.
+        padding: an integer, one per axis, a pair per axis, ``"valid"`` or ``"same"``; it is cut off.
+        output_padding: places added behind, less than the stride.
+
+    Parameters: ``weight (kernel..., filters / groups, C)``, as of the convolution whose gradient this is; ``bias (filters,)``.
+    """
+
+    filters: int
+    size: Any
+    stride: Any = 1
+    padding: Any = "valid"
+    output_padding: Any = 0
+    dilation: Any = 1
+    groups: int = 1
+    bias: bool = True
+    activation: Any = None
+    initializer: Any = "he_normal"
+    bias_initializer: Any = "zeros"
+
+    stem: ClassVar[str] = "conv_transpose"
+
+    def _numbers(self) -> Window:
+        if self.padding in ("full", "causal"):
+            raise ConfigError(
+                f'padding is {self.padding!r}; a transposed convolution takes "valid", "same", an integer, or one entry per axis.'
+            )
+        extra = per_axis(self.output_padding, self.axes, "output_padding", minimum=0)
+        numbers = super()._numbers()
+        if any(e >= max(s, d) for e, s, d in zip(extra, numbers.stride, numbers.dilation)):
+            raise ConfigError(
+                f"output_padding is {self.output_padding!r}; it must be smaller than the stride {self.stride!r} or the dilation."
+            )
+        return numbers
+
+    def _geometry(self, x: Shape) -> tuple[Any, Shape]:
+        numbers = self._numbers()
+        extra = per_axis(self.output_padding, self.axes, "output_padding", minimum=0)
+        if self.padding == "same":
+            places = tuple(n * s for n, s in zip(x, numbers.stride))
+            return resolve_padding("same", places, numbers.size, numbers.stride, numbers.dilation), places
+        padding = resolve_padding(self.padding, x[:-1], numbers.size, numbers.stride, numbers.dilation)
+        places = tuple(
+            (n - 1) * s + extent - before - after + more
+            for n, s, extent, (before, after), more in zip(x, numbers.stride, numbers.extent, padding, extra)
+        )
+        if min(places) < 1:
+            raise ShapeError(f"given shape {x}, needs more places than padding {self.padding!r} cuts off: the output would have {places}.")
+        return padding, places
+
+    def output_shape(self, x: Shape) -> Shape:
+        self._check_axes(x)
+        self._check_groups(x[-1], self.filters, self.groups, x)
+        return (*self._geometry(x)[1], self.filters)
+
+    def parameters(self, x: Shape) -> dict[str, Parameter]:
+        weight = Parameter((*self._numbers().size, self.filters // self.groups, x[-1]), self.initializer)
+        return (
+            {"weight": weight, "bias": Parameter((self.filters,), self.bias_initializer, decay=False)} if self.bias else {"weight": weight}
+        )
+
+    def flops(self, x: Shape) -> int:
+        return 2 * math.prod(x) * math.prod(self._numbers().size) * (self.filters // self.groups)
+
+    def _lifted(self, x: Shape) -> Any:
+        conv, numbers = kernels.conv, self._numbers()
+        before = tuple(before for before, _ in self._geometry(x)[0])
+        lift = conv.lift
+        return conv.Window(lift(numbers.size, 1), lift(numbers.stride, 1), lift(numbers.dilation, 1), lift(before, 0), self.groups)
+
+    def prepared(self, x: Shape, training: bool) -> dict[str, Buffer]:
+        conv = kernels.conv
+        size, places = conv.lift(self.output_shape(x)[:-1], 1), conv.lift(x[:-1], 1)
+        elements, _ = conv.data_gradient_elements(self._lifted(x), size, self.filters, x[-1], places, 1, 1)
+        return {"packed": Buffer((elements,), per_sample=False)}
+
+    def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        conv, window = kernels.conv, self._lifted(x)
+        size, places = conv.lift(self.output_shape(x)[:-1], 1), conv.lift(x[:-1], 1)
+        _, elements = conv.data_gradient_elements(window, size, self.filters, x[-1], places, batch, threads)
+        if not training:
+            return {"scratch": Buffer((threads, elements), per_sample=False)}
+        elements = max(
+            elements,
+            conv.forward_elements(window, size, self.filters, places, x[-1], batch, threads),
+            conv.weight_gradient_elements(window, size, self.filters, places, x[-1], batch, threads),
+        )
+        packed = conv.packed_elements(self.filters, x[-1], window.taps, self.groups)
+        return {"scratch": Buffer((threads, elements), per_sample=False), "packed_back": Buffer((packed,), per_sample=False)}
+
+    def pack(self, x: Shape, p: dict, b: dict, scale: np.ndarray | None) -> None:
+        conv, scale = kernels.conv, constant_vector(scale, 1, self.filters, p["weight"])
+        conv.pack_transposed(p["weight"], scale, b["packed"], self._lifted(x), conv.lift(self.output_shape(x)[:-1], 1))
+
+    def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
+        conv = kernels.conv
+        more = None if addend is None else conv.lift_array(addend)
+        window, shift = self._lifted(x.shape[1:]), constant_vector(shift, 0, self.filters, y)
+        conv.data_gradient(conv.lift_array(x), b["packed"], shift, conv.lift_array(y), window, b["scratch"], more, scalar)
+
+    def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+        conv, window = kernels.conv, self._lifted(x.shape[1:])
+        x5, dy5 = conv.lift_array(x), conv.lift_array(dy)
+        if "weight" in dp:
+            conv.weight_gradients(dy5, x5, dp["weight"], window, b["scratch"])
+        if "bias" in dp:
+            conv.channel_sums(dy.reshape(-1, self.filters), dp["bias"])
+        if dx is not None:
+            conv.pack(p["weight"], constant_vector(None, 1, x.shape[-1], x), b["packed_back"], self.groups)
+            conv.convolve(dy5, b["packed_back"], constant_vector(None, 0, x.shape[-1], x), conv.lift_array(dx), window, b["scratch"])
+
+
+class Conv1DTranspose(_TransposedConvolution):
+    """Transposed convolution of ``(length, channels)``."""
+
+    axes = 1
+
+
+class Conv2DTranspose(_TransposedConvolution):
+    """Transposed convolution of ``(height, width, channels)``."""
+
+    axes = 2
+
+
+class Conv3DTranspose(_TransposedConvolution):
+    """Transposed convolution of ``(depth, height, width, channels)``."""
+
+    axes = 3
+
+
+for _class in (Conv1DTranspose, Conv2DTranspose, Conv3DTranspose):
+    _class.__doc__ = f"{_class.__doc__}\n\n{_TransposedConvolution.__doc__}"
+
+
+@dataclasses.dataclass(frozen=True)
+class FusedEpilogue(Layer):
+    """A convolution or dense layer with folded normalisation, residual and activation; made by the planner for inference."""
+
+    base: _Sliding
+    epilogue: Layer | None
+    residual: bool
+    folded: bool
+
+    recordable: ClassVar[bool] = True
+
+    @property
+    def arity(self) -> int:  # type: ignore[override]
+        return 2 if self.residual else 1
+
+    def _shape(self, x: Any) -> Shape:
+        return x[0] if self.residual else x
+
+    def output_shape(self, x: Any) -> Shape:
+        return self.base.output_shape(self._shape(x))
+
+    def parameters(self, x: Any) -> dict[str, Parameter]:
+        return self.base.parameters(self._shape(x))
+
+    def prepared(self, x: Any, training: bool) -> dict[str, Buffer]:
+        buffers = self.base.prepared(self._shape(x), training)
+        if self.folded and self.base.bias:
+            buffers["shift"] = Buffer((self.output_shape(x)[-1],), per_sample=False)
+        return buffers
+
+    def scratch(self, x: Any, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        return self.base.scratch(self._shape(x), batch, threads, training)
+
+    def prepare(self, x: Any, p: dict, b: dict, training: bool) -> None:
+        self.base.pack(self._shape(x), p, b, p["fold_scale"] if self.folded else None)
+        if "shift" in b:
+            kernels.conv.fold_bias(p["bias"], p["fold_scale"], p["fold_shift"], b["shift"])
+
+    def forward(self, x: Any, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+        x, addend = x if self.residual else (x, None)
+        shift = b.get("shift", p.get("fold_shift", p.get("bias")))
+        self.base.run(x, y, shift, addend, None if self.epilogue is None else self.epilogue.scalar(), b)  # type: ignore[attr-defined]

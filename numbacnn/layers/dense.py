@@ -1,0 +1,104 @@
+"""The dense (fully connected) layer: a matrix product over the last axis."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import kernels
+from ..errors import ConfigError, ShapeError
+from .base import Buffer, Layer, Parameter, Shape
+from .conv import FusedEpilogue, constant_vector
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense(Layer):
+    """``y = x @ weight + bias`` over the last axis of ``x (..., C)``, giving ``(..., units)``.
+
+    Args:
+        units: output channels.
+        bias: whether a learned vector is added.
+        activation: name or layer applied to the output.
+        initializer, bias_initializer: names or initializers.
+
+    Parameters: ``weight (C, units)``, ``bias (units,)``.
+    """
+
+    units: int
+    bias: bool = True
+    activation: Any = None
+    initializer: Any = "glorot_uniform"
+    bias_initializer: Any = "zeros"
+
+    stem: ClassVar[str] = "dense"
+    fusable: ClassVar[bool] = True
+    recordable: ClassVar[bool] = True
+    backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.units, int) or isinstance(self.units, bool) or self.units < 1:
+            raise ConfigError(f"Dense: units is {self.units!r}; it takes an integer of at least 1.")
+
+    def output_shape(self, x: Shape) -> Shape:
+        if len(x) < 1:
+            raise ShapeError(f"given shape {x}, needs at least a channel axis.")
+        return (*x[:-1], self.units)
+
+    def parameters(self, x: Shape) -> dict[str, Parameter]:
+        weight = Parameter((x[-1], self.units), self.initializer)
+        return {"weight": weight, "bias": Parameter((self.units,), self.bias_initializer, decay=False)} if self.bias else {"weight": weight}
+
+    def flops(self, x: Shape) -> int:
+        return 2 * math.prod(x) * self.units
+
+    def prepared(self, x: Shape, training: bool) -> dict[str, Buffer]:
+        return {"packed": Buffer((kernels.conv.packed_elements(x[-1], self.units, 1, 1),), per_sample=False)}
+
+    def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        conv, places = kernels.conv, (1, 1, batch * math.prod(x[:-1]))
+        elements = conv.forward_elements(conv.POINTWISE, places, x[-1], places, self.units, 1, threads)
+        if not training:
+            return {"scratch": Buffer((threads, elements), per_sample=False)}
+        packed, backward = conv.data_gradient_elements(conv.POINTWISE, places, x[-1], self.units, places, 1, threads)
+        elements = max(elements, backward, conv.weight_gradient_elements(conv.POINTWISE, places, x[-1], places, self.units, 1, threads))
+        return {"scratch": Buffer((threads, elements), per_sample=False), "packed_transposed": Buffer((packed,), per_sample=False)}
+
+    def with_epilogue(self, activation: Layer | None, residual: bool, scale_shift: bool) -> Layer:
+        """As of convolutions: what follows is computed while the output is written."""
+        return FusedEpilogue(self, activation, residual, scale_shift)
+
+    def prepare(self, x: Shape, p: dict, b: dict, training: bool) -> None:
+        self.pack(x, p, b, None)
+
+    def pack(self, x: Shape, p: dict, b: dict, scale: np.ndarray | None) -> None:
+        """Pack the weights for :meth:`run`, output channels multiplied by ``scale``."""
+        kernels.conv.pack(p["weight"], constant_vector(scale, 1, self.units, p["weight"]), b["packed"], 1)
+
+    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+        self.run(x, y, p.get("bias"), None, None, b)
+
+    def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
+        """``y = scalar(x @ weight + shift + addend)`` with the packed weights."""
+        conv, shift = kernels.conv, constant_vector(shift, 0, self.units, y)
+        more = None if addend is None else _as_line(addend)
+        conv.convolve(_as_line(x), b["packed"], shift, _as_line(y), conv.POINTWISE, b["scratch"], more, scalar)
+
+    def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+        conv = kernels.conv
+        if "weight" in dp:
+            conv.weight_gradients(_as_line(x), _as_line(dy), dp["weight"], conv.POINTWISE, b["scratch"])
+        if "bias" in dp:
+            conv.channel_sums(dy.reshape(-1, self.units), dp["bias"])
+        if dx is not None:
+            channels, line = x.shape[-1], _as_line(dx)
+            ones, zeros = constant_vector(None, 1, channels, x), constant_vector(None, 0, channels, x)
+            conv.pack_transposed(p["weight"], ones, b["packed_transposed"], conv.POINTWISE, line.shape[1:4])
+            conv.data_gradient(_as_line(dy), b["packed_transposed"], zeros, line, conv.POINTWISE, b["scratch"])
+
+
+def _as_line(array: np.ndarray) -> np.ndarray:
+    """All places of a batch as one line of pixels."""
+    return array.reshape(1, 1, 1, -1, array.shape[-1])
