@@ -5,75 +5,143 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .hookspecs import hookimpl
-from .specs import ActivationSpec, CallbackSpec, LayerSpec, LossSpec, MetricSpec, OptimizerSpec, ScheduleSpec
+from .specs import ActivationSpec, CallbackSpec, CommandSpec, LayerSpec, LossSpec, MetricSpec, OptimizerSpec, ScheduleSpec
 
+# Names by module; "{}" stands for 1D, 2D and 3D.
 LAYERS = {
-    "conv": "Conv1D Conv2D Conv3D Conv1DTranspose Conv2DTranspose Conv3DTranspose DepthwiseConv1D DepthwiseConv2D DepthwiseConv3D "
-    "SeparableConv1D SeparableConv2D SeparableConv3D",
-    "dense": "Dense",
-    "pool": "MaxPool1D MaxPool2D MaxPool3D AveragePool1D AveragePool2D AveragePool3D LpPool1D LpPool2D LpPool3D "
-    "GlobalAveragePool1D GlobalAveragePool2D GlobalAveragePool3D GlobalMaxPool1D GlobalMaxPool2D GlobalMaxPool3D "
-    "AdaptiveAveragePool1D AdaptiveAveragePool2D AdaptiveAveragePool3D AdaptiveMaxPool1D AdaptiveMaxPool2D AdaptiveMaxPool3D",
-    "norm": "BatchNorm LayerNorm GroupNorm InstanceNorm LocalResponseNorm",
-    "dropout": "Dropout SpatialDropout StochasticDepth",
-    "activation": "Activation PReLU Softmax LogSoftmax",
-    "merge": "Add Subtract Multiply Maximum Concatenate",
-    "shape": "Split Slice Flatten Reshape Permute ZeroPad Crop DepthToSpace SpaceToDepth ChannelShuffle Scale Identity",
-    "resize": "Upsample",
+    "conv": {
+        "Conv{}": "convolution",
+        "Conv{}Transpose": "transposed convolution",
+        "DepthwiseConv{}": "convolution of each channel by itself",
+        "SeparableConv{}": "depthwise convolution, then a mix of channels",
+    },
+    "dense": {"Dense": "matrix product over the channels"},
+    "pool": {
+        "MaxPool{}": "largest value of each window",
+        "AveragePool{}": "mean of each window",
+        "LpPool{}": "p-norm of each window",
+        "GlobalAveragePool{}": "mean over all positions",
+        "GlobalMaxPool{}": "largest value over all positions",
+        "AdaptiveAveragePool{}": "mean pooling to a given size",
+        "AdaptiveMaxPool{}": "max pooling to a given size",
+    },
+    "norm": {
+        "BatchNorm": "normalise each channel over the batch",
+        "LayerNorm": "normalise each position over its channels",
+        "GroupNorm": "normalise groups of channels of each sample",
+        "InstanceNorm": "normalise each channel of each sample",
+        "LocalResponseNorm": "divide by the energy of nearby channels",
+    },
+    "dropout": {
+        "Dropout": "drop values at random",
+        "SpatialDropout": "drop channels at random",
+        "StochasticDepth": "drop samples of a branch at random",
+    },
+    "activation": {
+        "Activation": "a registered scalar function, value by value",
+        "PReLU": "leaky relu with a learned slope per channel",
+        "Softmax": "probabilities over the channels",
+        "LogSoftmax": "logarithms of probabilities over the channels",
+    },
+    "merge": {
+        "Add": "sum of inputs",
+        "Subtract": "difference of two inputs",
+        "Multiply": "product of inputs",
+        "Maximum": "largest of inputs",
+        "Concatenate": "inputs one after the other along an axis",
+    },
+    "shape": {
+        "Split": "cut an axis into several outputs",
+        "Slice": "part of an axis",
+        "Flatten": "all axes as one",
+        "Reshape": "the same numbers in another shape",
+        "Permute": "axes in another order",
+        "ZeroPad": "zeros around",
+        "Crop": "remove borders",
+        "DepthToSpace": "blocks of channels to pixels",
+        "SpaceToDepth": "blocks of pixels to channels",
+        "ChannelShuffle": "interleave groups of channels",
+        "Scale": "multiply each channel by a learned number",
+        "Identity": "the input itself",
+    },
+    "resize": {"Upsample": "enlarge, nearest or bilinear"},
 }
-ACTIVATIONS: dict[str, str] = {}
-OPTIMIZERS: dict[str, str] = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "adagrad": "Adagrad"}
-LOSSES: dict[str, str] = {
-    "softmax_cross_entropy": "SoftmaxCrossEntropy",
-    "multi_class_hinge": "MultiClassHinge",
-    "binary_cross_entropy": "BinaryCrossEntropy",
-    "mean_squared_error": "MeanSquaredError",
-    "mean_absolute_error": "MeanAbsoluteError",
-    "huber": "Huber",
+ACTIVATIONS: dict[str, tuple[str, str]] = {}
+OPTIMIZERS = {
+    "sgd": ("SGD", "stochastic gradient descent with momentum"),
+    "adam": ("Adam", "adaptive moments"),
+    "adamw": ("AdamW", "Adam with decoupled weight decay"),
+    "rmsprop": ("RMSprop", "rates by running squares of gradients"),
+    "adagrad": ("Adagrad", "rates by sums of squared gradients"),
 }
-SCHEDULES: dict[str, str] = {}
-METRICS: dict[str, str] = {}
-CALLBACKS: dict[str, str] = {}
+LOSSES = {
+    "softmax_cross_entropy": ("SoftmaxCrossEntropy", "classes, from logits"),
+    "multi_class_hinge": ("MultiClassHinge", "classes, with a margin"),
+    "binary_cross_entropy": ("BinaryCrossEntropy", "independent yes or no, from logits"),
+    "mean_squared_error": ("MeanSquaredError", "squared differences"),
+    "mean_absolute_error": ("MeanAbsoluteError", "absolute differences"),
+    "huber": ("Huber", "squared near zero, absolute beyond"),
+}
+SCHEDULES: dict[str, tuple[str, str]] = {}
+METRICS: dict[str, tuple[str, str]] = {}
+CALLBACKS: dict[str, tuple[str, str]] = {}
+COMMANDS = {
+    "train": "Train an architecture on a data set.",
+    "evaluate": "Measure a saved model on a data set.",
+    "predict": "Name what is on images.",
+    "summary": "Show the layers of an architecture or a saved model.",
+    "plugins": "Show all plugins, and why one is not in use.",
+    "cache": "Compiled kernels: info, clear, warm.",
+    "doctor": "Show what numbacnn finds on this machine.",
+}
 
 
 @hookimpl
 def numbacnn_layers() -> Iterator[LayerSpec]:
     for module, names in LAYERS.items():
-        for name in names.split():
-            yield LayerSpec(name, f"numbacnn.layers.{module}:{name}")
+        for pattern, summary in names.items():
+            for axes in ("1D", "2D", "3D") if "{}" in pattern else ("",):
+                name = pattern.format(axes)
+                yield LayerSpec(name, f"numbacnn.layers.{module}:{name}", summary)
 
 
 @hookimpl
 def numbacnn_activations() -> Iterator[ActivationSpec]:
-    for name, attribute in ACTIVATIONS.items():
-        yield ActivationSpec(name, f"numbacnn.layers.activation:{attribute}")
+    for name, (attribute, summary) in ACTIVATIONS.items():
+        yield ActivationSpec(name, f"numbacnn.layers.activation:{attribute}", summary)
 
 
 @hookimpl
 def numbacnn_optimizers() -> Iterator[OptimizerSpec]:
-    for name, attribute in OPTIMIZERS.items():
-        yield OptimizerSpec(name, f"numbacnn.training.optimizers:{attribute}")
+    for name, (attribute, summary) in OPTIMIZERS.items():
+        yield OptimizerSpec(name, f"numbacnn.training.optimizers:{attribute}", summary)
 
 
 @hookimpl
 def numbacnn_losses() -> Iterator[LossSpec]:
-    for name, attribute in LOSSES.items():
-        yield LossSpec(name, f"numbacnn.training.losses:{attribute}")
+    for name, (attribute, summary) in LOSSES.items():
+        yield LossSpec(name, f"numbacnn.training.losses:{attribute}", summary)
 
 
 @hookimpl
 def numbacnn_schedules() -> Iterator[ScheduleSpec]:
-    for name, attribute in SCHEDULES.items():
-        yield ScheduleSpec(name, f"numbacnn.training.schedules:{attribute}")
+    for name, (attribute, summary) in SCHEDULES.items():
+        yield ScheduleSpec(name, f"numbacnn.training.schedules:{attribute}", summary)
 
 
 @hookimpl
 def numbacnn_metrics() -> Iterator[MetricSpec]:
-    for name, attribute in METRICS.items():
-        yield MetricSpec(name, f"numbacnn.training.metrics:{attribute}")
+    for name, (attribute, summary) in METRICS.items():
+        yield MetricSpec(name, f"numbacnn.training.metrics:{attribute}", summary)
 
 
 @hookimpl
 def numbacnn_callbacks() -> Iterator[CallbackSpec]:
-    for name, attribute in CALLBACKS.items():
-        yield CallbackSpec(name, f"numbacnn.training.callbacks:{attribute}")
+    for name, (attribute, summary) in CALLBACKS.items():
+        yield CallbackSpec(name, f"numbacnn.training.callbacks:{attribute}", summary)
+
+
+@hookimpl
+def numbacnn_cli() -> Iterator[CommandSpec]:
+    for name, summary in COMMANDS.items():
+        yield CommandSpec(name, f"numbacnn.cli.{name}:command", summary)

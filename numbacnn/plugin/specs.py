@@ -55,10 +55,12 @@ class ArchitectureSpec(Spec):
     """Factory: a function ``(x, classes, **options)`` of a symbolic input tensor that returns the output tensor(s).
 
     ``input_size`` is the spatial size that the command line resizes images to unless told otherwise; None takes images as
-    they are. ``recipe`` holds the training options that the command line falls back on (``{"optimizer": "adam", "rate": 1e-3}``).
+    they are. ``input_channels`` is what it assumes where there is no data set to tell. ``recipe`` holds the training options that
+    it falls back on (``{"optimizer": "adam", "rate": 1e-3}``).
     """
 
     input_size: tuple[int, ...] | None = None
+    input_channels: int = 3
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     kind: ClassVar[str] = "architecture"

@@ -1,0 +1,1 @@
+"""Anti-aliased downsampling for numbacnn."""

@@ -1,0 +1,90 @@
+"""`numbacnn doctor`."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from importlib import metadata
+from typing import Any
+
+import click
+
+from . import options
+from .cache import cache_state
+
+PACKAGES = ("numbacnn", "numpy", "numba", "llvmlite", "pluggy", "click", "rich", "safetensors", "pillow")
+FEATURES = ("sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512vl", "avx512bf16", "neon", "sve")
+
+
+@click.command(epilog=options.examples("numbacnn doctor", "numbacnn doctor --json"))
+@options.as_json
+def command(as_json: bool) -> None:
+    """Show what numbacnn finds on this machine: versions, CPU, threads, cache folder, GPU."""
+    findings = examine()
+    if as_json:
+        options.print_json(findings)
+        return
+    width = max(map(len, findings))
+    for name, value in findings.items():
+        click.echo(f"{name.replace('_', ' '):{width}}  {_shown(value)}")
+
+
+def examine() -> dict[str, Any]:
+    """Findings by name. Launches one small kernel, to learn which threading layer Numba takes."""
+    from llvmlite import binding
+
+    from .. import simd
+    from ..kernels import jit
+
+    features = binding.get_host_cpu_features()
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": binding.get_host_cpu_name(),
+        "cpu_features": [name for name in FEATURES if features.get(name)],
+        "vector_width": f"{simd.VECTOR_BITS} bits, {simd.LANES} float32 numbers",
+        "threads": jit.num_threads(),
+        "threading_layer": _threading_layer(),
+        "jit": "off (NUMBA_DISABLE_JIT)" if jit.JIT_DISABLED else "on",
+        "cache": cache_state(),
+        "gpu": _gpu(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _threading_layer() -> str:
+    import numba
+    import numpy as np
+
+    from ..kernels import jit
+
+    @jit.kernel(parallel=True)
+    def launch(cells: Any, queue: Any, threads: Any) -> None:
+        for k in numba.prange(threads):
+            cells[k] = k
+
+    launch(np.zeros(jit.num_threads()))
+    try:
+        return numba.threading_layer()
+    except ValueError:
+        return "none"
+
+
+def _gpu() -> str:
+    driver = "an NVIDIA driver is installed" if shutil.which("nvidia-smi") else "no NVIDIA driver was found"
+    return f"not used: this version of numbacnn computes on the CPU only ({driver})"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict) and "writable" in value:
+        state = "writable" if value["writable"] else "not writable: every process compiles its kernels anew"
+        return f"{value['folder']} ({value['kernels']} kernels, {value['bytes'] / 2**20:.1f} MiB, {state})"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {version}" for name, version in value.items())
+    return ", ".join(value) if isinstance(value, list) else str(value)

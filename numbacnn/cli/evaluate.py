@@ -1,0 +1,42 @@
+"""`numbacnn evaluate`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from . import options
+from .models import open_fitting, saved_model
+
+
+@click.command(
+    epilog=options.examples(
+        "numbacnn evaluate runs/lenet5-digits digits", "numbacnn evaluate model.safetensors photos/ --split test --json"
+    )
+)
+@click.argument("model")
+@click.argument("dataset")
+@click.option("--split", type=click.Choice(["train", "test"]), default="test", show_default=True, help="Part of the data set.")
+@options.data_folder
+@options.batch_size
+@options.machine
+@options.as_json
+def command(
+    model: str, dataset: str, split: str, data_folder: Path | None, batch_size: int, threads: int | None, device: str, as_json: bool
+) -> None:
+    """Measure loss and accuracy of a saved MODEL (a file, or the folder that training wrote) on a DATASET (a registered name or a
+    folder of class folders of images). Images are resized to what the model takes."""
+    options.use(threads, device)
+    from ..training.trainer import Trainer
+
+    network = saved_model(model)
+    data = open_fitting(dataset, split, data_folder, network)
+    start = time.perf_counter()
+    metrics = Trainer(network).evaluate(data, batch_size=batch_size)
+    seconds = time.perf_counter() - start
+    if as_json:
+        options.print_json({"model": model, "dataset": dataset, "split": split, "images": len(data), **metrics, "seconds": seconds})
+    else:
+        click.echo(f"accuracy {options.percent(metrics['accuracy'])}, loss {metrics['loss']:.4f}, {len(data):,} images, {seconds:.1f} s")

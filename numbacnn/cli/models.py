@@ -1,0 +1,57 @@
+"""From what stands on the command line to a model: an architecture's name, or a saved file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, DataError, WeightsError
+from ..plugin import registry
+
+
+def is_file(name: str) -> bool:
+    """Whether a word means a saved model, not an architecture."""
+    return name.endswith(".safetensors") or Path(name).exists()
+
+
+def saved_model(path: str) -> Any:
+    """The model in a file, or in the folder that training has written. Raises WeightsError."""
+    from ..model import load
+
+    place = Path(path)
+    file = place / "model.safetensors" if place.is_dir() else place
+    if not file.exists():
+        raise WeightsError(f"There is no model {str(file)!r}. `numbacnn train` writes one; its last line says where.")
+    return load(file)
+
+
+def new_model(architecture: str, input_shape: tuple[int, ...], classes: int, seed: int = 0) -> Any:
+    """A model of a registered architecture."""
+    from ..model import create
+
+    return create(architecture, input_shape=input_shape, classes=classes, seed=seed)
+
+
+def shape_of(architecture: str, given: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The input shape that was asked for, or the architecture's own. Raises ConfigError where there is neither."""
+    spec: Any = registry.find("architecture", architecture).spec
+    if given is not None:
+        return given
+    if spec.input_size is None:
+        raise ConfigError(f"{architecture} works for inputs of any size; say which, for example --input-shape 28x28x1.")
+    return (*spec.input_size, spec.input_channels)
+
+
+def open_fitting(dataset: str, split: str, folder: Path | None, model: Any) -> Any:
+    """A data set with its images as the model takes them. Raises DataError where resizing is not enough to make them so."""
+    from ..data.sources import open_dataset
+
+    wanted = tuple(model.inputs[0].shape)
+    given = tuple(open_dataset(dataset, split, folder).input_shape)
+    if given[-1] != wanted[-1]:
+        raise DataError(f"The model takes images with {channels(wanted)}; those of the data set {dataset!r} have {channels(given)}.")
+    return open_dataset(dataset, split, folder, wanted)
+
+
+def channels(shape: tuple[int, ...]) -> str:
+    return f"{shape[-1]} channel{'s' if shape[-1] > 1 else ''}"

@@ -1,0 +1,89 @@
+"""`numbacnn predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import DataError
+from . import options
+from .models import saved_model
+
+
+@click.command(
+    epilog=options.examples(
+        "numbacnn predict runs/lenet5-digits seven.png",
+        "numbacnn predict model.safetensors photos/ --top 3",
+        "numbacnn predict model.safetensors *.jpg --json",
+    )
+)
+@click.argument("model")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--top", type=options.POSITIVE, default=3, show_default=True, help="Number of classes to show for each image.")
+@options.batch_size
+@options.machine
+@options.as_json
+def command(model: str, files: tuple[Path, ...], top: int, batch_size: int, threads: int | None, device: str, as_json: bool) -> None:
+    """Name what is on images, with a saved MODEL (a file, or the folder that training wrote). FILES are image files, or folders in
+    which all images are taken. They are converted to grey or colour and resized as the model needs them."""
+    options.use(threads, device)
+    network = saved_model(model)
+    paths = _image_files(files)
+    results = [
+        {"file": str(path), "predictions": predictions}
+        for at in range(0, len(paths), batch_size)
+        for path, predictions in _predict(network, paths[at : at + batch_size], top)
+    ]
+    if as_json:
+        options.print_json(results)
+        return
+    for result in results:
+        shown = ", ".join(f"{p['class']} {100 * p['probability']:.1f} %" for p in result["predictions"])
+        click.echo(f"{result['file']}: {shown}")
+
+
+def _image_files(given: tuple[Path, ...]) -> list[Path]:
+    """The files, and the images in the folders. Raises DataError for a folder without any."""
+    from ..data.images import SUFFIXES
+
+    paths: list[Path] = []
+    for path in given:
+        if not path.is_dir():
+            paths.append(path)
+            continue
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not found:
+            raise DataError(f"The folder {path} holds no image files ({', '.join(sorted(SUFFIXES))}).")
+        paths += found
+    return paths
+
+
+def _predict(network: Any, paths: list[Path], top: int) -> list[tuple[Path, list[dict[str, Any]]]]:
+    """For each image its most probable classes, the first one first."""
+    import numpy as np
+
+    from ..data.images import read_image
+
+    shape = network.inputs[0].shape
+    if len(shape) != 3 or len(network.outputs) != 1 or len(network.outputs[0].shape) != 1:
+        raise DataError(f"Only models that classify images can name what is on them; this one takes shape {shape}.")
+    images = np.stack([read_image(path, shape[2], shape[:2]) for path in paths])
+    probabilities = _probabilities(network, network.predict(images))
+    names = network.classes or [str(k) for k in range(probabilities.shape[1])]
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    return [
+        (path, [{"class": names[k], "label": int(k), "probability": float(row[k])} for k in order])
+        for path, order, row in zip(paths, best, probabilities)
+    ]
+
+
+def _probabilities(network: Any, outputs: Any) -> Any:
+    """Softmax of the outputs, unless the model's last layer is one."""
+    import numpy as np
+
+    if type(network.graph.nodes[-1].layer).__name__ == "Softmax":
+        return outputs
+    powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)

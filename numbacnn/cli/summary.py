@@ -1,0 +1,38 @@
+"""`numbacnn summary`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from . import options
+from .models import is_file, new_model, saved_model, shape_of
+
+
+@click.command(
+    epilog=options.examples(
+        "numbacnn summary lenet5", "numbacnn summary cnn --input-shape 32x32x3 --classes 100", "numbacnn summary runs/lenet5-digits --json"
+    )
+)
+@click.argument("model", metavar="ARCHITECTURE|MODEL")
+@options.input_shape
+@options.class_count
+@click.option("--batch-size", type=options.POSITIVE, default=64, show_default=True, help="Batch size of the memory figures.")
+@options.as_json
+def command(model: str, input_shape: tuple[int, ...] | None, classes: int, batch_size: int, as_json: bool) -> None:
+    """Show the layers of an architecture or of a saved model: shapes, parameters, operations, receptive field, memory."""
+    network = saved_model(model) if is_file(model) else new_model(model, shape_of(model, input_shape), classes)
+    summary = network.summary()
+    memory = {"training": network.memory(batch_size, training=True), "prediction": network.memory(batch_size, training=False)}
+    if as_json:
+        options.print_json({**summary.to_dict(), "batch_size": batch_size, "memory": memory})
+        return
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(summary)
+    else:
+        click.echo(str(summary))
+    figures = ", ".join(f"{use} {size / 2**20:.1f} MiB" for use, size in memory.items())
+    click.echo(f"memory           {figures}, at batch size {batch_size}")
