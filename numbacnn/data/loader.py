@@ -1,0 +1,94 @@
+"""Batches in a fixed order, prepared ahead by threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError, DataError
+from .dataset import Batch, Dataset
+
+
+class Loader:
+    """Iterates over a data set in batches, epoch by epoch.
+
+    The order of an epoch is a pure function of ``(seed, epoch)``, so a run that resumes at batch ``start`` of an epoch sees exactly
+    what it would have seen. ``shuffle=False`` keeps the data set's own order. The last batch is shorter where the data set's
+    length is no multiple of ``batch_size``; ``drop_last`` leaves it out.
+    ``workers`` threads prepare batches ahead of the one in use (reading and decoding image files runs in parallel).
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int = 64,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+        *,
+        workers: int = 2,
+    ):
+        for name, value in (("batch_size", batch_size), ("workers", workers)):
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise ConfigError(f"{name} must be a positive integer, not {value!r}.")
+        if not isinstance(seed, int | np.integer) or seed < 0:
+            raise ConfigError(f"seed must be an integer of at least 0, not {seed!r}.")
+        self.dataset = dataset
+        self.batch_size = int(batch_size)
+        self.shuffle = shuffle
+        self.seed = int(seed)
+        self.drop_last = drop_last
+        self.workers = int(workers)
+        if len(self) == 0:
+            raise DataError(f"The data set has {len(dataset)} samples, which make no batch of {batch_size}.")
+
+    def __len__(self) -> int:
+        """Number of batches of an epoch."""
+        samples = len(self.dataset)
+        return samples // self.batch_size if self.drop_last else -(-samples // self.batch_size)
+
+    def order(self, number: int) -> NDArray[np.int64]:
+        """Indices of all samples in the order of epoch ``number``."""
+        samples = len(self.dataset)
+        if not self.shuffle:
+            return np.arange(samples)
+        # Raw Philox output never changes between versions of NumPy; Generator.permutation may.
+        random = np.random.Philox(np.random.SeedSequence((self.seed, number))).random_raw(samples)
+        return np.argsort(random, kind="stable")
+
+    def epoch(self, number: int = 0, start: int = 0) -> Iterator[Batch]:
+        """Batches ``(images, labels)`` of epoch ``number``, from batch ``start`` on.
+
+        Each batch is a pair of arrays of its own. An error of the data set is raised where its batch would have come. Leaving the loop
+        early (or closing the iterator) ends the threads.
+        """
+        if not 0 <= start <= len(self):
+            raise ConfigError(f"An epoch of {len(self)} batches cannot start at batch {start}.")
+        return self._batches(self.order(number), start)
+
+    def _batches(self, order: NDArray[np.int64], start: int) -> Iterator[Batch]:
+        ahead: deque[Future[Batch]] = deque()
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="numbacnn-loader")
+        try:
+            for at in range(start, len(self)):
+                indices = order[at * self.batch_size : (at + 1) * self.batch_size]
+                ahead.append(pool.submit(self._prepare, indices))
+                if len(ahead) > self.workers + 1:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _prepare(self, indices: NDArray[np.int64]) -> Batch:
+        images, labels = self.dataset.batch(indices)
+        wanted = (len(indices), *self.dataset.input_shape)
+        if np.shape(images) != wanted:
+            raise DataError(f"{self.dataset!r} gave a batch of images of shape {np.shape(images)}; {wanted} was asked for.")
+        if len(labels) != len(indices):
+            raise DataError(f"{self.dataset!r} gave {len(labels)} labels for {len(indices)} images.")
+        return images, labels

@@ -1,0 +1,66 @@
+"""From what a user writes (a registered name, a folder, a pair of arrays) to a data set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, DataError, UnknownNameError
+from ..plugin import registry
+from .dataset import ArrayDataset, Dataset, as_input
+from .folder import SPLITS, ImageFolder
+
+
+def open_dataset(
+    source: Any,
+    split: str = "train",
+    folder: str | os.PathLike | None = None,
+    input_shape: tuple[int, ...] | None = None,
+) -> Dataset:
+    """Open a data set.
+
+    ``source`` is a registered name (``"digits"``; ``nc.list_datasets()`` has all), a folder of class folders of images (see
+    :class:`numbacnn.data.folder.ImageFolder`), a pair ``(images, labels)`` of arrays, or a data set, which is returned as it is.
+    A name that is registered and a folder too means the registered one; ``./name`` means the folder.
+    ``split`` is ``"train"`` or ``"test"``. ``folder`` is where a registered data set's files lie, if not in the usual places.
+    ``input_shape`` ``(height, width, channels)`` is what the images are to be; files are converted and resized, arrays resized.
+
+    Raises UnknownNameError for a name that is neither registered nor a folder, DataError for data that cannot be used.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"A split is 'train' or 'test', not {split!r}.")
+    dataset = _open(source, split, folder, input_shape)
+    return dataset if input_shape is None else as_input(dataset, input_shape)
+
+
+def _open(source: Any, split: str, folder: str | os.PathLike | None, input_shape: tuple[int, ...] | None) -> Dataset:
+    if isinstance(source, str) and not _looks_like_path(source):
+        try:
+            factory = registry.load("dataset", source)
+        except UnknownNameError:
+            if not Path(source).is_dir():
+                raise
+        else:
+            return factory(split=split, folder=folder)
+    if isinstance(source, str | os.PathLike):
+        size, channels = (None, None) if input_shape is None or len(input_shape) != 3 else (input_shape[:2], input_shape[2])
+        return ImageFolder(source, split, size, channels)
+    if isinstance(source, tuple | list) and len(source) == 2:
+        return ArrayDataset(*source)
+    if isinstance(source, Dataset):
+        return source
+    raise DataError(
+        f"A data set is a registered name, a folder, a pair (images, labels) of arrays, or an object with "
+        f"input_shape, classes, len() and batch(indices); not {_describe(source)}."
+    )
+
+
+def _looks_like_path(source: str) -> bool:
+    return os.sep in source or "/" in source or source.startswith((".", "~"))
+
+
+def _describe(source: Any) -> str:
+    if isinstance(source, tuple | list):
+        return f"a {type(source).__name__} of {len(source)}"
+    return f"an object of type {type(source).__name__}"
