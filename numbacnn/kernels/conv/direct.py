@@ -17,9 +17,10 @@ from numba import prange
 
 from ...simd import load, load_part, store, store_part, stride, take, zeros
 from ..jit import inline, kernel
-from .tiles import VECTORS, WIDTH, clear_run, copy_run, correlations, products, tile_rows
+from .tiles import VECTORS, WIDTH, clear_run, copy_run, correlations, products
 
 SUM_BLOCK = 512  # pixels that are summed before they are added to the total
+TRANSPOSE_BLOCK = 64  # weights of one channel that are read at a time: what they are spread over stays in a first-level cache
 
 
 @inline
@@ -42,6 +43,32 @@ def _pack_line(x, n, d, h, column, count, channel, channels, target, at):
     clear_run(target, at + (before + middle) * channels, after * channels)
 
 
+@inline
+def _load_columns(array, at, count):
+    """The first ``count`` channels of a panel, zeros behind; a masked access costs several times a full one."""
+    if count == WIDTH:
+        return load(array, at, 0, 1, VECTORS)
+    return load_part(array, at, 0, count, 1, VECTORS)
+
+
+@inline
+def _store_columns(value, array, at, count):
+    """Write the first ``count`` channels of a panel."""
+    if count == WIDTH:
+        store(value, array, at, 0)
+    else:
+        store_part(value, array, at, 0, count)
+
+
+@inline
+def _accumulate(sums, sums_at, array, at, count, first):
+    """``array (+)= sums`` for the first ``count`` channels of a panel; ``first`` overwrites."""
+    value = load(sums, sums_at, 0, 1, VECTORS)
+    if not first:
+        value = value + _load_columns(array, at, count)
+    _store_columns(value, array, at, count)
+
+
 @functools.cache
 def convolution(packed, residual, activation):
     """The kernel ``convolve`` for one kind of epilogue.
@@ -54,14 +81,14 @@ def convolution(packed, residual, activation):
 
     @kernel(parallel=True, views=("x", "addend", "y"))
     def convolve(
-        x, w, bias, addend, y, offsets, length, runs_per_pass, groups,
+        x, w, bias, addend, y, offsets, length, runs_per_pass, heights, groups,
         strides, padding, dilation, extent, block_rows, block_columns, task_panels, scratch, queue, threads,
     ):  # fmt: skip
         """``y = activation(conv(x, w) + bias + addend)``.
 
         ``x (N, D, H, W, C)`` and ``y (N, OD, OH, OW, CO)`` are views with dense channels; ``w`` packed
         panels ``[group][panel][len(offsets) * length][WIDTH]``; ``offsets`` where each run of ``length`` inputs starts, relative to a
-        pixel's first; ``strides``, ``padding`` (in front), ``dilation`` and kernel ``extent`` (places) are int64 arrays (depth, height,
+        pixel's first; ``heights`` of tiles (:func:`tile_heights`); ``strides``, ``padding`` (in front), ``dilation`` and kernel ``extent`` (places) are int64 arrays (depth, height,
         width); ``scratch (threads, elements)`` holds a patch and the sums.
         """
         queue[0] = 0
@@ -114,7 +141,7 @@ def convolution(packed, residual, activation):
                         for r in range(row_count):
                             done = 0
                             while done < column_count:
-                                rows = tile_rows(column_count - done)
+                                rows = heights[column_count - done]
                                 at = (r * column_count + done) * WIDTH
                                 from_pixel = first_pixel + r * row_step + done * pixel_step
                                 if packed:
@@ -152,7 +179,7 @@ def convolution(packed, residual, activation):
                                 done += rows
                     channel = group * out_channels + panel * WIDTH
                     count = min(WIDTH, out_channels - panel * WIDTH)
-                    shift = load_part(bias, channel, 0, count, 1, VECTORS)
+                    shift = _load_columns(bias, channel, count)
                     for r in range(row_count):
                         to = n * stride(y, 0) + plane * stride(y, 1) + (row + r) * stride(y, 2) + column * stride(y, 3) + channel
                         more = 0
@@ -167,13 +194,10 @@ def convolution(packed, residual, activation):
                         for c in range(column_count):
                             value = load(sums, (r * column_count + c) * WIDTH, 0, 1, VECTORS) + shift
                             if residual:
-                                value = value + load_part(addend, more + c * stride(addend, 3), 0, count, 1, VECTORS)
+                                value = value + _load_columns(addend, more + c * stride(addend, 3), count)
                             if has_activation:
                                 value = activate(value)
-                            if count == WIDTH:
-                                store(value, y, to + c * stride(y, 3), 0)
-                            else:
-                                store_part(value, y, to + c * stride(y, 3), 0, count)
+                            _store_columns(value, y, to + c * stride(y, 3), count)
 
     return convolve
 
@@ -205,26 +229,42 @@ def pack_weights(w, taps, groups, transposed, scale, packed, queue, threads):
             for t in range(taps.size):
                 at = (task * taps.size + t) * along * WIDTH
                 if transposed:
-                    for column in range(WIDTH):
-                        if column < count:
+                    for start in range(0, along, TRANSPOSE_BLOCK):
+                        stop = min(along, start + TRANSPOSE_BLOCK)
+                        for column in range(count):
                             source = w[taps[t], panel * WIDTH + column, group * outputs : (group + 1) * outputs]
                             factor = scale[group * inputs + panel * WIDTH + column]
-                            for k in range(along):
+                            for k in range(start, stop):
                                 packed[at + k * WIDTH + column] = source[k] * factor
-                        else:
-                            for k in range(along):
+                        for column in range(count, WIDTH):
+                            for k in range(start, stop):
                                 packed[at + k * WIDTH + column] = 0
                 else:
                     channel = group * outputs + panel * WIDTH
-                    factors = load_part(scale, channel, 0, count, 1, VECTORS)
+                    factors = _load_columns(scale, channel, count)
                     for k in range(along):
                         source_at = (taps[t] * inputs + k) * w.shape[2] + channel
-                        store(load_part(w, source_at, 0, count, 1, VECTORS) * factors, packed, at + k * WIDTH, 0)
+                        store(_load_columns(w, source_at, count) * factors, packed, at + k * WIDTH, 0)
 
 
 @kernel(parallel=True, views=("x", "dy"))
 def weight_gradient(
-    x, dy, dw, groups, strides, padding, dilation, extent, block_rows, block_columns, block_channels, task_panels, scratch, queue, threads
+    x,
+    dy,
+    dw,
+    heights,
+    groups,
+    strides,
+    padding,
+    dilation,
+    extent,
+    block_rows,
+    block_columns,
+    block_channels,
+    task_panels,
+    scratch,
+    queue,
+    threads,
 ):
     """``dw (taps, C / groups, CO)`` of a convolution of ``x (N, D, H, W, C)`` that gave ``y``, from ``dy (N, OD, OH, OW, CO)``.
 
@@ -286,7 +326,7 @@ def weight_gradient(
                                         + out_channel
                                     )
                                     for c in range(column_count):
-                                        store(load_part(dy, source + c * stride(dy, 3), 0, valid, 1, VECTORS), gradients, at, 0)
+                                        store(_load_columns(dy, source + c * stride(dy, 3), valid), gradients, at, 0)
                                         at += WIDTH
                             for panel in range(first_panel, last_panel):
                                 out_channel = group * out_channels + panel * WIDTH
@@ -295,19 +335,18 @@ def weight_gradient(
                                 for piece in range(pieces):
                                     done = 0
                                     while done < tile_span:
-                                        rows = tile_rows(tile_span - done)
+                                        rows = heights[tile_span - done]
                                         correlations(
                                             rows, sums, own, piece * dilation[2] * count + done, line_step, strides[2] * count,
                                             gradients, at, row_count, column_count,
                                         )  # fmt: skip
+                                        kw, ci = divmod(done, count)
                                         for i in range(rows):
-                                            kw, ci = divmod(done + i, count)
                                             tap = (kernel_line * extent[2] + piece + kw) * channels + channel + ci
-                                            to = tap * dw.shape[2] + out_channel
-                                            value = load(sums, i * WIDTH, 0, 1, VECTORS)
-                                            if not first:
-                                                value = value + load_part(dw, to, 0, valid, 1, VECTORS)
-                                            store_part(value, dw, to, 0, valid)
+                                            _accumulate(sums, i * WIDTH, dw, tap * dw.shape[2] + out_channel, valid, first)
+                                            ci += 1
+                                            if ci == count:
+                                                kw, ci = kw + 1, 0
                                         done += rows
                             first = False
 
@@ -327,7 +366,7 @@ def channel_sums(x, sums, queue, threads):
             for start in range(0, pixels, SUM_BLOCK):
                 block = zeros(x, 1, VECTORS)
                 for pixel in range(start, min(pixels, start + SUM_BLOCK)):
-                    block = block + load_part(x, pixel * channels + channel, 0, count, 1, VECTORS)
+                    block = block + _load_columns(x, pixel * channels + channel, count)
                 total = total + block
             store_part(total, sums, channel, 0, count)
 

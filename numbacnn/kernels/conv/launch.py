@@ -12,7 +12,7 @@ import numpy as np
 
 from ..jit import inline
 from .direct import convolution, pack_weights, weight_gradient
-from .tiles import MAX_ROWS, WIDTH
+from .tiles import MAX_ROWS, WIDTH, tile_heights
 
 Triple = tuple[int, int, int]
 
@@ -165,7 +165,8 @@ def convolve(
         x, y = x.reshape(1, 1, 1, -1, x.shape[4]), y.reshape(1, 1, 1, -1, y.shape[4])
         addend = None if addend is None else addend.reshape(y.shape)
     convolution(not plan.pointwise, addend is not None, inlined(activation))(
-        x, packed, bias, y if addend is None else addend, y, offsets, plan.length, max(1, PASS_DEPTH // plan.length), window.groups,
+        x, packed, bias, y if addend is None else addend, y,
+        offsets, plan.length, max(1, PASS_DEPTH // plan.length), tile_heights(plan.columns), window.groups,
         *map(np.array, (window.stride, window.padding, window.dilation, window.extent)), plan.rows, plan.columns, plan.panels, scratch,
     )  # fmt: skip
 
@@ -301,4 +302,16 @@ def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Wind
     plan = gradient_blocks(window, x.shape[4], dy.shape[1:4], dy.shape[4], scratch.shape[0])
     geometry = map(np.array, (window.stride, window.padding, window.dilation, window.extent))
     flat = dw.reshape(-1, *dw.shape[-2:])
-    weight_gradient(x, dy, flat, window.groups, *geometry, plan.rows, plan.columns, plan.channels, plan.panels, scratch)
+    weight_gradient(
+        x,
+        dy,
+        flat,
+        tile_heights(plan.channels * window.extent[2]),
+        window.groups,
+        *geometry,
+        plan.rows,
+        plan.columns,
+        plan.channels,
+        plan.panels,
+        scratch,
+    )

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
+
 from ...simd import LANES, VECTOR_BITS, load, load_part, outer, store, store_part, zeros
 from ..jit import inline
 
@@ -22,21 +24,10 @@ MAX_ROWS = LADDER[0]
 _H0, _H1, _H2, _H3, _H4, _H5 = LADDER
 
 
-@inline
-def tile_rows(left):
-    """Height of the next tile when ``left`` rows are to be done, so that all tiles are about equally high."""
-    wanted = -(-left // -(-left // _H0))
-    if wanted >= _H0:
-        return _H0
-    if wanted >= _H1:
-        return _H1
-    if wanted >= _H2:
-        return _H2
-    if wanted >= _H3:
-        return _H3
-    if wanted >= _H4:
-        return _H4
-    return _H5
+def tile_heights(longest):
+    """For each number of rows left to do, up to ``longest``, the height of the next tile, so that all tiles are about equally high."""
+    balanced = [-(-left // -(-left // MAX_ROWS)) for left in range(1, longest + 1)]
+    return np.array([0, *(next(height for height in LADDER if height <= wanted) for wanted in balanced)])
 
 
 @functools.cache
