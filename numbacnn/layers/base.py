@@ -55,6 +55,12 @@ class Layer:
     ``random``          in training, ``b["random"]`` is a uint64 array ``(key, step)`` that is new at every step.
     ``recordable``      ``forward`` and ``backward`` do nothing but shape arithmetic and calls of kernels. The planner
                         then calls them once, keeps the kernel calls, and afterwards runs only those.
+    ``fusable``         the layer has ``with_epilogue`` (see ``layers/conv.py``), and a field ``activation`` that the
+                        planner turns into a layer of its own or into the epilogue.
+    ``foldable``        in inference ``y`` is ``x * scale + shift`` per channel (batch norm), see :meth:`channel_affine`:
+                        folded into the convolution before it.
+    ``residual_sum``    the layer is ``x[0] + x[1]``, which an epilogue may take over.
+    ``inference_identity``  in inference ``y`` is ``x`` (Dropout): the layer is left out.
     ``stem``            of automatic names: ``"conv"`` gives ``conv1``, ``conv2``... in a model.
     ``version``         of the layer's configuration, written into saved models.
     """
@@ -65,6 +71,10 @@ class Layer:
     alias: ClassVar[bool] = False
     random: ClassVar[bool] = False
     recordable: ClassVar[bool] = False
+    fusable: ClassVar[bool] = False
+    foldable: ClassVar[bool] = False
+    residual_sum: ClassVar[bool] = False
+    inference_identity: ClassVar[bool] = False
     stem: ClassVar[str] = "layer"
     version: ClassVar[int] = 1
 
@@ -104,6 +114,10 @@ class Layer:
         """Overwrite ``dx`` and the arrays in ``dp``. ``dx`` (or an entry of it) is None where no gradient is
         wanted, and ``dp`` lacks frozen parameters. The graph does all accumulation."""
         raise NotImplementedError(f"{type(self).__name__} does not define backward")
+
+    def channel_affine(self, p: dict) -> tuple[Any, Any]:
+        """Of a ``foldable`` layer: ``(scale, shift)``, one number per channel each, from its parameters ``p``."""
+        raise NotImplementedError(f"{type(self).__name__} does not define channel_affine")
 
     def flops(self, x: Any) -> int:
         """Floating-point operations of one sample's forward pass; a multiply-add counts as two."""

@@ -1,0 +1,69 @@
+"""Memory for arrays: aligned, in one piece, and in huge pages where the system gives them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import mmap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+ALIGNMENT = 64
+"""Bytes to which every array is aligned: a cache line, and a register of the widest SIMD."""
+
+_HUGE_PAGE = 2 << 20
+
+
+def aligned_size(count: int, itemsize: int = 1) -> int:
+    """``count`` elements of ``itemsize`` bytes, rounded up in elements so that what follows is aligned again."""
+    step = max(1, ALIGNMENT // itemsize)
+    return -(-count // step) * step
+
+
+def allocate(nbytes: int) -> np.ndarray:
+    """``nbytes`` uninitialised bytes (uint8), aligned. From some megabytes on, huge pages are asked for: a network walks
+    through all of its memory at every step, and small pages cost translation."""
+    if nbytes >= 2 * _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # without private mappings, or short of address space: plain memory below
+            return _allocate_huge(nbytes)
+    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + nbytes]
+
+
+def _allocate_huge(nbytes: int) -> np.ndarray:
+    mapping = mmap.mmap(-1, nbytes + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without transparent huge pages
+        mapping.madvise(mmap.MADV_HUGEPAGE)
+    memory = np.frombuffer(mapping, np.uint8)
+    start = -memory.ctypes.data % _HUGE_PAGE
+    return memory[start : start + nbytes]
+
+
+def empty(shape: int | Sequence[int], dtype: Any) -> np.ndarray:
+    """An aligned, uninitialised, C-contiguous array."""
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    dtype = np.dtype(dtype)
+    return allocate(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+
+
+def zeros(shape: int | Sequence[int], dtype: Any) -> np.ndarray:
+    """As :func:`empty`, filled with zeros."""
+    array = empty(shape, dtype)
+    array.fill(0)
+    return array
+
+
+class Arena:
+    """One piece of memory, and arrays at given offsets of it."""
+
+    def __init__(self, nbytes: int):
+        self.memory = allocate(nbytes)
+
+    def view(self, offset: int, shape: Sequence[int], dtype: Any) -> np.ndarray:
+        """The C-contiguous array of ``shape`` that starts ``offset`` bytes into the arena."""
+        dtype = np.dtype(dtype)
+        size = math.prod(shape) * dtype.itemsize
+        return self.memory[offset : offset + size].view(dtype).reshape(shape)

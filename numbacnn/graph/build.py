@@ -1,0 +1,141 @@
+"""From symbolic tensors to a graph: which layers run, in which order, under which names, with which parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..errors import ConfigError, ShapeError
+from ..layers.base import Layer, Parameter
+from .tensor import Call, Tensor, layer_shapes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Node:
+    """One layer in its place: ``name`` in the model, the tensors that it reads and fills, and, by the layer's own names
+    for them, the names of its parameters in the model.
+
+    ``derived`` are parameters that a pass computes from others (see :class:`numbacnn.graph.passes.fold.Affine`).
+    """
+
+    name: str
+    layer: Layer
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    parameters: dict[str, str] = dataclasses.field(default_factory=dict)
+    derived: tuple[Any, ...] = ()
+
+    @property
+    def shapes(self) -> Any:
+        """The layer's input shape(s), as its methods get them."""
+        return layer_shapes(self.layer, self.inputs)
+
+    def label(self) -> str:
+        """How messages speak of this node."""
+        return self.layer.label(self.name)
+
+
+class Graph:
+    """Nodes in the order in which they run (that in which they were written), from ``inputs`` to ``outputs``.
+
+    ``specs`` maps each parameter's name in the model to its :class:`~numbacnn.layers.base.Parameter`.
+    """
+
+    def __init__(self, inputs: Iterable[Tensor], outputs: Iterable[Tensor]):
+        self.inputs = _checked_tensors(inputs, "input")
+        self.outputs = _checked_tensors(outputs, "output")
+        calls = _reached(self.inputs, self.outputs)
+        names = _call_names(calls)
+        self.input_names = _input_names(self.inputs, set(names.values()))
+        self.specs: dict[str, Parameter] = {}
+        self.nodes: list[Node] = []
+        owners: dict[int, Node] = {}
+        for call in calls:
+            node = Node(names[call], call.layer, call.inputs, call.outputs, self._declare(call, names[call], owners))
+            owners.setdefault(id(call.layer), node)
+            self.nodes.append(node)
+
+    def _declare(self, call: Call, name: str, owners: dict[int, Node]) -> dict[str, str]:
+        """Enter the parameters of a call into ``specs``, or find those of the layer's first call."""
+        specs = call.layer.parameters(layer_shapes(call.layer, call.inputs))
+        owner = owners.get(id(call.layer))
+        if owner is None:
+            parameters = {local: f"{name}.{local}" for local in specs}
+            self.specs.update((parameters[local], spec) for local, spec in specs.items())
+            return parameters
+        if specs != {local: self.specs[full] for local, full in owner.parameters.items()}:
+            raise ShapeError(
+                f"{call.layer.label(name)} shares its parameters with {owner.name!r}, where the input has shape {owner.shapes}; "
+                f"given shape {layer_shapes(call.layer, call.inputs)}, it would need others."
+            )
+        return owner.parameters
+
+
+def _checked_tensors(tensors: Iterable[Tensor], role: str) -> tuple[Tensor, ...]:
+    tensors = tuple(tensors)
+    if not tensors:
+        raise ConfigError(f"A model needs at least one {role}; none was given.")
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise ConfigError(f"{tensor!r} was given as {role} of a model; a symbolic tensor is needed, such as nc.Input((32, 32, 3)).")
+    if len(set(tensors)) != len(tensors):
+        raise ConfigError(f"A tensor was given twice among the {role}s of a model.")
+    return tensors
+
+
+def _reached(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Call]:
+    """All calls between inputs and outputs, in the order in which they were made."""
+    calls: set[Call] = set()
+    used: set[Tensor] = set()
+    waiting = list(outputs)
+    while waiting:
+        tensor = waiting.pop()
+        used.add(tensor)
+        if tensor in inputs:
+            continue
+        if tensor.call is None:
+            raise ConfigError(f"The model's outputs depend on {_describe(tensor)}, which is not among the model's inputs.")
+        if tensor.call not in calls:
+            calls.add(tensor.call)
+            waiting.extend(tensor.call.inputs)
+    for tensor in inputs:
+        if tensor not in used:
+            raise ConfigError(f"No output of the model depends on {_describe(tensor)}, which was given as an input.")
+    return sorted(calls, key=lambda call: call.serial)
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"the Input {tensor.name!r} of shape {tensor.shape}" if tensor.name else f"the tensor of shape {tensor.shape}"
+
+
+def _call_names(calls: Sequence[Call]) -> dict[Call, str]:
+    """A unique name for each call: the one given, else the layer's stem counted within the scope."""
+    given = [call.name for call in calls if call.name]
+    for name, count in Counter(given).items():
+        if count > 1:
+            raise ConfigError(f"{count} layers of the model are named {name!r}; names must be different.")
+    taken = set(given)
+    counters: Counter[str] = Counter()
+    names = {}
+    for call in calls:
+        name = call.name
+        while not name:
+            stem = ".".join((*call.scope, call.layer.stem))
+            counters[stem] += 1
+            candidate = f"{stem}{counters[stem]}"
+            name = None if candidate in taken else candidate
+        names[call] = name
+    return names
+
+
+def _input_names(inputs: Sequence[Tensor], taken: set[str]) -> tuple[str, ...]:
+    """The inputs' names: those given, else ``input``, or ``input1``, ``input2``... where there are several."""
+    names: list[str] = []
+    for number, tensor in enumerate(inputs, 1):
+        name = tensor.name or ("input" if len(inputs) == 1 else f"input{number}")
+        if name in taken or name in names:
+            raise ConfigError(f"Two parts of the model are named {name!r}; names must be different.")
+        names.append(name)
+    return tuple(names)

@@ -1,0 +1,104 @@
+"""A graph as plain data, for saved models, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import PluginError, WeightsError
+from ..layers.base import Layer
+from ..layers.initializers import Initializer
+from ..plugin import registry
+from .build import Graph
+from .tensor import Input, Tensor
+
+FORMAT = 1
+
+
+def to_config(graph: Graph) -> dict[str, Any]:
+    """The graph as data that JSON can hold. Tensors are ``[number, output]``: inputs are numbered first, then nodes.
+    Layers are listed once each; nodes that share a layer refer to the same one."""
+    where: dict[Tensor, list[int]] = {tensor: [number, 0] for number, tensor in enumerate(graph.inputs)}
+    for number, node in enumerate(graph.nodes, len(graph.inputs)):
+        where.update({tensor: [number, index] for index, tensor in enumerate(node.outputs)})
+    layers: dict[int, dict[str, Any]] = {}
+    nodes = []
+    for node in graph.nodes:
+        entry = layers.setdefault(id(node.layer), {"number": len(layers), **_layer_config(node.layer)})
+        nodes.append({"name": node.name, "layer": entry["number"], "inputs": [where[tensor] for tensor in node.inputs]})
+    return {
+        "format": FORMAT,
+        "inputs": [{"name": name, "shape": list(tensor.shape)} for name, tensor in zip(graph.input_names, graph.inputs)],
+        "layers": [{key: value for key, value in entry.items() if key != "number"} for entry in layers.values()],
+        "nodes": nodes,
+        "outputs": [where[tensor] for tensor in graph.outputs],
+    }
+
+
+def from_config(config: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+    """Symbolic inputs and outputs of the graph that ``config`` describes. Raises PluginError when a layer's package is
+    missing, WeightsError when the data is not a graph."""
+    if config.get("format") != FORMAT:
+        raise WeightsError(f"The saved graph has format {config.get('format')!r}; this version of numbacnn reads format {FORMAT}.")
+    inputs = [Input(entry["shape"], name=entry["name"]) for entry in config["inputs"]]
+    layers = [_layer_from(entry) for entry in config["layers"]]
+    tensors: list[tuple[Tensor, ...]] = [(tensor,) for tensor in inputs]
+    for node in config["nodes"]:
+        outputs = layers[node["layer"]](*(tensors[number][index] for number, index in node["inputs"]), name=node["name"])
+        tensors.append(outputs if isinstance(outputs, tuple) else (outputs,))
+    return inputs, [tensors[number][index] for number, index in config["outputs"]]
+
+
+def _layer_config(layer: Layer) -> dict[str, Any]:
+    origin = registry.origin("layer", layer)
+    return {
+        "name": origin.name,
+        "version": layer.version,
+        "distribution": origin.distribution,
+        "distribution_version": origin.version,
+        "config": {name: _encode(value) for name, value in layer.config().items()},
+    }
+
+
+def _layer_from(entry: Mapping[str, Any]) -> Layer:
+    name, package = entry["name"], entry["distribution"]
+    factory = registry.load_saved("layer", name, package, entry["distribution_version"])
+    if entry["version"] > factory.version:
+        raise PluginError(
+            f"The model has a {name!r} layer of version {entry['version']}, newer than the installed {package} has: "
+            f"pip install --upgrade {package}"
+        )
+    return factory(**{key: _decode(value) for key, value in entry["config"].items()})
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Layer):
+        return {"layer": _layer_config(value)}
+    if isinstance(value, Initializer):
+        return {"initializer": type(value).__name__, "config": dataclasses.asdict(value)}
+    if isinstance(value, (tuple, list)):
+        return [_encode(item) for item in value]
+    if isinstance(value, Mapping):
+        return {"mapping": {str(key): _encode(item) for key, item in value.items()}}
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise WeightsError(f"A layer's field holds {value!r}, which cannot be saved; numbers, text, tuples, layers and initializers can.")
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_decode(item) for item in value)
+    if isinstance(value, Mapping):
+        if "layer" in value:
+            return _layer_from(value["layer"])
+        if "initializer" in value:
+            from ..layers import initializers
+
+            return getattr(initializers, value["initializer"])(**value["config"])
+        return {key: _decode(item) for key, item in value["mapping"].items()}
+    return value

@@ -1,0 +1,220 @@
+"""Plans brought to life: memory allocated, kernels bound, and the loop that runs them."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import arrays
+from ..arrays import Arena
+from .build import Node
+from .parameters import ParameterStore
+from .plan import Backward, Combine, Forward, Plan, Slot
+
+Step = tuple[Callable, tuple]
+
+
+def random_key(seed: int, name: str) -> int:
+    """The key of the random stream of the node called ``name`` in a model of ``seed``."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest(), "little")
+
+
+class _Bound:
+    """What running a plan needs in either mode: its arrays, and the steps that calls of layers turn into."""
+
+    def __init__(self, plan: Plan, store: ParameterStore):
+        self.plan, self.store = plan, store
+        self.lock = threading.RLock()
+        self.arena = Arena(plan.arena_bytes)
+        self.prepared = {
+            node: {name: arrays.empty(self._full_shape(buffer), buffer.dtype or plan.dtype) for name, buffer in buffers.items()}
+            for node, buffers in plan.prepared.items()
+        }
+        self.inputs = [self.array(slot) for slot in plan.inputs]
+        self.outputs = [self.array(slot) for slot in plan.outputs]
+        for slot in plan.zeroed:
+            self.array(slot).fill(0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that this plan has allocated for arrays."""
+        return self.arena.memory.nbytes + sum(array.nbytes for group in self.prepared.values() for array in group.values())
+
+    def array(self, slot: Slot) -> np.ndarray:
+        """The array of a slot."""
+        return self.arena.view(slot.block.offset, slot.shape, slot.dtype)
+
+    def _full_shape(self, buffer: Any) -> tuple[int, ...]:
+        return (self.plan.batch, *buffer.shape) if buffer.per_sample else tuple(buffer.shape)
+
+    def _named(self, slots: dict[str, Slot]) -> dict[str, np.ndarray]:
+        return {name: self.array(slot) for name, slot in slots.items()}
+
+    def _parameters(self, node: Node) -> dict[str, np.ndarray]:
+        return {local: self.store.view(full) for local, full in node.parameters.items()}
+
+    def _grouped(self, node: Node, slots: Sequence[Slot | None] | None) -> Any:
+        """Arrays of a node's inputs as its layer gets them: one, or a tuple for a layer with several inputs."""
+        if slots is None:
+            return None
+        found = tuple(None if slot is None else self.array(slot) for slot in slots)
+        return found[0] if node.layer.arity == 1 else found
+
+    def _outputs(self, slots: Sequence[Slot] | None) -> Any:
+        """Arrays of a node's outputs as its layer gets them: one, or a tuple for a layer with several outputs."""
+        if slots is None:
+            return None
+        found = tuple(self.array(slot) for slot in slots)
+        return found[0] if len(found) == 1 else found
+
+
+def _steps_of(node: Node, function: Callable, *arguments: Any) -> list[Step]:
+    """What calling a layer's method turns into: the kernels that it launches, or the call itself."""
+    if not node.layer.recordable:
+        return [(function, arguments)]
+    from .. import kernels
+
+    with kernels.jit.record() as steps:
+        function(*arguments)
+    return steps
+
+
+def _run(steps: Sequence[Step]) -> None:
+    from .. import kernels
+
+    with kernels.jit.launch_guard():
+        for function, arguments in steps:
+            function(*arguments)
+
+
+class InferencePlan(_Bound):
+    """The forward pass in inference mode, for one batch size."""
+
+    def __init__(self, plan: Plan, store: ParameterStore):
+        super().__init__(plan, store)
+        self._version: int | None = None
+        self._derived: list[tuple[Any, dict[str, np.ndarray]]] = []
+        self._prepare_steps: list[Step] = []
+        self._forward_steps: list[Step] = []
+        parameters = {node: self._with_derived(node) for node in self.prepared}
+        for node, prepared in self.prepared.items():
+            if prepared:
+                self._prepare_steps += _steps_of(node, node.layer.prepare, node.shapes, parameters[node], prepared, False)
+        for run in plan.forward:
+            node = run.node
+            b = {**self._named(run.buffers), **self._named(run.scratch), **self.prepared[node]}
+            x, y = self._grouped(node, run.x), self._outputs(run.y)
+            self._forward_steps += _steps_of(node, node.layer.forward, x, y, parameters[node], b, False)
+
+    def _with_derived(self, node: Node) -> dict[str, np.ndarray]:
+        """A node's parameters, with arrays for those that are computed from others."""
+        parameters = self._parameters(node)
+        for derived in node.derived:
+            found = {name: arrays.empty(derived.shape, self.plan.dtype) for name in derived.names}
+            self._derived.append((derived, found))
+            parameters.update(found)
+        return parameters
+
+    def forward(self, batch: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> None:
+        """Run on a batch (one array per input) and copy the outputs into ``results``."""
+        with self.lock:
+            for array, given in zip(self.inputs, batch, strict=True):
+                np.copyto(array, given, casting="unsafe")
+            self._refresh()
+            _run(self._forward_steps)
+            for result, array in zip(results, self.outputs, strict=True):
+                np.copyto(result, array)
+
+    def _refresh(self) -> None:
+        """Bring what is derived from parameters up to date."""
+        version = self.store.current_version()
+        if version == self._version:
+            return
+        for derived, found in self._derived:
+            derived.compute(self.store.view, found)
+        _run(self._prepare_steps)
+        self._version = version
+
+
+class TrainingPlan(_Bound):
+    """Forward and backward in training mode, for one batch size.
+
+    Write a batch into ``inputs``, call :meth:`forward`, write the loss's gradients of ``outputs`` into
+    ``output_gradients``, call :meth:`backward`, and find the parameters' gradients in ``gradients`` (views, by name, of
+    ``flat_gradients``, which is laid out like ``store.trainable``; frozen ones are zero). ``input_gradients`` holds the
+    gradients of the inputs where they were asked for, else it is None.
+
+    ``outputs``, ``output_gradients`` and ``inputs`` keep their contents until the next step.
+    """
+
+    def __init__(self, plan: Plan, store: ParameterStore, seed: int):
+        super().__init__(plan, store)
+        self.output_gradients = [self.array(slot) for slot in plan.output_gradients]
+        self.flat_gradients = arrays.zeros(store.trainable.size, store.dtype)
+        self.gradients = {name: store.view(name, self.flat_gradients) for name, spec in store.specs.items() if spec.trainable}
+        self.input_gradients = self._input_gradients() if plan.input_gradients else None
+        self._streams = {
+            run.node: np.array([random_key(seed, run.node.name), 0], np.uint64) for run in plan.forward if run.node.layer.random
+        }
+        self._forward_steps = [step for run in plan.forward for step in self._bind_forward(run)]
+        self._backward_steps = [step for run in plan.backward for step in self._bind_backward(run)]
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + self.flat_gradients.nbytes
+
+    def set_step(self, step: int) -> None:
+        """Give random layers the streams of training step ``step``."""
+        for stream in self._streams.values():
+            stream[1] = step
+
+    def forward(self) -> None:
+        """Fill ``outputs`` from ``inputs``."""
+        with self.lock:
+            _run(self._forward_steps)
+            if self.store.state.size:  # running statistics have moved
+                self.store.touch()
+
+    def backward(self) -> None:
+        """Fill ``gradients`` (and ``input_gradients``) from ``output_gradients``, after a :meth:`forward`."""
+        with self.lock:
+            _run(self._backward_steps)
+
+    def _input_gradients(self) -> list[np.ndarray]:
+        """An input that no gradient reaches has zeros."""
+        slots = self.plan.input_gradients
+        return [np.zeros_like(array) if slot is None else self.array(slot) for array, slot in zip(self.inputs, slots)]
+
+    def _b(self, run: Forward | Backward) -> dict[str, np.ndarray]:
+        b = {**self._named(run.buffers), **self._named(run.scratch), **self.prepared[run.node]}
+        if run.node in self._streams:
+            b["random"] = self._streams[run.node]
+        return b
+
+    def _bind_forward(self, run: Forward) -> list[Step]:
+        node, p = run.node, self._parameters(run.node)
+        steps = []
+        if self.prepared[node]:
+            steps += _steps_of(node, node.layer.prepare, node.shapes, p, self.prepared[node], True)
+        return steps + _steps_of(node, node.layer.forward, self._grouped(node, run.x), self._outputs(run.y), p, self._b(run), True)
+
+    def _bind_backward(self, run: Backward) -> list[Step]:
+        node = run.node
+        steps = []
+        if not node.layer.alias:
+            dp = {local: self.gradients[place] if isinstance(place, str) else self.array(place) for local, place in run.dp.items()}
+            x, y = self._grouped(node, run.x), self._outputs(run.y)
+            dy, dx = self._outputs(run.dy), self._grouped(node, run.dx)
+            steps += _steps_of(node, node.layer.backward, x, y, dy, dx, self._parameters(node), dp, self._b(run))
+        return steps + [self._bind_combine(combine) for combine in run.after]
+
+    def _bind_combine(self, combine: Combine) -> Step:
+        from .. import kernels
+
+        target = self.gradients[combine.target] if isinstance(combine.target, str) else self.array(combine.target)
+        kernel = kernels.accumulate.copy_into if combine.copy else kernels.accumulate.add_into
+        return kernel.bind(target.reshape(-1), self.array(combine.source).reshape(-1))

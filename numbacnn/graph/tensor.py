@@ -1,0 +1,133 @@
+"""Symbolic tensors: what a network is described with, before any array exists."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import itertools
+import math
+import numbers
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import ConfigError, ShapeError
+from ..layers.base import Layer, Shape
+
+_scope: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("numbacnn_scope", default=())
+_serials = itertools.count()  # the order in which calls were written, which is the order in which they run
+
+
+@contextlib.contextmanager
+def scope(name: str) -> Iterator[None]:
+    """Layers applied within the block get ``name.`` in front of their names; blocks nest::
+
+    with nc.scope("stage2"), nc.scope("block1"):
+        h = nc.Conv2D(64, 3)(h)      # "stage2.block1.conv1"
+    """
+    _check_name(name, "scope")
+    token = _scope.set((*_scope.get(), name))
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+def _check_name(name: Any, of: str) -> None:
+    if not isinstance(name, str) or not name or any(not part for part in name.split(".")):
+        raise ConfigError(f"{name!r} was given as the name of a {of}; it must be text without empty parts, such as 'stage2.conv1'.")
+
+
+class Call:
+    """One application of a layer to tensors."""
+
+    def __init__(self, layer: Layer, inputs: tuple[Tensor, ...], name: str | None):
+        self.layer, self.inputs, self.scope = layer, inputs, _scope.get()
+        if name is not None:
+            _check_name(name, "layer")
+        self.name = name and ".".join((*self.scope, name))
+        self.serial = next(_serials)
+        self.outputs: tuple[Tensor, ...] = tuple(Tensor(shape, self, index) for index, shape in enumerate(self._shapes()))
+
+    def label(self) -> str:
+        """How messages speak of this call: an automatic name is only known once a model is built."""
+        if self.name is None and self.scope:
+            return f"{self.layer.label()} in {'.'.join(self.scope)!r}"
+        return self.layer.label(self.name)
+
+    def _shapes(self) -> list[Shape]:
+        given = layer_shapes(self.layer, self.inputs)
+        try:
+            shapes = self.layer.output_shape(given)
+        except (ShapeError, ConfigError) as error:
+            raise type(error)(f"{self.label()}: {error}") from None
+        several = isinstance(shapes, list)
+        result = [tuple(shape) for shape in (shapes if several else [shapes])]
+        for shape in result:
+            if not shape or not all(isinstance(n, numbers.Integral) and n > 0 for n in shape):
+                raise ShapeError(f"{self.label()}: given shape {given}, its output would have shape {shape}; no axis may be empty.")
+        if self.layer.alias and (len(result) != 1 or len(self.inputs) != 1 or math.prod(result[0]) != self.inputs[0].size):
+            raise ShapeError(f"{self.label()}: given shape {given}, its output has shape {shapes}; both need as many elements.")
+        return result
+
+
+def layer_shapes(layer: Layer, tensors: tuple[Tensor, ...]) -> Any:
+    """What a layer's methods get as ``x`` where shapes are meant: one shape, or a tuple of them."""
+    return tensors[0].shape if layer.arity == 1 else tuple(tensor.shape for tensor in tensors)
+
+
+class Tensor:
+    """The output of a layer, or an input, described by its ``shape`` without the batch axis.
+
+    ``a + b``, ``a - b`` and ``a * b`` of two tensors apply Add, Subtract and Multiply.
+    """
+
+    def __init__(self, shape: Shape, call: Call | None = None, index: int = 0, name: str | None = None, dtype: str | None = None):
+        self.shape, self.call, self.index, self.name, self.dtype = shape, call, index, name, dtype
+
+    @property
+    def size(self) -> int:
+        """Number of elements of one sample."""
+        return math.prod(self.shape)
+
+    def apply_layer(self, layer: Layer, inputs: tuple[Tensor, ...], name: str | None = None) -> Any:
+        """The output(s) of ``layer`` applied to ``inputs``: a Tensor, or a tuple of them for a layer with several."""
+        outputs = Call(layer, tuple(inputs), name).outputs
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def __add__(self, other: Any) -> Any:
+        return self._merge("Add", other)
+
+    def __sub__(self, other: Any) -> Any:
+        return self._merge("Subtract", other)
+
+    def __mul__(self, other: Any) -> Any:
+        return self._merge("Multiply", other)
+
+    def _merge(self, layer: str, other: Any) -> Any:
+        if not isinstance(other, Tensor):
+            return NotImplemented
+        from ..layers import merge
+
+        return getattr(merge, layer)()(self, other)
+
+    def __repr__(self) -> str:
+        source = f" of {self.call.label()}" if self.call else f" {self.name!r}" if self.name else ""
+        return f"<Tensor{source}, shape {self.shape}>"
+
+
+def Input(shape: Any, name: str | None = None) -> Tensor:
+    """A symbolic input of ``shape``, without the batch axis, channels last: ``nc.Input((32, 32, 3))``."""
+    shape = checked_shape(shape)
+    if name is not None:
+        _check_name(name, "Input")
+    return Tensor(shape, name=name)
+
+
+def checked_shape(shape: Any) -> Shape:
+    """``shape`` as a tuple of positive ints, or a ShapeError."""
+    axes = (shape,) if isinstance(shape, numbers.Integral) else shape
+    if isinstance(axes, (tuple, list)) and axes and all(isinstance(n, numbers.Integral) and n > 0 for n in axes):
+        return tuple(map(int, axes))
+    raise ShapeError(
+        f"{shape!r} was given as the shape of an input; it needs positive whole numbers without the batch axis, such as (32, 32, 3)."
+    )

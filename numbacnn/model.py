@@ -1,0 +1,286 @@
+"""Models: a graph, its parameters, and the plans that run it."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import ConfigError, NumbacnnError, ShapeError, UnknownNameError, WeightsError
+from .graph import passes
+from .graph.build import Graph
+from .graph.config import from_config, to_config
+from .graph.parameters import Parameters, ParameterStore
+from .graph.plan import Plan, make_plan
+from .graph.run import InferencePlan, TrainingPlan
+from .graph.tensor import Input, Tensor
+from .layers.base import Layer
+
+if TYPE_CHECKING:
+    from .inspect.summary import Summary
+
+DTYPES = ("float32", "float64")
+CHUNK = 64  # samples that predict runs at once, unless told otherwise
+PLANS = 8  # plans that a model keeps
+
+
+class Model:
+    """A network from symbolic ``inputs`` to ``outputs`` (one tensor each, or sequences of them), with its parameters.
+
+    Args:
+        seed: of the initial parameters and of all randomness in training.
+        dtype: working type, ``"float32"`` or ``"float64"``.
+        name: for the summary.
+
+    ``graph`` holds the nodes, ``store`` the arrays of parameters, ``parameters`` is the mapping from name to array.
+    Raises ConfigError for inputs and outputs that are not connected or names that are given twice.
+    """
+
+    def __init__(self, inputs: Any, outputs: Any, seed: int = 0, dtype: str = "float32", name: str | None = None):
+        if str(np.dtype(dtype)) not in DTYPES:
+            raise ConfigError(f"A model was given dtype {dtype!r}; it takes 'float32' or 'float64'.")
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ConfigError(f"A model was given seed {seed!r}; it takes a whole number from 0 on.")
+        self.graph = Graph(_as_sequence(inputs), _as_sequence(outputs))
+        self.seed, self.dtype, self.name = int(seed), np.dtype(dtype), name
+        self.store = ParameterStore(self.graph.specs, self.seed, self.dtype)
+        self.parameters = Parameters(self.store)
+        self._plans: OrderedDict[tuple, Any] = OrderedDict()
+        self._lock = threading.RLock()
+
+    # Use -------------------------------------------------------------------------------------------------------------
+
+    def predict(self, images: Any, batch_size: int | None = None) -> Any:
+        """Outputs for ``images`` ``(N, ...)`` in inference mode, as new NumPy arrays.
+
+        A model with several inputs takes a tuple or list of arrays, one with several outputs gives a tuple. Images are
+        run ``batch_size`` at a time. Raises ShapeError and ConfigError for arrays that are not what the model takes.
+        """
+        batches = self._checked_inputs(images)
+        size = CHUNK if batch_size is None else batch_size
+        if not isinstance(size, (int, np.integer)) or size < 1:
+            raise ConfigError(f"predict was given batch_size={batch_size!r}; it takes a whole number of at least 1.")
+        count = len(batches[0])
+        results = [np.empty((count, *tensor.shape), self.dtype) for tensor in self.graph.outputs]
+        for start in range(0, count, size):
+            part = slice(start, min(start + size, count))
+            plan = self._inference_plan(part.stop - part.start)
+            plan.forward([batch[part] for batch in batches], [result[part] for result in results])
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def __call__(self, images: Any) -> Any:
+        """As :meth:`predict`."""
+        return self.predict(images)
+
+    def training_plan(self, batch_size: int, input_gradients: bool = False) -> TrainingPlan:
+        """What runs forward and backward on batches of that size (see :class:`~numbacnn.graph.run.TrainingPlan`). Plans
+        are kept, so that asking at every step costs nothing. ``input_gradients`` asks for gradients of the inputs too."""
+        frozen = frozenset(self.store.frozen)
+        key = ("training", batch_size, _num_threads(), frozen, input_gradients)
+        return self._cached(key, lambda: TrainingPlan(self._plan(batch_size, True, input_gradients), self.store, self.seed))
+
+    def memory(self, batch_size: int, training: bool = True) -> int:
+        """Bytes of all arrays that training (or inference) at that batch size needs: parameters, activations,
+        gradients, scratch. Found by planning: nothing is allocated. An optimizer's state comes on top."""
+        return self.store.nbytes + self._plan(batch_size, training, False).nbytes
+
+    # Parameters ------------------------------------------------------------------------------------------------------
+
+    def freeze(self, *patterns: str) -> None:
+        """Train no parameter whose name, or whose layer's or scope's name, matches a pattern (``"stage1.*"``,
+        ``"*.bias"``, ``"conv1"``). Frozen parameters get no gradient, and nothing that only serves theirs is computed.
+        Raises UnknownNameError where a pattern matches nothing."""
+        self.store.frozen |= self._matching(patterns)
+
+    def unfreeze(self, *patterns: str) -> None:
+        """The opposite of :meth:`freeze`."""
+        self.store.frozen -= self._matching(patterns)
+
+    def load_weights(self, source: Any, strict: bool = True) -> Any:
+        """Copy parameters from a file (``.safetensors``, ``.npz``) or a mapping from name to array, and report how the
+        names met (:class:`numbacnn.weights.files.Report`). ``strict`` wants every parameter and nothing else. Raises
+        WeightsError, and leaves the model as it was, where names or shapes don't fit."""
+        from .weights import files
+
+        return files.assign(self, files.read_weights(source), strict)
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and graph into one ``.safetensors`` file, which :func:`numbacnn.load` reads."""
+        from .weights import files
+
+        files.save_parts(path, self.to_config(), {name: self.store.view(name) for name in self.store.specs})
+
+    def to_config(self) -> dict[str, Any]:
+        """Everything but the parameters, as data that JSON can hold; :meth:`from_config` makes a model of it."""
+        return {"name": self.name, "seed": self.seed, "dtype": str(self.dtype), "graph": to_config(self.graph)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Model:
+        """A freshly initialised model from what :meth:`to_config` gave. Raises WeightsError where it cannot be one, and
+        PluginError where a layer's package is missing."""
+        try:
+            inputs, outputs = from_config(config["graph"])
+            return cls(inputs, outputs, seed=config["seed"], dtype=config["dtype"], name=config["name"])
+        except (KeyError, TypeError, IndexError) as error:
+            raise WeightsError(f"The description of the model is damaged: {type(error).__name__}: {error}.") from error
+
+    def summary(self) -> Summary:
+        """A table of layers, shapes, parameters and operations, printable and as an object."""
+        from .inspect.summary import summarize
+
+        return summarize(self)
+
+    def __repr__(self) -> str:
+        shapes = [" and ".join(str(tensor.shape) for tensor in tensors) for tensors in (self.graph.inputs, self.graph.outputs)]
+        size = sum(stop - start for start, stop in self.store.slices.values())
+        name = f" {self.name!r}" if self.name else ""
+        return f"<Model{name}: {shapes[0]} to {shapes[1]}, {len(self.graph.nodes)} layers, {size:,} parameters, {self.dtype}>"
+
+    # Plans -----------------------------------------------------------------------------------------------------------
+
+    def _plan(self, batch_size: int, training: bool, input_gradients: bool) -> Plan:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise ConfigError(f"A batch size of {batch_size!r} was asked for; it must be a whole number of at least 1.")
+        rewrite = passes.for_training if training else passes.for_inference
+        nodes, outputs = rewrite(self.graph.nodes, self.graph.outputs)
+        return make_plan(
+            nodes,
+            self.graph.inputs,
+            outputs,
+            self.store.specs,
+            batch=int(batch_size),
+            training=training,
+            threads=_num_threads(),
+            dtype=self.dtype,
+            frozen=self.store.frozen,
+            input_gradients=input_gradients,
+        )
+
+    def _inference_plan(self, batch_size: int) -> InferencePlan:
+        key = ("inference", batch_size, _num_threads())
+        return self._cached(key, lambda: InferencePlan(self._plan(batch_size, False, False), self.store))
+
+    def _cached(self, key: tuple, make: Callable[[], Any]) -> Any:
+        """The plan of that key; the ones least recently used give way."""
+        with self._lock:
+            if key not in self._plans:
+                self._plans[key] = make()
+                while len(self._plans) > PLANS:
+                    self._plans.popitem(last=False)
+            self._plans.move_to_end(key)
+            return self._plans[key]
+
+    # Checks ----------------------------------------------------------------------------------------------------------
+
+    def _matching(self, patterns: Iterable[str]) -> set[str]:
+        trainable = [name for name, spec in self.store.specs.items() if spec.trainable]
+        found: set[str] = set()
+        for pattern in patterns:
+            matched = {name for name in trainable if any(fnmatch.fnmatchcase(prefix, pattern) for prefix in _prefixes(name))}
+            if not matched:
+                raise UnknownNameError("trainable parameter", pattern, trainable)
+            found |= matched
+        return found
+
+    def _checked_inputs(self, images: Any) -> list[np.ndarray]:
+        tensors, names = self.graph.inputs, self.graph.input_names
+        given = [images]
+        if len(tensors) > 1:
+            if not isinstance(images, (tuple, list)) or len(images) != len(tensors):
+                raise ShapeError(f"The model has {len(tensors)} inputs ({', '.join(names)}); it takes a tuple of as many arrays.")
+            given = list(images)
+        arrays = [_checked_input(array, tensor, name) for array, tensor, name in zip(given, tensors, names)]
+        counts = [len(array) for array in arrays]
+        if len(set(counts)) > 1:
+            raise ShapeError(f"The model's inputs were given batches of {' and '.join(map(str, counts))}; they must be of one size.")
+        return arrays
+
+
+class Sequential:
+    """Layers one after the other; a model once it is built for an input shape, or a block when it is called on a tensor::
+
+    model = nc.Sequential([nc.Flatten(), nc.Dense(10)]).build((28, 28, 1))
+    """
+
+    def __init__(self, layers: Sequence[Layer], name: str | None = None):
+        self.layers, self.name = tuple(layers), name
+        for layer in self.layers:
+            if not isinstance(layer, (Layer, Sequential)):
+                raise ConfigError(f"Sequential was given {layer!r}; it takes layers, such as nc.Dense(10).")
+
+    def __call__(self, tensor: Tensor) -> Any:
+        for layer in self.layers:
+            tensor = layer(tensor)
+        return tensor
+
+    def build(self, input_shape: Any, seed: int = 0, dtype: str = "float32") -> Model:
+        """A model for inputs of ``input_shape`` (without the batch axis)."""
+        x = Input(input_shape)
+        return Model(x, self(x), seed=seed, dtype=dtype, name=self.name)
+
+    def __repr__(self) -> str:
+        return f"Sequential([{', '.join(map(repr, self.layers))}])"
+
+
+def _as_sequence(tensors: Any) -> tuple:
+    return tuple(tensors) if isinstance(tensors, (tuple, list)) else (tensors,)
+
+
+def _prefixes(name: str) -> list[str]:
+    """A parameter's name and those of its layer and the scopes around it."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def _checked_input(array: Any, tensor: Tensor, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(array)
+    except ValueError:
+        raise ShapeError(f"Input {name!r} was given a list of unequal shapes; all images must have shape {tensor.shape}.") from None
+    if array.dtype.kind not in "fiub":
+        raise ConfigError(f"Input {name!r} was given an array of type {array.dtype}; it takes numbers.")
+    if array.shape == tensor.shape:
+        raise ShapeError(f"Input {name!r} was given a single image of shape {array.shape}; it needs a batch axis in front: image[None].")
+    if array.shape[1:] != tensor.shape or array.ndim != len(tensor.shape) + 1:
+        raise ShapeError(f"Input {name!r} was given shape {array.shape}; it needs (N, {', '.join(map(str, tensor.shape))}).")
+    return array
+
+
+def _num_threads() -> int:
+    """Threads of the next launch. Numba isn't imported for the answer: before it is, nobody can have set another."""
+    jit = sys.modules.get("numbacnn.kernels.jit")
+    if jit is not None:
+        return jit.num_threads()
+    if "NUMBA_NUM_THREADS" in os.environ:
+        return max(1, int(os.environ["NUMBA_NUM_THREADS"]))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load(path: str | Path) -> Model:
+    """The model that :meth:`Model.save` wrote."""
+    from .weights import files
+
+    config, weights = files.load_parts(path)
+    model = Model.from_config(config)
+    files.assign(model, weights)
+    return model
+
+
+def create(name: str, **options: Any) -> Model:
+    """A registered architecture, such as ``create("lenet5", input_shape=(28, 28, 1), classes=10, seed=0)``."""
+    from .plugin import registry
+
+    architecture = registry.load("architecture", name)
+    try:
+        return architecture(**options)
+    except TypeError as error:
+        if isinstance(error, NumbacnnError) or error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise
+        raise ConfigError(f"The architecture {name!r} does not take these options: {error}.") from None
