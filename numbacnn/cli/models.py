@@ -46,7 +46,7 @@ def open_fitting(dataset: str, split: str, folder: Path | None, model: Any) -> A
     """A data set with its images as the model takes them. Raises DataError where resizing is not enough to make them so."""
     from ..data.sources import open_dataset
 
-    wanted = tuple(model.inputs[0].shape)
+    wanted = tuple(model.graph.inputs[0].shape)
     given = tuple(open_dataset(dataset, split, folder).input_shape)
     if given[-1] != wanted[-1]:
         raise DataError(f"The model takes images with {channels(wanted)}; those of the data set {dataset!r} have {channels(given)}.")

@@ -66,8 +66,8 @@ def _predict(network: Any, paths: list[Path], top: int) -> list[tuple[Path, list
 
     from ..data.images import read_image
 
-    shape = network.inputs[0].shape
-    if len(shape) != 3 or len(network.outputs) != 1 or len(network.outputs[0].shape) != 1:
+    shape = network.graph.inputs[0].shape
+    if len(shape) != 3 or len(network.graph.outputs) != 1 or len(network.graph.outputs[0].shape) != 1:
         raise DataError(f"Only models that classify images can name what is on them; this one takes shape {shape}.")
     images = np.stack([read_image(path, shape[2], shape[:2]) for path in paths])
     probabilities = _probabilities(network, network.predict(images))

@@ -52,7 +52,7 @@ class LayerSpec(Spec):
 
 @dataclasses.dataclass(frozen=True)
 class ArchitectureSpec(Spec):
-    """Factory: a function ``(x, classes, **options)`` of a symbolic input tensor that returns the output tensor(s).
+    """Factory: a function ``(input_shape, classes, seed=0, dtype="float32")``, perhaps with more options, that returns a model.
 
     ``input_size`` is the spatial size that the command line resizes images to unless told otherwise; None takes images as
     they are. ``input_channels`` is what it assumes where there is no data set to tell. ``recipe`` holds the training options that

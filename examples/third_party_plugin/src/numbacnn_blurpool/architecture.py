@@ -5,11 +5,12 @@ import numbacnn as nc
 from .layer import BlurPool2D
 
 
-def blurnet(x, classes, width=16):
-    """Two convolutions with squareplus and anti-aliased downsampling, global average pooling, a dense layer.
-
-    ``x`` is a symbolic tensor (H, W, C); the result has shape ``(classes,)``."""
+def blurnet(input_shape, classes, seed=0, dtype="float32", width=16):
+    """Two convolutions of ``width`` and ``2 * width`` channels with squareplus, each followed by anti-aliased downsampling; then global
+    average pooling and a dense layer. Takes images (H, W, C) of any size."""
+    inputs = h = nc.Input(input_shape)
     for channels in (width, 2 * width):
-        x = nc.Conv2D(channels, 3, padding="same", activation="squareplus")(x)
-        x = BlurPool2D(3, stride=2)(x)
-    return nc.Dense(classes)(nc.GlobalAveragePool2D()(x))
+        h = nc.Conv2D(channels, 3, padding="same", activation="squareplus")(h)
+        h = BlurPool2D(3, stride=2)(h)
+    outputs = nc.Dense(classes)(nc.GlobalAveragePool2D()(h))
+    return nc.Model(inputs, outputs, seed=seed, dtype=dtype, name="blurnet")
