@@ -152,7 +152,9 @@ _PRODUCTS: dict[int, Callable] = {
 @overload(operator.pow, prefer_literal=True)
 def _power(x, exponent):
     """Small whole exponents by multiplication, others element by element."""
-    if not isinstance(x, Tile) or not isinstance(exponent, (types.Integer, types.Float, Tile)):
+    if not any(isinstance(kind, Tile) for kind in (x, exponent)) or not all(
+        isinstance(kind, Tile | types.Number) for kind in (x, exponent)
+    ):
         return None
     whole = exponent.literal_value if isinstance(exponent, types.IntegerLiteral) else None
     return _PRODUCTS.get(whole, lambda x, exponent: power(x, exponent))

@@ -372,8 +372,8 @@ def _number(kind: Any) -> bool:
     return isinstance(kind, (types.Float, types.Integer, types.Boolean))
 
 
-def _widened(context: Any, builder: Any, tile: Tile, value: Any, kind: Any) -> Any:
-    """A tile's value as it is, a number's spread over a tile."""
+def widened(context: Any, builder: Any, tile: Tile, value: Any, kind: Any) -> Any:
+    """For code generation: a Tile's value as it is, a number's spread over a Tile of type ``tile``."""
     if isinstance(kind, Tile):
         return value
     vector = _splat(builder, _scalar(context, builder, value, types.unliteral(kind), tile.dtype))
@@ -407,7 +407,7 @@ def _binary(operation: Any, function: Any, gives_mask: bool = False, of: Any = t
 
     def lower(context, builder, sig, args):
         tile = _operands(sig.args)
-        values = [_widened(context, builder, tile, value, kind) for value, kind in zip(args, sig.args)]
+        values = [widened(context, builder, tile, value, kind) for value, kind in zip(args, sig.args)]
         return _map(context, builder, sig.return_type, lambda a, b: function(builder, tile.dtype, a, b), [tile, tile], values)
 
     for left, right in ((Tile, Tile), (Tile, types.Number), (types.Number, Tile), (Tile, types.Boolean), (types.Boolean, Tile)):
@@ -568,7 +568,7 @@ def fma(typing_context, a, b, c):
     tile = next((kind for kind in (a, b, c) if isinstance(kind, Tile)), None)
 
     def generate(context, builder, sig, args):
-        values = [_widened(context, builder, tile, value, kind) for value, kind in zip(args, sig.args)]
+        values = [widened(context, builder, tile, value, kind) for value, kind in zip(args, sig.args)]
         return _map(context, builder, tile, lambda p, q, r: _call(builder, "fmuladd", tile.vector(context), p, q, r), [tile] * 3, values)
 
     if tile is None or any(kind != tile and not _number(kind) for kind in (a, b, c)):
@@ -582,7 +582,7 @@ def power(typing_context, a, b):
     tile = _operands((a, b))
 
     def generate(context, builder, sig, args):
-        values = [_widened(context, builder, tile, value, kind) for value, kind in zip(args, sig.args)]
+        values = [widened(context, builder, tile, value, kind) for value, kind in zip(args, sig.args)]
         return _map(context, builder, tile, lambda p, q: _call(builder, "pow", tile.vector(context), p, q), [tile, tile], values)
 
     if tile is None or not _is_float(tile.dtype):
@@ -598,7 +598,7 @@ def select(typing_context, mask, a, b):
         tile = Tile(mask.dtype, mask.rows, mask.vectors)
 
     def generate(context, builder, sig, args):
-        values = [args[0], *(_widened(context, builder, tile, value, kind) for value, kind in zip(args[1:], sig.args[1:]))]
+        values = [args[0], *(widened(context, builder, tile, value, kind) for value, kind in zip(args[1:], sig.args[1:]))]
         return _map(context, builder, tile, builder.select, [mask, tile, tile], values)
 
     if not isinstance(mask, Mask) or not isinstance(tile, Tile) or any(kind != tile and not _number(kind) for kind in (a, b)):
@@ -613,6 +613,8 @@ def where(condition, a, b):
 
 @overload(where, inline="always")
 def _where(condition, a, b):
+    if not all(isinstance(kind, Tile) or _number(kind) for kind in (a, b)):
+        return None
     if isinstance(condition, Mask):
         return lambda condition, a, b: select(condition, a, b)
     return lambda condition, a, b: a if condition else b

@@ -137,7 +137,7 @@ def _environment() -> str:
     folder = Path(__file__).parents[1]
     parts = [numba.__version__, llvmlite.__version__, np.__version__, platform.python_version(), sys.platform]
     parts += [str(bool(numba_config.BOUNDSCHECK)), str(numba_config.OPT), str(sorted(FASTMATH))]
-    parts += [_file_digest(str(folder / name)).hex() for name in ("simd.py", "kernels/jit.py")]
+    parts += [_file_digest(str(folder / name)).hex() for name in ("simd.py", "elementary.py", "dual.py", "kernels/jit.py")]
     return "|".join(parts)
 
 

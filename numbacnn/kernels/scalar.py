@@ -1,0 +1,104 @@
+"""Scalar Python functions inside kernels: one function of a number serves numbers, Tiles and dual numbers alike.
+
+A scalar function is plain Python. It may use arithmetic, ``abs``, ``max``, ``min``, :func:`numbacnn.simd.where`, functions of :mod:`math`
+(or NumPy's of the same name), other such functions, and numbers of an enclosing function.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import math
+import types as python_types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import dual, simd
+from ..simd import apply
+from .jit import inline
+
+Scalar = Callable[[Any], Any]
+
+
+@functools.cache
+def compiled(function: Scalar) -> Scalar:
+    """A helper for kernels that computes ``function`` of a number, or of each element of a Tile.
+
+    A function that a Tile cannot go through, because it branches with ``if``, is called element by element.
+    """
+    body = inline(rebound(function))
+
+    @inline
+    def of(x):
+        return apply(body, x)
+
+    return of
+
+
+@functools.cache
+def derivative(function: Scalar) -> Scalar:
+    """A helper for kernels that computes the derivative of ``function`` at a number, or at each element of a Tile.
+
+    The function is evaluated on dual numbers (Griewank & Walther, Evaluating Derivatives, chapter 3). At a kink the branch that is
+    taken there counts.
+    """
+    body = inline(rebound(function))
+
+    @inline
+    def slope(x):
+        return dual.slope(body(dual.dual(x, 1.0)))
+
+    @inline
+    def of(x):
+        return apply(slope, x)
+
+    return of
+
+
+# From NumPy's names to the ones that kernels know --------------------------------------------------------------------
+
+_RENAMED = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh"}
+_FROM_NUMPY: dict[str, Any] = {"abs": abs, "absolute": abs, "maximum": max, "minimum": min, "where": simd.where, "power": pow}
+_FROM_NUMPY |= {name: getattr(math, _RENAMED.get(name, name)) for name in (*_RENAMED, "exp", "expm1", "log", "log1p", "log2", "log10")}
+_FROM_NUMPY |= {name: getattr(math, name) for name in ("sqrt", "fabs", "floor", "sin", "cos", "tan", "sinh", "cosh", "tanh")}
+_FROM_NUMPY |= {name: getattr(math, name) for name in ("pi", "e", "inf", "nan")}
+
+_numpy = python_types.ModuleType("numbacnn.kernels.scalar_numpy", "What a scalar function finds when it says numpy.")
+_numpy.__dict__.update(_FROM_NUMPY, __file__=__file__)
+
+
+def rebound(function: Callable) -> Callable:
+    """The same function, in which NumPy's elementwise functions are those of :mod:`math`, and plain Python functions that it calls
+    are helpers for kernels."""
+    outside = {name: function.__globals__[name] for name in _globals(function.__code__) if name in function.__globals__}
+    changed = {name: _replacement(value) for name, value in outside.items()}
+    closure = tuple(python_types.CellType(_replacement(cell.cell_contents)) for cell in function.__closure__ or ())
+    same = all(changed[name] is value for name, value in outside.items())
+    if same and all(new.cell_contents is old.cell_contents for new, old in zip(closure, function.__closure__ or ())):
+        return function
+    twin = python_types.FunctionType(function.__code__, function.__globals__ | changed, function.__name__, function.__defaults__, closure)
+    twin.__qualname__, twin.__module__ = function.__qualname__, function.__module__
+    return twin
+
+
+def _globals(code: python_types.CodeType) -> set[str]:
+    """Names of the module-level things that code uses; ``co_names`` has those of attributes too."""
+    names = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname == "LOAD_GLOBAL"}
+    return names.union(*(_globals(constant) for constant in code.co_consts if isinstance(constant, python_types.CodeType)))
+
+
+def _replacement(value: Any) -> Any:
+    if value is np:
+        return _numpy
+    if isinstance(value, np.ufunc) or value is np.where:
+        return _FROM_NUMPY.get(value.__name__, value)
+    if isinstance(value, python_types.FunctionType) and value.__module__ not in (simd.__name__, dual.__name__):
+        return _helper(value)
+    return value
+
+
+@functools.cache
+def _helper(function: Callable) -> Callable:
+    return inline(rebound(function))

@@ -1,0 +1,329 @@
+"""Activations: elementwise functions, the parametric rectifier, softmax and its logarithm.
+
+An elementwise activation is one scalar Python function. Forward pass, derivative, SIMD code and fusion into the layer before follow
+from it; :func:`activation` makes a layer of anybody's function.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from .. import kernels
+from ..errors import ConfigError, UnknownNameError
+from .base import Layer, Shape
+
+Scalar = Callable[[Any], Any]
+Gradient = Callable[[Any, Any], Any]
+
+
+class Elementwise(Layer):
+    """Base of layers that apply a scalar function to each element; :meth:`scalar` gives the function.
+
+    NaN goes through. Infinities give the limit where there is one.
+    """
+
+    elementwise: ClassVar[bool] = True
+    in_place: ClassVar[bool] = True
+    recordable: ClassVar[bool] = True
+    stem: ClassVar[str] = "activation"
+
+    def scalar(self) -> Scalar:
+        """The function of one number, the same object for equal layers. Kernels compile it for numbers, Tiles and dual numbers."""
+        raise NotImplementedError(f"{type(self).__name__} does not define scalar")
+
+    def derivative(self) -> Scalar | None:
+        """The derivative, a function of x; None means that dual numbers give it."""
+        return None
+
+    def gradient_from_output(self) -> Gradient | None:
+        """``(dy, y) -> dx``, for functions whose derivative follows from their result; None means that x is needed."""
+        return None
+
+    @property
+    def backward_reads(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("x",) if self.gradient_from_output() is None else ("y",)
+
+    def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
+        kernels.pointwise.forward(self.scalar())(x.reshape(-1), y.reshape(-1))
+
+    def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
+        if dx is None:
+            return
+        from_output = self.gradient_from_output()
+        if from_output is not None:
+            kernels.pointwise.backward_from_output(from_output)(dy.reshape(-1), y.reshape(-1), dx.reshape(-1))
+        else:
+            kernels.pointwise.backward(self.scalar(), self.derivative())(dy.reshape(-1), x.reshape(-1), dx.reshape(-1))
+
+    def flops(self, x: Shape) -> int:
+        return math.prod(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(Elementwise):
+    """``x``, unchanged."""
+
+    @property
+    def backward_reads(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ()
+
+    def scalar(self) -> Scalar:
+        return kernels.activations.identity
+
+    def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
+        if dx is not None:
+            kernels.pointwise.forward(self.scalar())(dy.reshape(-1), dx.reshape(-1))
+
+
+@dataclasses.dataclass(frozen=True)
+class ReLU(Elementwise):
+    """``max(x, 0)``; the derivative at 0 is 0."""
+
+    def scalar(self) -> Scalar:
+        return kernels.activations.relu
+
+    def gradient_from_output(self) -> Gradient | None:
+        return kernels.activations.relu_gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class ReLU6(Elementwise):
+    """``min(max(x, 0), 6)``; the derivative at 0 and 6 is 0."""
+
+    def scalar(self) -> Scalar:
+        return kernels.activations.relu6
+
+    def gradient_from_output(self) -> Gradient | None:
+        return kernels.activations.relu6_gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class LeakyReLU(Elementwise):
+    """``x`` above 0, ``alpha * x`` elsewhere."""
+
+    alpha: float = 0.01
+
+    def __post_init__(self) -> None:
+        _finite(self, "alpha")
+
+    def scalar(self) -> Scalar:
+        return kernels.activations.leaky_relu(float(self.alpha))
+
+    def gradient_from_output(self) -> Gradient | None:
+        return kernels.activations.leaky_relu_gradient(float(self.alpha)) if self.alpha >= 0 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class ELU(Elementwise):
+    """``x`` above 0, ``alpha * (exp(x) - 1)`` elsewhere (Clevert et al. 2016)."""
+
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        _finite(self, "alpha")
+
+    def scalar(self) -> Scalar:
+        return kernels.activations.elu(float(self.alpha))
+
+    def gradient_from_output(self) -> Gradient | None:
+        return kernels.activations.elu_gradient(float(self.alpha)) if self.alpha >= 0 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class SELU(Elementwise):
+    """``scale * elu(x)`` with the constants that keep mean 0 and variance 1 (Klambauer et al. 2017)."""
+
+    def scalar(self) -> Scalar:
+        return kernels.activations.elu(kernels.activations.SELU_ALPHA, kernels.activations.SELU_SCALE)
+
+    def gradient_from_output(self) -> Gradient | None:
+        return kernels.activations.elu_gradient(kernels.activations.SELU_ALPHA, kernels.activations.SELU_SCALE)
+
+
+@dataclasses.dataclass(frozen=True)
+class GELU(Elementwise):
+    """``x * (1 + erf(x / sqrt 2)) / 2`` (Hendrycks & Gimpel 2016), or with ``approximate="tanh"`` their
+    ``x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x**3))) / 2``."""
+
+    approximate: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.approximate not in ("none", "tanh"):
+            raise ConfigError(f"GELU was given approximate={self.approximate!r}; it is 'none' or 'tanh'.")
+
+    def scalar(self) -> Scalar:
+        return kernels.activations.gelu if self.approximate == "none" else kernels.activations.gelu_tanh
+
+
+@dataclasses.dataclass(frozen=True)
+class SiLU(Elementwise):
+    """``x * sigmoid(x)``, also called swish (Ramachandran et al. 2017)."""
+
+    def scalar(self) -> Scalar:
+        return kernels.activations.silu
+
+
+@dataclasses.dataclass(frozen=True)
+class HardSwish(Elementwise):
+    """``x * relu6(x + 3) / 6`` (Howard et al. 2019)."""
+
+    def scalar(self) -> Scalar:
+        return kernels.activations.hard_swish
+
+
+@dataclasses.dataclass(frozen=True)
+class HardSigmoid(Elementwise):
+    """``relu6(x + 3) / 6`` (Howard et al. 2019)."""
+
+    def scalar(self) -> Scalar:
+        return kernels.activations.hard_sigmoid
+
+    def gradient_from_output(self) -> Gradient | None:
+        return kernels.activations.hard_sigmoid_gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Mish(Elementwise):
+    """``x * tanh(softplus(x))`` (Misra 2019)."""
+
+    def scalar(self) -> Scalar:
+        return kernels.activations.mish
+
+
+@dataclasses.dataclass(frozen=True)
+class Sigmoid(Elementwise):
+    """``1 / (1 + exp(-x))``."""
+
+    def scalar(self) -> Scalar:
+        return kernels.activations.sigmoid
+
+    def gradient_from_output(self) -> Gradient | None:
+        return kernels.activations.sigmoid_gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Tanh(Elementwise):
+    """``tanh(x)``."""
+
+    def scalar(self) -> Scalar:
+        return kernels.activations.tanh
+
+    def gradient_from_output(self) -> Gradient | None:
+        return kernels.activations.tanh_gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Softplus(Elementwise):
+    """``ln(1 + exp(x))``."""
+
+    def scalar(self) -> Scalar:
+        return kernels.activations.softplus
+
+    def gradient_from_output(self) -> Gradient | None:
+        return kernels.activations.softplus_gradient
+
+
+def _finite(layer: Layer, field: str) -> None:
+    value = getattr(layer, field)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{type(layer).__name__} was given {field}={value!r}; it is a finite number.")
+
+
+# By name -------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation(Elementwise):
+    """An elementwise activation by its registered name: ``Activation("leaky_relu", alpha=0.2)``.
+
+    ``alpha`` goes to activations that have one; None keeps their default.
+    Raises UnknownNameError for a name that nobody registers, and ConfigError for an activation that isn't elementwise.
+    """
+
+    function: str = "relu"
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        self._layer  # noqa: B018  a name that cannot be found is an error here, not in the first forward pass
+
+    @property
+    def _layer(self) -> Elementwise:
+        return _by_name(self.function, self.alpha)
+
+    def scalar(self) -> Scalar:
+        return self._layer.scalar()
+
+    def derivative(self) -> Scalar | None:
+        return self._layer.derivative()
+
+    def gradient_from_output(self) -> Gradient | None:
+        return self._layer.gradient_from_output()
+
+    @property
+    def backward_reads(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self._layer.backward_reads
+
+    def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
+        self._layer.backward(x, y, dy, dx, p, dp, b)
+
+
+@functools.cache
+def _by_name(function: str, alpha: float | None) -> Elementwise:
+    make = _factory(function)
+    if alpha is not None and "alpha" not in inspect.signature(make).parameters:
+        raise ConfigError(f"The activation {function!r} has no alpha, but alpha={alpha!r} was given.")
+    layer = make() if alpha is None else make(alpha=alpha)
+    if not getattr(layer, "elementwise", False):
+        raise ConfigError(f"The activation {function!r} isn't elementwise: use the layer {type(layer).__name__}().")
+    return layer
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    from ..plugin import registry
+
+    try:
+        return registry.load("activation", name)
+    except UnknownNameError:
+        raise UnknownNameError("activation", name, {*BUILT_IN, *registry.names("activation")}) from None
+
+
+def resolve(activation: Any) -> Layer | None:
+    """The layer that an ``activation=`` argument means: a registered name, a layer, a class of layers (or another callable that
+    makes one), or None for no activation. Raises UnknownNameError or ConfigError."""
+    if activation is None or isinstance(activation, Layer):
+        return activation
+    if isinstance(activation, str):
+        return _factory(activation)()
+    if callable(activation):
+        layer = activation()
+        if isinstance(layer, Layer):
+            return layer
+    raise ConfigError(f"{activation!r} was given as an activation; it is a name such as 'relu', a layer, or None.")
+
+
+BUILT_IN: dict[str, Callable[..., Layer]] = {
+    "linear": Linear,
+    "identity": Linear,
+    "relu": ReLU,
+    "relu6": ReLU6,
+    "leaky_relu": LeakyReLU,
+    "elu": ELU,
+    "selu": SELU,
+    "gelu": GELU,
+    "gelu_tanh": functools.partial(GELU, "tanh"),
+    "silu": SiLU,
+    "swish": SiLU,
+    "hard_swish": HardSwish,
+    "hard_sigmoid": HardSigmoid,
+    "mish": Mish,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "softplus": Softplus,
+}
