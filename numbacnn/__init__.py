@@ -31,6 +31,8 @@ _NAMES = {
     "training.trainer": "Trainer",
     "training.optimizers": "SGD Adam AdamW RMSprop Adagrad",
     "training.losses": "SoftmaxCrossEntropy MultiClassHinge BinaryCrossEntropy MeanSquaredError MeanAbsoluteError Huber",
+    "plugin.hookspecs": "hookimpl",
+    "kernels.jit": "kernel inline",
     "errors": "NumbacnnError ConfigError ShapeError DataError WeightsError PluginError DivergenceError UnknownNameError",
 }
 _HOME = {name: f".layers.{module}" for module, names in _LAYERS.items() for name in names.split()}
@@ -131,6 +133,9 @@ __all__ = [  # written out, because type checkers read it
     "__version__",
     "activation",
     "create",
+    "hookimpl",
+    "inline",
+    "kernel",
     "list_architectures",
     "list_augmentations",
     "list_datasets",
