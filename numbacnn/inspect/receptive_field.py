@@ -60,17 +60,14 @@ class Span:
 Spans = tuple[Span, ...]
 
 
-def receptive_fields(inputs: Sequence[Any], nodes: Sequence[Any]) -> dict[int, ReceptiveField]:
-    """Receptive field of every tensor of a graph, by ``id``. ``nodes`` are in an order in which they can run, with ``layer``,
-    ``inputs`` and ``outputs``; tensors have a ``shape`` without the batch axis."""
-    spans: dict[int, Spans] = {id(t): tuple(Span(Fraction(0), Fraction(0), Fraction(1)) for _ in t.shape[:-1]) for t in inputs}
+def receptive_fields(inputs: Sequence[Any], nodes: Sequence[Any]) -> dict[Any, ReceptiveField]:
+    """Receptive field of every tensor of a graph. ``nodes`` come in an order in which they can run."""
+    spans: dict[Any, Spans] = {t: tuple(Span(Fraction(0), Fraction(0), Fraction(1)) for _ in t.shape[:-1]) for t in inputs}
     for node in nodes:
-        given = [spans[id(t)] for t in node.inputs]
-        shapes = [t.shape for t in node.inputs]
-        window = node.layer.window(shapes[0] if node.layer.arity == 1 else shapes)
+        window = node.layer.window(node.shapes)
         for output in node.outputs:
-            spans[id(output)] = _merge([_through(window, span, shape, output.shape) for span, shape in zip(given, shapes)])
-    return {key: _field(span) for key, span in spans.items()}
+            spans[output] = _merge([_through(window, spans[t], t.shape, output.shape) for t in node.inputs])
+    return {tensor: _field(span) for tensor, span in spans.items()}
 
 
 def _through(window: tuple | None, spans: Spans, shape: Sequence[int], output: Sequence[int]) -> Spans:
@@ -90,9 +87,7 @@ def _through(window: tuple | None, spans: Spans, shape: Sequence[int], output: S
 def _merge(branches: list[Spans]) -> Spans:
     axes = max(map(len, branches))
     branches = [spans for spans in branches if len(spans) == axes]
-    return tuple(
-        Span(min(s.first for s in along), max(s.last for s in along), max(s.stride for s in along)) for along in zip(*branches)
-    )
+    return tuple(Span(min(s.first for s in along), max(s.last for s in along), max(s.stride for s in along)) for along in zip(*branches))
 
 
 def _field(spans: Spans) -> ReceptiveField:

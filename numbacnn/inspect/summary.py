@@ -93,11 +93,10 @@ class Summary:
             aligned = [f'<{tag} style="text-align:{"left" if left else "right"}">' for left in LEFT]
             return "<tr>" + "".join(f"{start}{html.escape(text)}</{tag}>" for start, text in zip(aligned, texts)) + "</tr>"
 
+        caption = f"<caption>{html.escape(self._title())}</caption>"
         body = "".join(cells("td", _cells(row)) for row in self.rows)
         totals = "<br>".join(map(html.escape, self._totals()))
-        return (
-            f"<table><caption>{html.escape(self._title())}</caption><thead>{cells('th', COLUMNS)}</thead><tbody>{body}</tbody></table><p>{totals}</p>"
-        )
+        return f"<table>{caption}<thead>{cells('th', COLUMNS)}</thead><tbody>{body}</tbody></table><p>{totals}</p>"
 
     def _title(self) -> str:
         return f"{self.name}, input {', '.join(map(_shape, self.input_shapes))}"
@@ -122,36 +121,33 @@ def summarize(model: Any) -> Summary:
     """Summary of a model. Runs no kernel."""
     graph = model.graph
     fields = receptive_fields(graph.inputs, graph.nodes)
-    seen: set[int] = set()
+    counted: set[str] = set()
     rows = []
     for node in graph.nodes:
-        rows.append(_row(model, node, fields[id(node.outputs[0])], shared=id(node.layer) in seen))
-        seen.add(id(node.layer))
+        rows.append(_row(model, node, fields[node.outputs[0]], counted))
+        counted.update(node.parameters.values())
     return Summary(
         name=model.name or "model",
         input_shapes=tuple(tuple(t.shape) for t in graph.inputs),
         rows=tuple(rows),
-        receptive_field=fields[id(graph.outputs[0])],
+        receptive_field=fields[graph.outputs[0]],
     )
 
 
-def _row(model: Any, node: Any, field: ReceptiveField, shared: bool) -> Row:
-    layer = node.layer
-    given = node.inputs[0].shape if layer.arity == 1 else [t.shape for t in node.inputs]
-    own = {} if shared else layer.parameters(given)
-    sizes = {name: prod(parameter.shape) for name, parameter in own.items()}
-    learns = [name for name in own if own[name].trainable and f"{node.name}.{name}" not in model.store.frozen]
+def _row(model: Any, node: Any, field: ReceptiveField, counted: set[str]) -> Row:
+    specs = model.graph.specs
+    sizes = {name: prod(specs[name].shape) for name in node.parameters.values() if name not in counted}
     shapes = tuple(tuple(t.shape) for t in node.outputs)
     return Row(
         name=node.name,
-        layer=type(layer).__name__,
+        layer=type(node.layer).__name__,
         output_shape=shapes[0] if len(shapes) == 1 else shapes,
         parameters=sum(sizes.values()),
-        trainable=sum(sizes[name] for name in learns),
-        flops=int(layer.flops(given)),
+        trainable=sum(size for name, size in sizes.items() if specs[name].trainable and name not in model.store.frozen),
+        flops=int(node.layer.flops(node.shapes)),
         receptive_field=field,
         activation_bytes=sum(map(prod, shapes)) * np.dtype(model.dtype).itemsize,
-        shared=shared and bool(layer.parameters(given)),
+        shared=bool(node.parameters) and not sizes,
     )
 
 

@@ -111,7 +111,7 @@ def load_parts(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.nd
     weights, metadata = _read_safetensors(Path(path))
     if METADATA_KEY not in metadata:
         raise WeightsError(
-            f"{str(path)!r} holds weights but no model; build the model in code (or with nc.create) and use model.load_weights({str(path)!r})."
+            f"{str(path)!r} holds weights but no model: build the model in code (or with nc.create), then use model.load_weights(path)."
         )
     try:
         text = json.loads(metadata[METADATA_KEY])

@@ -1,0 +1,200 @@
+"""The table: every registered layer, on small and odd shapes, through every check of numbacnn.testing.
+
+The first case of a layer is its smallest; ``--reduced`` runs that one alone. Layers are looked up in the registry, as a user's
+plugin would be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from numbacnn.plugin import registry
+from numbacnn.testing import check_layer
+
+OWN = "numbacnn"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer's fields, the input shape(s), and options of check_layer."""
+
+    shape: Any
+    fields: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        shapes = self.shape if isinstance(self.shape, list) else [self.shape]
+        sizes = "+".join("x".join(map(str, shape)) for shape in shapes)
+        return ",".join([sizes, *(f"{name}={value}" for name, value in self.fields.items())]).replace(" ", "")
+
+
+def on(shape: Any, **fields: Any) -> Case:
+    return Case(shape, fields)
+
+
+def positive(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Away from zero, where |x| ** p has a kink."""
+    return generator.uniform(0.5, 2.0, shape) * generator.choice([-1.0, 1.0], shape)
+
+
+def convolutions(first: Any, second: Any, third: Any, **more: Any) -> dict[str, list[Case]]:
+    """Cases of one family in one, two and three dimensions, from their distinguishing fields."""
+    return {"1D": first, "2D": second, "3D": third, **more}
+
+
+ANY_RANK = [(5,), (7, 3), (3, 5, 2), (1, 1, 1), (2, 3, 1, 4)]
+
+
+def elementwise(**fields: Any) -> list[Case]:
+    return [on((3, 5, 2), **fields), on((1, 1, 1), **fields), on((37,), **fields)]
+
+
+CASES: dict[str, list[Case]] = {
+    # Convolutions
+    "Conv1D": [
+        on((5, 2), filters=3, size=3),
+        on((11, 3), filters=5, size=4, stride=2, dilation=2, padding="causal"),
+        on((1, 1), filters=1, size=1, bias=False),
+    ],
+    "Conv2D": [
+        on((5, 4, 2), filters=3, size=3, padding="same"),
+        on((7, 11, 3), filters=17, size=(3, 2), stride=(2, 3), padding=((0, 2), (1, 0)), dilation=(2, 1), bias=False),
+        on((6, 5, 6), filters=4, size=3, groups=2, padding="full", activation="relu"),
+        on((9, 9, 1), filters=33, size=4, stride=2, padding="same", activation="gelu"),
+        on((1, 1, 1), filters=1, size=1),
+        on((1, 1, 3), filters=2, size=5, padding=2),
+    ],
+    "Conv3D": [
+        on((3, 4, 3, 2), filters=2, size=2),
+        on((5, 3, 7, 3), filters=4, size=(3, 1, 3), stride=2, padding="same"),
+        on((1, 1, 1, 1), filters=1, size=1),
+    ],
+    "Conv1DTranspose": [
+        on((4, 2), filters=3, size=3, stride=2),
+        on((1, 1), filters=1, size=1),
+        on((7, 3), filters=2, size=2, stride=3, output_padding=1),
+    ],
+    "Conv2DTranspose": [
+        on((3, 4, 2), filters=3, size=3, stride=2, padding="same"),
+        on((5, 3, 4), filters=6, size=(2, 3), stride=(1, 2), padding=((0, 1), (1, 0)), groups=2, activation="relu"),
+        on((1, 1, 1), filters=1, size=1, bias=False),
+    ],
+    "Conv3DTranspose": [on((2, 3, 2, 2), filters=2, size=2, stride=2), on((1, 1, 1, 1), filters=1, size=3, padding=1)],
+    "DepthwiseConv1D": [on((5, 3), size=3), on((7, 2), size=2, stride=2, multiplier=2, padding="causal")],
+    "DepthwiseConv2D": [
+        on((5, 4, 3), size=3, padding="same"),
+        on((7, 5, 17), size=(2, 3), stride=2, multiplier=2, bias=False),
+        on((1, 1, 1), size=1, activation="relu"),
+    ],
+    "DepthwiseConv3D": [on((3, 3, 2, 2), size=2), on((1, 1, 1, 1), size=3, padding="same")],
+    "SeparableConv1D": [on((5, 3), filters=2, size=3), on((7, 2), filters=5, size=2, stride=2, padding="same")],
+    "SeparableConv2D": [
+        on((5, 4, 3), filters=2, size=3, padding="same"),
+        on((7, 5, 2), filters=5, size=(2, 3), stride=2, multiplier=2, activation="relu"),
+        on((1, 1, 1), filters=1, size=1),
+    ],
+    "SeparableConv3D": [on((3, 3, 2, 2), filters=3, size=2), on((1, 1, 1, 1), filters=1, size=1)],
+    # Dense
+    "Dense": [on((3,), units=2), on((37,), units=19, activation="tanh"), on((3, 5, 2), units=4, bias=False), on((1,), units=1)],
+    # Pooling
+    "MaxPool1D": [on((6, 2), size=2), on((7, 3), size=3, stride=2, padding="same"), on((1, 1), size=1)],
+    "MaxPool2D": [
+        on((4, 5, 2), size=2),
+        on((7, 5, 17), size=3, stride=2, padding=1, ceil_mode=True),
+        on((9, 7, 3), size=(2, 3), stride=1, dilation=2),
+        on((1, 1, 1), size=1),
+    ],
+    "MaxPool3D": [on((3, 4, 2, 2), size=2), on((3, 5, 3, 1), size=3, stride=1, padding="same")],
+    "AveragePool1D": [on((6, 2), size=2), on((7, 3), size=3, stride=2, padding="same", count_include_padding=False)],
+    "AveragePool2D": [
+        on((4, 5, 2), size=2),
+        on((7, 5, 17), size=3, stride=2, padding=1, ceil_mode=True),
+        on((7, 5, 3), size=3, stride=2, padding=1, count_include_padding=False),
+        on((1, 1, 1), size=1),
+    ],
+    "AveragePool3D": [on((3, 4, 2, 2), size=2), on((3, 5, 3, 1), size=3, stride=1, padding="same")],
+    "LpPool1D": [Case((6, 2), {"size": 2}, {"sample": positive}), Case((7, 3), {"size": 3, "stride": 2, "p": 3.0}, {"sample": positive})],
+    "LpPool2D": [
+        Case((4, 5, 2), {"size": 2}, {"sample": positive}),
+        Case((7, 5, 3), {"size": 3, "stride": 2, "p": 1.0, "ceil_mode": True}, {"sample": positive}),
+    ],
+    "LpPool3D": [Case((3, 4, 2, 2), {"size": 2}, {"sample": positive})],
+    **{
+        f"Global{kind}Pool{axes}D": [on((3, 5, 2)[:axes] + (3,)), on((1,) * axes + (1,), keepdims=True)]
+        for kind in ("Average", "Max")
+        for axes in (1, 2, 3)
+    },
+    **{
+        f"Adaptive{kind}Pool{axes}D": [
+            on((5, 4, 3)[:axes] + (2,), size=2),
+            on((3, 7, 5)[:axes] + (17,), size=(3, 5, 2)[:axes]),
+            on((1,) * axes + (1,), size=1),
+        ]
+        for kind in ("Average", "Max")
+        for axes in (1, 2, 3)
+    },
+    # Normalisation
+    "BatchNorm": [on((3, 2, 3)), on((5,)), on((3, 5, 17)), on((1, 1, 1))],
+    "LayerNorm": [on((3, 2, 5)), on((7,)), on((1, 1, 3))],
+    "GroupNorm": [on((3, 2, 4), groups=2), on((5, 3, 6), groups=3), on((1, 1, 4), groups=1)],
+    "InstanceNorm": [on((3, 2, 3)), on((5, 7, 2))],
+    "LocalResponseNorm": [on((2, 2, 5)), on((3, 1, 7)), on((1, 1, 1))],
+    # Dropout
+    "Dropout": [on((3, 5, 2), rate=0.4), on((37,), rate=0.1), on((1, 1, 1), rate=0.5)],
+    "SpatialDropout": [on((3, 5, 7), rate=0.4), on((1, 1, 1), rate=0.5)],
+    "StochasticDepth": [on((3, 5, 2), rate=0.4), on((1,), rate=0.5)],
+    # Activations
+    "Activation": [
+        case
+        for name in ("relu relu6 leaky_relu elu selu gelu gelu_tanh silu hard_swish hard_sigmoid mish sigmoid tanh softplus linear").split()
+        for case in ([on((3, 5, 2), function=name)] if name != "relu" else elementwise(function=name))
+    ],
+    "PReLU": [on((3, 5, 2)), on((37,)), on((1, 1, 1))],
+    "Softmax": [on((3, 5)), on((2, 3, 17)), on((1,))],
+    "LogSoftmax": [on((3, 5)), on((2, 3, 17)), on((1,))],
+    # Merging
+    **{name: [on([(3, 2, 2)] * 2), on([(5, 3, 1)] * 3), on([(37,)] * 2)] for name in ("Add", "Multiply", "Maximum")},
+    "Subtract": [on([(3, 2, 2)] * 2), on([(37,)] * 2)],
+    "Concatenate": [on([(3, 2, 2), (3, 2, 3)]), on([(5, 1, 1), (5, 1, 17), (5, 1, 2)]), on([(3,), (4,)])],
+    # Shapes
+    "Split": [on((3, 2, 4), parts=2), on((5, 1, 5), parts=(2, 3))],
+    "Slice": [on((5, 4, 3), start=1, stop=3)],
+    "Flatten": [on((3, 2, 2)), on((1, 1, 1)), on((5,))],
+    "Reshape": [on((3, 4, 2), shape=(4, 6)), on((6,), shape=(3, 2, 1))],
+    "Permute": [on((3, 4, 2), order=(1, 0, 2)), on((5, 3), order=(1, 0))],
+    "ZeroPad": [on((3, 4, 2), padding=1), on((1, 1, 1), padding=((0, 2), (1, 0)))],
+    "Crop": [on((5, 4, 2), cropping=1), on((3, 5, 1), cropping=((0, 2), (1, 0)))],
+    "DepthToSpace": [on((2, 3, 8)), on((1, 1, 9), block=3)],
+    "SpaceToDepth": [on((4, 6, 3)), on((3, 3, 1), block=3)],
+    "ChannelShuffle": [on((2, 3, 4), groups=2), on((1, 1, 6), groups=3)],
+    "Scale": [on((3, 5, 2)), on((37,)), on((1, 1, 1))],
+    "Identity": [on((3, 5, 2)), on((1,))],
+    # Resizing
+    "Upsample": [on((2, 3, 2)), on((3, 5, 1), mode="bilinear"), on((3, 2, 3), mode="bilinear", align_corners=True, size=(3, 2))],
+}
+
+
+def own_layers() -> list[str]:
+    """Names of the layers that numbacnn itself provides."""
+    return [name for name in registry.names("layer") if registry.find("layer", name).distribution == OWN]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if {"name", "case"} <= set(metafunc.fixturenames):
+        reduced = metafunc.config.getoption("--reduced")
+        pairs = [(name, case) for name, cases in CASES.items() for case in (cases[:1] if reduced else cases)]
+        metafunc.parametrize(("name", "case"), pairs, ids=[f"{name}-{case}" for name, case in pairs])
+
+
+def test_layer(name: str, case: Case) -> None:
+    check_layer(registry.load("layer", name)(**case.fields), case.shape, **case.options)
+
+
+def test_every_registered_layer_has_a_case() -> None:
+    missing = sorted(set(own_layers()) - set(CASES))
+    assert not missing, f"layers without a case in this table: {', '.join(missing)}"
+    assert not (set(CASES) - set(own_layers())), "cases of layers that are not registered"
