@@ -210,6 +210,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from .graph.tensor import Input, Tensor, scope
+    from .kernels.jit import inline, kernel
     from .layers.activation import Activation, LogSoftmax, PReLU, Softmax, activation
     from .layers.base import Buffer, Layer, Parameter
     from .layers.conv import (
@@ -269,6 +270,7 @@ if TYPE_CHECKING:
         ZeroPad,
     )
     from .model import Model, Sequential, create, load
+    from .plugin.hookspecs import hookimpl
     from .training.losses import BinaryCrossEntropy, Huber, MeanAbsoluteError, MeanSquaredError, MultiClassHinge, SoftmaxCrossEntropy
     from .training.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
     from .training.trainer import Trainer
