@@ -207,7 +207,7 @@ def _hinge_row(outputs, row, label, weight, margin, squared, factor, gradient):
     for k in range(0, columns, LANES):
         excess = _read(gradient, first + k, columns - k)
         losses = losses + (excess * excess if squared else excess)
-        slope = excess * (2.0 * weight * factor) if squared else where(excess > 0.0, excess * 0.0 + weight * factor, excess)
+        slope = excess * (2.0 * weight * factor) if squared else where(excess > 0.0, weight * factor, excess)
         slopes = slopes + slope
         _write(slope, gradient, first + k, columns - k)
     gradient[row, label] = -sum_of(slopes)
@@ -301,7 +301,7 @@ def _absolute_error(x, t, c):
 
 def _absolute_error_slope(x, t, c):
     d = x - t
-    return where(d > 0.0, d * 0.0 + 1.0, where(d < 0.0, d * 0.0 - 1.0, d))
+    return where(d > 0.0, 1.0, where(d < 0.0, -1.0, d))
 
 
 def _huber(x, t, delta):
@@ -320,7 +320,7 @@ def _logistic(x, t, positive_weight):
 
 def _logistic_slope(x, t, positive_weight):
     small = math.exp(-abs(x))
-    off = where(x > 0.0, small, small * 0.0 + 1.0) / (small + 1.0)  # 1 - sigmoid(x)
+    off = where(x > 0.0, small, 1.0) / (small + 1.0)  # 1 - sigmoid(x)
     return (1.0 - t) - ((positive_weight - 1.0) * t + 1.0) * off
 
 
