@@ -128,6 +128,7 @@ def _blocking(names: list[str]) -> Iterator[None]:
 
 
 @click.group(
+    "numbacnn",
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="`numbacnn COMMAND --help` has options and examples. To begin: numbacnn train lenet5 digits",

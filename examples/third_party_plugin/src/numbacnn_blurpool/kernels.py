@@ -2,17 +2,17 @@
 
 from numba import prange
 
-from numbacnn.kernels.jit import inline, kernel
+import numbacnn as nc
 from numbacnn.simd import take
 
 
-@inline
+@nc.inline
 def clamp(position, length):
     """The nearest position in an axis: the border repeats outwards."""
     return min(max(position, 0), length - 1)
 
 
-@kernel(parallel=True)
+@nc.kernel(parallel=True)
 def forward(x, y, taps, stride, queue, threads):
     """``y`` (N, OH, OW, C) from ``x`` (N, H, W, C): the filter ``taps`` x ``taps``, centred on every ``stride``-th pixel."""
     samples, height, width, channels = y.shape
@@ -35,7 +35,7 @@ def forward(x, y, taps, stride, queue, threads):
                             y[n, i, j, c] += taps[a] * taps[b] * x[n, r, q, c]
 
 
-@kernel(parallel=True)
+@nc.kernel(parallel=True)
 def backward(dy, dx, taps, stride, queue, threads):
     """``dx`` (N, H, W, C) from ``dy`` (N, OH, OW, C): every output hands its gradient to the inputs that it has read."""
     samples, height, width, channels = dx.shape
