@@ -1,1 +1,1 @@
-"""First-party plugin."""
+"""First-party architectures: LeNet-5 and the textbook convolutional network."""
