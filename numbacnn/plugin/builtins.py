@@ -66,7 +66,24 @@ LAYERS = {
     },
     "resize": {"Upsample": "enlarge, nearest or bilinear"},
 }
-ACTIVATIONS: dict[str, tuple[str, str]] = {}
+ACTIVATIONS = {
+    "linear": ("Linear", "x"),
+    "identity": ("Linear", "x"),
+    "relu": ("ReLU", "max(x, 0)"),
+    "relu6": ("ReLU6", "min(max(x, 0), 6)"),
+    "leaky_relu": ("LeakyReLU", "x above 0, alpha x elsewhere"),
+    "elu": ("ELU", "x above 0, alpha (exp(x) - 1) elsewhere"),
+    "selu": ("SELU", "elu, scaled to keep mean and variance"),
+    "gelu": ("GELU", "x times the normal distribution function"),
+    "silu": ("SiLU", "x sigmoid(x)"),
+    "swish": ("SiLU", "x sigmoid(x)"),
+    "hard_swish": ("HardSwish", "x relu6(x + 3) / 6"),
+    "hard_sigmoid": ("HardSigmoid", "relu6(x + 3) / 6"),
+    "mish": ("Mish", "x tanh(softplus(x))"),
+    "sigmoid": ("Sigmoid", "1 / (1 + exp(-x))"),
+    "tanh": ("Tanh", "hyperbolic tangent"),
+    "softplus": ("Softplus", "log(1 + exp(x))"),
+}
 OPTIMIZERS = {
     "sgd": ("SGD", "stochastic gradient descent with momentum"),
     "adam": ("Adam", "adaptive moments"),
