@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, DataError, WeightsError
-from ..plugin import registry
+from ..errors import DataError, WeightsError
 
 
 def is_file(name: str) -> bool:
@@ -25,21 +24,12 @@ def saved_model(path: str) -> Any:
     return load(file)
 
 
-def new_model(architecture: str, input_shape: tuple[int, ...], classes: int, seed: int = 0) -> Any:
-    """A model of a registered architecture."""
+def new_model(architecture: str, input_shape: tuple[int, ...] | None, classes: int, seed: int = 0) -> Any:
+    """A model of a registered architecture; ``input_shape`` None leaves the shape to the architecture."""
     from ..model import create
 
-    return create(architecture, input_shape=input_shape, classes=classes, seed=seed)
-
-
-def shape_of(architecture: str, given: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The input shape that was asked for, or the architecture's own. Raises ConfigError where there is neither."""
-    spec: Any = registry.find("architecture", architecture).spec
-    if given is not None:
-        return given
-    if spec.input_size is None:
-        raise ConfigError(f"{architecture} works for inputs of any size; say which, for example --input-shape 28x28x1.")
-    return (*spec.input_size, spec.input_channels)
+    options: dict[str, Any] = {} if input_shape is None else {"input_shape": input_shape}
+    return create(architecture, classes=classes, seed=seed, **options)
 
 
 def open_fitting(dataset: str, split: str, folder: Path | None, model: Any) -> Any:

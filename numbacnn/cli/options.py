@@ -55,7 +55,7 @@ input_shape = click.option(
     "--input-shape",
     type=Sizes(exact=True),
     metavar="HxWxC",
-    help="Shape of one input, such as 32x32x3; needed where the architecture has none.",
+    help="Shape of one input, such as 32x32x3; the architecture's own by default.",
 )
 class_count = click.option("--classes", type=POSITIVE, default=10, show_default=True, help="Number of classes.")
 

@@ -55,12 +55,10 @@ class ArchitectureSpec(Spec):
     """Factory: a function ``(input_shape, classes, seed=0, dtype="float32")``, perhaps with more options, that returns a model.
 
     ``input_size`` is the spatial size that the command line resizes images to unless told otherwise; None takes images as
-    they are. ``input_channels`` is what it assumes where there is no data set to tell. ``recipe`` holds the training options that
-    it falls back on (``{"optimizer": "adam", "rate": 1e-3}``).
+    they are. ``recipe`` holds the training options that it falls back on (``{"optimizer": "adam", "rate": 1e-3}``).
     """
 
     input_size: tuple[int, ...] | None = None
-    input_channels: int = 3
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     kind: ClassVar[str] = "architecture"

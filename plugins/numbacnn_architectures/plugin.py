@@ -17,7 +17,6 @@ def numbacnn_architectures() -> Iterator[ArchitectureSpec]:
         "numbacnn_architectures.lenet:lenet5",
         "LeNet-5 (LeCun et al. 1998): two convolutions, three dense layers",
         input_size=(28, 28),
-        input_channels=1,
     )
     yield ArchitectureSpec(
         "cnn",
