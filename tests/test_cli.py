@@ -1,0 +1,384 @@
+"""The command line: what it prints, its exit statuses, and one sentence for whatever is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from numbacnn.cli.main import main
+from numbacnn.plugin import builtins, manager
+
+
+def run(*args, **options):
+    """The outcome of ``numbacnn ARGS``: exit_code, stdout, stderr."""
+    result = CliRunner().invoke(main, [str(a) for a in args], **options)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    return result
+
+
+def refused(*args) -> str:
+    """The sentence with which a wrong command line is refused."""
+    result = run(*args)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if "warning" not in line]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    return lines[0]
+
+
+def process(*args, **environment) -> subprocess.CompletedProcess:
+    """The same in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "numbacnn.cli.main", *map(str, args)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+# Without a model -----------------------------------------------------------------------------------------------------
+
+
+def test_help_names_all_commands():
+    result = run("--help")
+    assert result.exit_code == 0
+    for name, summary in builtins.COMMANDS.items():
+        assert name in result.stdout
+        assert summary in result.stdout
+
+
+@pytest.mark.parametrize("command", [*builtins.COMMANDS, "cache info", "cache clear", "cache warm"])
+def test_every_command_has_help_with_examples(command):
+    result = run(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert f"Usage: numbacnn {command}" in result.stdout
+    assert f"  numbacnn {command}" in result.stdout.partition("Examples:")[2]
+
+
+def test_no_command_shows_the_help():
+    result = run()
+    assert result.exit_code == 2
+    assert "Commands:" in result.stderr
+
+
+def test_help_is_fast_because_it_imports_nothing_heavy():
+    code = """
+        import sys
+        from numbacnn.cli.main import main
+        try:
+            main(["--help"])
+        except SystemExit:
+            pass
+        heavy = {"numba", "rich", "PIL", "numpy", "numbacnn.cli.train", "numbacnn.model"} & set(sys.modules)
+        assert not heavy, heavy
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, capture_output=True)
+
+
+def test_version():
+    result = run("--version")
+    assert result.exit_code == 0
+    assert "numbacnn" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["trian"], "Did you mean 'train'"),
+        (["--nonsense"], "No such option '--nonsense'"),
+        (["train"], "Missing argument 'ARCHITECTURE'"),
+        (["train", "lenet", "digits"], "no architecture named 'lenet'. Did you mean 'lenet5'"),
+        (["train", "lenet5", "digit"], "no dataset named 'digit'. Did you mean 'digits'"),
+        (["train", "lenet5", "digits", "--optimizer", "adm"], "no optimizer named 'adm'. Did you mean 'adam"),
+        (["train", "lenet5", "digits", "--epochs", "0"], "'--epochs': 0 is not in the range"),
+        (["train", "lenet5", "digits", "--epochs", "many"], "'many' is not a valid integer"),
+        (["train", "lenet5", "digits", "--rate", "-1"], "'--rate'"),
+        (["train", "lenet5", "digits", "--rate", "nan"], "nan is not a finite number"),
+        (["train", "lenet5", "digits", "--batch-size", "-3"], "'--batch-size'"),
+        (["train", "lenet5", "digits", "--seed", "-1"], "'--seed'"),
+        (["train", "lenet5", "digits", "--threads", "100000"], "100000 threads were asked for"),
+        (["train", "lenet5", "digits", "--input-size", "28xx"], "'28xx' is not a size"),
+        (["train", "lenet5", "digits", "--input-size", "3"], "conv"),
+        (["train", "lenet5", "digits", "--device", "cuda"], "computes on the CPU only"),
+        (["evaluate", "nothing.safetensors", "digits"], "no model 'nothing.safetensors'"),
+        (["predict", "nothing.safetensors", "x.png"], "no model 'nothing.safetensors'"),
+        (["predict", "nothing.safetensors"], "Missing argument 'FILES...'"),
+        (["summary", "lenet6"], "Did you mean 'lenet5'"),
+        (["cache", "warm", "lenet6"], "Did you mean 'lenet5'"),
+    ],
+)
+def test_wrong_input_gets_one_sentence(args, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refused(*args)
+    assert list(tmp_path.iterdir()) == [], "nothing half-written is left"
+
+
+# Plugins -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    manager._manager.cache_clear()
+
+    def put(name: str, source: str) -> None:
+        info = tmp_path / "site" / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[numbacnn]\n{name} = {name}_module\n")
+        (info.parent / f"{name}_module.py").write_text(
+            "import click\nimport numbacnn as nc\nfrom numbacnn.plugin.specs import *\n" + source
+        )
+
+    yield put
+    manager._manager.cache_clear()
+    for name in [name for name in sys.modules if name.endswith("_module")]:
+        del sys.modules[name]
+
+
+COMMAND = """
+@nc.hookimpl
+def numbacnn_cli():
+    yield CommandSpec("say-hello", "greeter_module:command", "Greet.")
+
+@click.command()
+@click.argument("name")
+def command(name):
+    click.echo(f"Hello, {name}!")
+"""
+
+
+def test_a_plugin_adds_a_command(install):
+    install("greeter", COMMAND)
+    assert "Greet." in run("--help").stdout
+    assert run("say-hello", "world").stdout == "Hello, world!\n"
+
+
+def test_a_plugin_command_that_is_none(install):
+    install("greeter", COMMAND.replace("@click.command()", "").replace('@click.argument("name")', ""))
+    assert "of greeter 1.0 is not a click.Command" in refused("say-hello", "world")
+
+
+def test_plugins_tells_which_and_why(install):
+    install("greeter", COMMAND)
+    install("broken", "1 / 0")
+    install("rival", COMMAND.replace("greeter_module", "rival_module"))
+    install("unwanted", COMMAND)
+    result = run("plugins", "--json", "--no-plugin", "unwanted")
+    assert result.exit_code == 0
+    told = {p["name"]: p for p in json.loads(result.stdout)}
+    assert (told["broken"]["status"], told["unwanted"]["status"]) == ("broken", "blocked")
+    assert "ZeroDivisionError" in told["broken"]["error"]
+    assert told["greeter"]["status"] == told["rival"]["status"] == "conflict"
+    assert told["builtins"]["status"] == told["datasets"]["status"] == "ok"
+    assert told["greeter"]["provides"] == {"command": ["say-hello"]}
+    assert {"distribution", "version", "hooks", "provides", "status", "error"} <= set(told["greeter"])
+    table = run("plugins", "--no-plugin=unwanted")
+    assert table.exit_code == 0
+    for text in ("greeter 1.0", "conflict", "broken: Importing broken_module raised ZeroDivisionError", "blocked"):
+        assert text in table.stdout
+    assert "provided by" in refused("say-hello", "world")
+    assert run("greeter:say-hello", "world").stdout == "Hello, world!\n"
+
+
+def test_no_plugin_leaves_the_environment_as_it_was(install, monkeypatch):
+    monkeypatch.setenv("NUMBACNN_NO_PLUGIN", "datasets")
+    install("greeter", COMMAND)
+    told = {p["name"]: p["status"] for p in json.loads(run("--no-plugin", "greeter", "plugins", "--json").stdout)}
+    assert told["datasets"] == told["greeter"] == "blocked"
+    assert os.environ["NUMBACNN_NO_PLUGIN"] == "datasets"
+
+
+def test_a_plugin_command_that_fails_on_a_file(install):
+    install("greeter", COMMAND.replace('click.echo(f"Hello, {name}!")', "open(name)"))
+    assert "/no/such/file: No such file" in refused("say-hello", "/no/such/file")
+
+
+# Cache and doctor ----------------------------------------------------------------------------------------------------
+
+
+def test_cache_info_and_clear(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBACNN_CACHE_DIR", str(tmp_path))
+    assert json.loads(run("cache", "info", "--json").stdout) == {
+        "folder": str(tmp_path / "kernels"),
+        "kernels": 0,
+        "bytes": 0,
+        "writable": True,
+    }
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels/some-1.nbc").write_bytes(bytes(100))
+    (tmp_path / "kernels/left.tmp").write_bytes(bytes(20))
+    (tmp_path / "kernels/mine.txt").write_text("stays")
+    assert "1 kernels" in run("cache", "info").stdout
+    assert json.loads(run("cache", "clear", "--json").stdout)["removed_bytes"] == 120
+    assert [p.name for p in (tmp_path / "kernels").iterdir()] == ["mine.txt"]
+
+
+def test_a_cache_folder_that_cannot_be_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("NUMBACNN_CACHE_DIR", str(tmp_path / "file"))
+    assert json.loads(run("cache", "info", "--json").stdout)["writable"] is False
+    assert "cannot be written to" in run("cache", "info").stdout
+    assert run("cache", "clear").exit_code == 0
+
+
+def test_doctor():
+    result = run("doctor", "--json")
+    assert result.exit_code == 0
+    findings = json.loads(result.stdout)
+    assert {"versions", "cpu", "cpu_features", "vector_width", "threads", "threading_layer", "cache", "gpu"} <= set(findings)
+    assert findings["versions"]["numpy"] == np.__version__
+    assert "CPU only" in findings["gpu"]
+    text = run("doctor").stdout
+    for name in findings:
+        assert name.replace("_", " ") in text
+
+
+# The main job --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder in which ``numbacnn train cnn digits`` has run for two short epochs, and what it told."""
+    folder = tmp_path_factory.mktemp("run")
+    result = run("train", "cnn", "digits", "--epochs", 2, "--output", folder, "--json")
+    assert result.exit_code == 0, result.stderr
+    return folder, json.loads(result.stdout)
+
+
+def test_train_tells_and_writes(trained):
+    folder, told = trained
+    assert told["architecture"] == "cnn"
+    assert told["epochs"] == 2
+    assert told["test"]["accuracy"] > 0.5
+    assert {"model.safetensors", "history.json"} <= {path.name for path in folder.iterdir()}
+    assert json.loads((folder / "history.json").read_text())
+
+
+def test_train_speaks_to_people(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("train", "cnn", "digits", "--epochs", 1)
+    assert result.exit_code == 0
+    assert "accuracy" in result.stdout.splitlines()[-1]
+    assert os.path.join("runs", "cnn-digits") in result.stdout
+    assert (tmp_path / "runs/cnn-digits/model.safetensors").is_file()
+
+
+def test_evaluate_agrees_with_training(trained):
+    folder, told = trained
+    for model in (folder, folder / "model.safetensors"):
+        result = run("evaluate", model, "digits", "--json")
+        assert result.exit_code == 0
+        found = json.loads(result.stdout)
+        assert found["accuracy"] == pytest.approx(told["test"]["accuracy"])
+        assert found["loss"] == pytest.approx(told["test"]["loss"], rel=1e-4)
+    assert "accuracy" in run("evaluate", folder, "digits", "--split", "train").stdout
+
+
+def test_resume_ends_where_an_uninterrupted_run_ends(trained, tmp_path):
+    from numbacnn.weights.files import read_weights
+
+    options = ["train", "cnn", "digits", "--schedule", "constant", "--output", tmp_path, "--json"]
+    assert run(*options, "--epochs", 1).exit_code == 0
+    assert run(*options, "--epochs", 2, "--resume").exit_code == 0
+    whole = tmp_path / "whole"
+    assert run("train", "cnn", "digits", "--schedule", "constant", "--output", whole, "--json", "--epochs", 2).exit_code == 0
+    resumed, once = (read_weights(folder / "model.safetensors") for folder in (tmp_path, whole))
+    for name, weights in once.items():
+        np.testing.assert_array_equal(resumed[name], weights)
+
+
+@pytest.fixture
+def image(tmp_path):
+    """A digit of the data set as a file of another size, in colour."""
+    from numbacnn.data.sources import open_dataset
+
+    images, labels = open_dataset("digits", "test").batch(np.arange(1))
+    pixels = Image.fromarray((images[0, :, :, 0] * 255).astype(np.uint8)).resize((40, 40)).convert("RGB")
+    path = tmp_path / "photos" / "digit.png"
+    path.parent.mkdir()
+    pixels.save(path)
+    return path, int(labels[0])
+
+
+def test_predict_files_and_folders(trained, image):
+    folder, _ = trained
+    path, label = image
+    result = run("predict", folder, path, path.parent, "--top", 2, "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert [entry["file"] for entry in told] == [str(path), str(path)]
+    for entry in told:
+        first, second = entry["predictions"]
+        assert first["label"] == label
+        assert first["class"] == str(label)
+        assert 1 >= first["probability"] >= second["probability"] >= 0
+    assert run("predict", folder, path).stdout.startswith(f"{path}: {label} ")
+
+
+def test_summary_of_architectures_and_models(trained):
+    folder, _ = trained
+    for args in (["lenet5"], ["cnn", "--input-shape", "16x16x3", "--classes", "7"], [folder]):
+        assert "parameters" in run("summary", *args).stdout
+        told = json.loads(run("summary", *args, "--json").stdout)
+        assert told["parameters"] > 1000
+        assert told["memory"]["training"] > told["memory"]["prediction"] > 0
+
+
+def test_wrong_files(trained, tmp_path):
+    folder, _ = trained
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    colour = tmp_path / "colour" / "a"
+    colour.mkdir(parents=True)
+    Image.new("RGB", (8, 8), "red").save(colour / "red.png")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((folder / "model.safetensors").read_bytes()[:5000])
+    (tmp_path / "empty").mkdir()
+    assert "text.png" in refused("predict", folder, text)
+    assert "missing.png" in refused("predict", folder, tmp_path / "missing.png")
+    assert "holds no image files" in refused("predict", folder, tmp_path / "empty")
+    assert "1 channel" in refused("evaluate", folder, colour.parent)
+    assert "cut.safetensors" in refused("evaluate", cut, "digits")
+    assert "text.png" in refused("summary", text)
+
+
+def test_a_loss_that_is_no_number_is_one_sentence(tmp_path):
+    out = tmp_path / "out"
+    assert "loss" in refused("train", "cnn", "digits", "--optimizer", "sgd", "--rate", "1e30", "--epochs", 1, "--output", out).lower()
+    assert not (out / "model.safetensors").exists()
+
+
+def test_an_output_that_is_a_file(tmp_path):
+    (tmp_path / "out").write_text("in the way")
+    assert str(tmp_path / "out") in refused("train", "cnn", "digits", "--epochs", 1, "--output", tmp_path / "out")
+
+
+def test_processes_end_with_the_status():
+    assert process("plugins").returncode == 0
+    failed = process("train", "lenet5", "nowhere")
+    assert failed.returncode == 2
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_reader_that_leaves_early():
+    command = f"{sys.executable} -m numbacnn.cli.main plugins --json | head -c 1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert "Traceback" not in result.stderr
+    assert "BrokenPipe" not in result.stderr
+
+
+def test_commands_are_click_commands():
+    for name in builtins.COMMANDS:
+        assert isinstance(main.get_command(click.Context(main), name), click.Command)
