@@ -32,7 +32,7 @@ class Case:
         return ",".join([sizes, *(f"{name}={value}" for name, value in self.fields.items())]).replace(" ", "")
 
 
-def on(shape: Any, **fields: Any) -> Case:
+def on(shape: Any, /, **fields: Any) -> Case:
     return Case(shape, fields)
 
 
@@ -41,12 +41,13 @@ def positive(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarr
     return generator.uniform(0.5, 2.0, shape) * generator.choice([-1.0, 1.0], shape)
 
 
-def convolutions(first: Any, second: Any, third: Any, **more: Any) -> dict[str, list[Case]]:
-    """Cases of one family in one, two and three dimensions, from their distinguishing fields."""
-    return {"1D": first, "2D": second, "3D": third, **more}
-
-
-ANY_RANK = [(5,), (7, 3), (3, 5, 2), (1, 1, 1), (2, 3, 1, 4)]
+FUNCTIONS = [
+    *["relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "gelu_tanh", "silu"],
+    *["hard_swish", "hard_sigmoid", "mish", "sigmoid", "tanh", "softplus", "linear"],
+]
+SIZES = {1: (5,), 2: (5, 4), 3: (5, 4, 3)}
+ODD = {1: (7,), 2: (3, 7), 3: (3, 7, 5)}
+ONES = {1: (1,), 2: (1, 1), 3: (1, 1, 1)}
 
 
 def elementwise(**fields: Any) -> list[Case]:
@@ -124,15 +125,15 @@ CASES: dict[str, list[Case]] = {
     ],
     "LpPool3D": [Case((3, 4, 2, 2), {"size": 2}, {"sample": positive})],
     **{
-        f"Global{kind}Pool{axes}D": [on((3, 5, 2)[:axes] + (3,)), on((1,) * axes + (1,), keepdims=True)]
+        f"Global{kind}Pool{axes}D": [on((*SIZES[axes], 3)), on((*ONES[axes], 1), keepdims=True), on((*ODD[axes], 17))]
         for kind in ("Average", "Max")
         for axes in (1, 2, 3)
     },
     **{
         f"Adaptive{kind}Pool{axes}D": [
-            on((5, 4, 3)[:axes] + (2,), size=2),
-            on((3, 7, 5)[:axes] + (17,), size=(3, 5, 2)[:axes]),
-            on((1,) * axes + (1,), size=1),
+            on((*SIZES[axes], 2), size=2),
+            on((*ODD[axes], 17), size=(3, 5, 2)[:axes]),
+            on((*ONES[axes], 1), size=1),
         ]
         for kind in ("Average", "Max")
         for axes in (1, 2, 3)
@@ -148,11 +149,7 @@ CASES: dict[str, list[Case]] = {
     "SpatialDropout": [on((3, 5, 7), rate=0.4), on((1, 1, 1), rate=0.5)],
     "StochasticDepth": [on((3, 5, 2), rate=0.4), on((1,), rate=0.5)],
     # Activations
-    "Activation": [
-        case
-        for name in ("relu relu6 leaky_relu elu selu gelu gelu_tanh silu hard_swish hard_sigmoid mish sigmoid tanh softplus linear").split()
-        for case in ([on((3, 5, 2), function=name)] if name != "relu" else elementwise(function=name))
-    ],
+    "Activation": elementwise(function="relu") + [on((3, 5, 2), function=name) for name in FUNCTIONS if name != "relu"],
     "PReLU": [on((3, 5, 2)), on((37,)), on((1, 1, 1))],
     "Softmax": [on((3, 5)), on((2, 3, 17)), on((1,))],
     "LogSoftmax": [on((3, 5)), on((2, 3, 17)), on((1,))],

@@ -67,7 +67,10 @@ def write_weights(path: str | os.PathLike, weights: Mapping[str, Any], metadata:
     tensors = {name: np.asarray(array, order="C") for name, array in weights.items()}
     try:
         with atomic_file(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode
             save_file(tensors, temporary, dict(metadata or {}))
+            temporary.chmod(mode)  # safetensors makes files that only their owner may read
     except OSError as error:
         raise WeightsError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
     except Exception as error:
