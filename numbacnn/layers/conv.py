@@ -85,10 +85,6 @@ class _Sliding(Layer):
         if channels % groups or filters % groups:
             raise ShapeError(f"given shape {x}, needs channels ({channels}) and filters ({filters}) that {groups} groups divide.")
 
-    def _lifted(self, x: Shape) -> Any:
-        """The window over three axes, as the kernels take it."""
-        raise NotImplementedError
-
     def with_epilogue(self, activation: Layer | None, residual: bool, scale_shift: bool) -> Layer:
         """This layer with ``activation(layer(x) * fold_scale + fold_shift + residual)`` computed while the output is written; a second
         input is the residual."""
@@ -163,7 +159,8 @@ class _Convolution(_Sliding):
         numbers = self._numbers()
         return numbers.extent, numbers.stride, tuple(before for before, _ in self._geometry(x)[0])
 
-    def _lifted(self, x: Shape) -> Any:
+    def lifted(self, x: Shape) -> Any:
+        """The window over three axes, as the kernels take it."""
         conv, numbers = kernels.conv, self._numbers()
         before = tuple(before for before, _ in self._geometry(x)[0])
         lift = conv.lift
@@ -174,7 +171,7 @@ class _Convolution(_Sliding):
         return {"packed": Buffer((elements,), per_sample=False)}
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
-        conv, window = kernels.conv, self._lifted(x)
+        conv, window = kernels.conv, self.lifted(x)
         size, places = conv.lift(x[:-1], 1), conv.lift(self.output_shape(x)[:-1], 1)
         elements = conv.forward_elements(window, size, x[-1], places, self.filters, batch, threads)
         if not training:
@@ -189,11 +186,11 @@ class _Convolution(_Sliding):
     def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
         conv = kernels.conv
         more = None if addend is None else conv.lift_array(addend)
-        window, shift = self._lifted(x.shape[1:]), constant_vector(shift, 0, self.filters, y)
+        window, shift = self.lifted(x.shape[1:]), constant_vector(shift, 0, self.filters, y)
         conv.convolve(conv.lift_array(x), b["packed"], shift, conv.lift_array(y), window, b["scratch"], more, scalar)
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
-        conv, window = kernels.conv, self._lifted(x.shape[1:])
+        conv, window = kernels.conv, self.lifted(x.shape[1:])
         x5, dy5 = conv.lift_array(x), conv.lift_array(dy)
         if "weight" in dp:
             conv.weight_gradients(x5, dy5, dp["weight"], window, b["scratch"])
@@ -303,7 +300,8 @@ class _TransposedConvolution(_Sliding):
     def flops(self, x: Shape) -> int:
         return 2 * math.prod(x) * math.prod(self._numbers().size) * (self.filters // self.groups)
 
-    def _lifted(self, x: Shape) -> Any:
+    def lifted(self, x: Shape) -> Any:
+        """The window over three axes, as the kernels take it."""
         conv, numbers = kernels.conv, self._numbers()
         before = tuple(before for before, _ in self._geometry(x)[0])
         lift = conv.lift
@@ -312,11 +310,11 @@ class _TransposedConvolution(_Sliding):
     def prepared(self, x: Shape, training: bool) -> dict[str, Buffer]:
         conv = kernels.conv
         size, places = conv.lift(self.output_shape(x)[:-1], 1), conv.lift(x[:-1], 1)
-        elements, _ = conv.data_gradient_elements(self._lifted(x), size, self.filters, x[-1], places, 1, 1)
+        elements, _ = conv.data_gradient_elements(self.lifted(x), size, self.filters, x[-1], places, 1, 1)
         return {"packed": Buffer((elements,), per_sample=False)}
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
-        conv, window = kernels.conv, self._lifted(x)
+        conv, window = kernels.conv, self.lifted(x)
         size, places = conv.lift(self.output_shape(x)[:-1], 1), conv.lift(x[:-1], 1)
         _, elements = conv.data_gradient_elements(window, size, self.filters, x[-1], places, batch, threads)
         if not training:
@@ -331,16 +329,16 @@ class _TransposedConvolution(_Sliding):
 
     def pack(self, x: Shape, p: dict, b: dict, scale: np.ndarray | None) -> None:
         conv, scale = kernels.conv, constant_vector(scale, 1, self.filters, p["weight"])
-        conv.pack_transposed(p["weight"], scale, b["packed"], self._lifted(x), conv.lift(self.output_shape(x)[:-1], 1))
+        conv.pack_transposed(p["weight"], scale, b["packed"], self.lifted(x), conv.lift(self.output_shape(x)[:-1], 1))
 
     def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
         conv = kernels.conv
         more = None if addend is None else conv.lift_array(addend)
-        window, shift = self._lifted(x.shape[1:]), constant_vector(shift, 0, self.filters, y)
+        window, shift = self.lifted(x.shape[1:]), constant_vector(shift, 0, self.filters, y)
         conv.data_gradient(conv.lift_array(x), b["packed"], shift, conv.lift_array(y), window, b["scratch"], more, scalar)
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
-        conv, window = kernels.conv, self._lifted(x.shape[1:])
+        conv, window = kernels.conv, self.lifted(x.shape[1:])
         x5, dy5 = conv.lift_array(x), conv.lift_array(dy)
         if "weight" in dp:
             conv.weight_gradients(dy5, x5, dp["weight"], window, b["scratch"])
@@ -371,6 +369,235 @@ class Conv3DTranspose(_TransposedConvolution):
 
 for _class in (Conv1DTranspose, Conv2DTranspose, Conv3DTranspose):
     _class.__doc__ = f"{_class.__doc__}\n\n{_TransposedConvolution.__doc__}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _DepthwiseConvolution(_Sliding):
+    """Common to DepthwiseConv1D, DepthwiseConv2D and DepthwiseConv3D: each channel has its own kernel(s).
+
+    Args:
+        size, stride, padding, dilation, bias, activation: as for a convolution.
+        multiplier: outputs per input channel; output ``c * multiplier + j`` comes from input channel ``c``.
+
+    Parameters: ``weight (kernel..., 1, C * multiplier)``, ``bias (C * multiplier,)``.
+    """
+
+    size: Any
+    stride: Any = 1
+    padding: Any = "valid"
+    dilation: Any = 1
+    multiplier: int = 1
+    bias: bool = True
+    activation: Any = None
+    initializer: Any = "he_normal"
+    bias_initializer: Any = "zeros"
+
+    stem: ClassVar[str] = "depthwise"
+    plain: ClassVar[type]
+
+    def _grouped(self, x: Shape) -> Any:
+        """The grouped convolution that computes the same."""
+        return self.plain(
+            x[-1] * self.multiplier, self.size, self.stride, self.padding, self.dilation, x[-1], self.bias,
+            initializer=self.initializer, bias_initializer=self.bias_initializer,
+        )  # fmt: skip
+
+    def output_shape(self, x: Shape) -> Shape:
+        self._check_axes(x)
+        return self._grouped(x).output_shape(x)
+
+    def parameters(self, x: Shape) -> dict[str, Parameter]:
+        return self._grouped(x).parameters(x)
+
+    def flops(self, x: Shape) -> int:
+        return self._grouped(x).flops(x)
+
+    def window(self, x: Shape) -> tuple[Shape, Shape, Shape]:
+        return self._grouped(x).window(x)
+
+    def prepared(self, x: Shape, training: bool) -> dict[str, Buffer]:
+        if self.multiplier > 1:
+            return self._grouped(x).prepared(x, training)
+        return {"packed": Buffer((math.prod(self._numbers().size), x[-1]), per_sample=False)}
+
+    def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        if self.multiplier > 1:
+            return self._grouped(x).scratch(x, batch, threads, training)
+        return {"packed_back": Buffer((math.prod(self._numbers().size), x[-1]), per_sample=False)} if training else {}
+
+    def pack(self, x: Shape, p: dict, b: dict, scale: np.ndarray | None) -> None:
+        if self.multiplier > 1:
+            self._grouped(x).pack(x, p, b, scale)
+        else:
+            kernels.conv.pack_depthwise(p["weight"], constant_vector(scale, 1, x[-1], p["weight"]), b["packed"])
+
+    def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
+        grouped = self._grouped(x.shape[1:])
+        if self.multiplier > 1:
+            grouped.run(x, y, shift, addend, scalar, b)
+            return
+        conv, window = kernels.conv, grouped.lifted(x.shape[1:])
+        more = None if addend is None else conv.lift_array(addend)
+        shift = constant_vector(shift, 0, x.shape[-1], y)
+        conv.depthwise_convolve(conv.lift_array(x), b["packed"], shift, conv.lift_array(y), window, more, scalar)
+
+    def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+        grouped = self._grouped(x.shape[1:])
+        if self.multiplier > 1:
+            grouped.backward(x, y, dy, dx, p, dp, b)
+            return
+        conv, window = kernels.conv, grouped.lifted(x.shape[1:])
+        x5, dy5 = conv.lift_array(x), conv.lift_array(dy)
+        if "weight" in dp:
+            conv.depthwise_weight_gradients(x5, dy5, dp["weight"], window)
+        if "bias" in dp:
+            conv.channel_sums(dy.reshape(-1, x.shape[-1]), dp["bias"])
+        if dx is not None:
+            conv.depthwise_data_gradient(dy5, p["weight"], b["packed_back"], conv.lift_array(dx), window)
+
+
+class DepthwiseConv1D(_DepthwiseConvolution):
+    """Depthwise convolution of ``(length, channels)``."""
+
+    axes = 1
+    plain = Conv1D
+
+
+class DepthwiseConv2D(_DepthwiseConvolution):
+    """Depthwise convolution of ``(height, width, channels)``."""
+
+    axes = 2
+    plain = Conv2D
+
+
+class DepthwiseConv3D(_DepthwiseConvolution):
+    """Depthwise convolution of ``(depth, height, width, channels)``."""
+
+    axes = 3
+    plain = Conv3D
+
+
+for _class in (DepthwiseConv1D, DepthwiseConv2D, DepthwiseConv3D):
+    _class.__doc__ = f"{_class.__doc__}\n\n{_DepthwiseConvolution.__doc__}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _SeparableConvolution(_Sliding):
+    """Common to SeparableConv1D, SeparableConv2D and SeparableConv3D: a depthwise convolution, then a pointwise one (F. Chollet,
+    "Xception", 2017), with nothing in between.
+
+    Args:
+        filters: output channels.
+        size, stride, padding, dilation, multiplier: of the depthwise convolution.
+        bias, activation: of the pointwise one.
+
+    Parameters: ``depthwise_weight (kernel..., 1, C * multiplier)``, ``pointwise_weight (1..., C * multiplier, filters)``, ``bias (filters,)``.
+    """
+
+    filters: int
+    size: Any
+    stride: Any = 1
+    padding: Any = "valid"
+    dilation: Any = 1
+    multiplier: int = 1
+    bias: bool = True
+    activation: Any = None
+    initializer: Any = "he_normal"
+    bias_initializer: Any = "zeros"
+
+    stem: ClassVar[str] = "separable"
+    plain: ClassVar[type]
+    depthwise: ClassVar[type]
+
+    def _stages(self, x: Shape) -> tuple[Any, Any, Shape]:
+        """The two convolutions, and the shape between them."""
+        first = self.depthwise(
+            self.size, self.stride, self.padding, self.dilation, self.multiplier, bias=False, initializer=self.initializer
+        )
+        second = self.plain(self.filters, 1, bias=self.bias, initializer=self.initializer, bias_initializer=self.bias_initializer)
+        return first, second, first.output_shape(x)
+
+    def output_shape(self, x: Shape) -> Shape:
+        self._check_axes(x)
+        _, second, middle = self._stages(x)
+        return second.output_shape(middle)
+
+    def parameters(self, x: Shape) -> dict[str, Parameter]:
+        first, second, middle = self._stages(x)
+        renamed = {"weight": "pointwise_weight", "bias": "bias"}
+        later = {renamed[name]: parameter for name, parameter in second.parameters(middle).items()}
+        return {"depthwise_weight": first.parameters(x)["weight"], **later}
+
+    def flops(self, x: Shape) -> int:
+        first, second, middle = self._stages(x)
+        return first.flops(x) + second.flops(middle)
+
+    def window(self, x: Shape) -> tuple[Shape, Shape, Shape]:
+        return self._stages(x)[0].window(x)
+
+    def buffers(self, x: Shape) -> dict[str, Buffer]:
+        return {"middle": Buffer(self._stages(x)[2])}
+
+    def prepared(self, x: Shape, training: bool) -> dict[str, Buffer]:
+        first, second, middle = self._stages(x)
+        return _prefixed(first.prepared(x, training), second.prepared(middle, training))
+
+    def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        first, second, middle = self._stages(x)
+        both = _prefixed(first.scratch(x, batch, threads, training), second.scratch(middle, batch, threads, training))
+        return {**both, "d_middle" if training else "middle": Buffer(middle)}
+
+    def pack(self, x: Shape, p: dict, b: dict, scale: np.ndarray | None) -> None:
+        first, second, middle = self._stages(x)
+        first.pack(x, {"weight": p["depthwise_weight"]}, _of_stage(b, "first"), None)
+        second.pack(middle, {"weight": p["pointwise_weight"]}, _of_stage(b, "second"), scale)
+
+    def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
+        first, second, _ = self._stages(x.shape[1:])
+        first.run(x, b["middle"], None, None, None, _of_stage(b, "first"))
+        second.run(b["middle"], y, shift, addend, scalar, _of_stage(b, "second"))
+
+    def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+        first, second, _ = self._stages(x.shape[1:])
+        needed = b["d_middle"] if dx is not None or "depthwise_weight" in dp else None
+        later = {name.removeprefix("pointwise_"): dp[name] for name in ("pointwise_weight", "bias") if name in dp}
+        second.backward(b["middle"], None, dy, needed, {"weight": p["pointwise_weight"]}, later, _of_stage(b, "second"))
+        if needed is not None:
+            earlier = {"weight": dp["depthwise_weight"]} if "depthwise_weight" in dp else {}
+            first.backward(x, None, needed, dx, {"weight": p["depthwise_weight"]}, earlier, _of_stage(b, "first"))
+
+
+def _prefixed(first: dict[str, Buffer], second: dict[str, Buffer]) -> dict[str, Buffer]:
+    return {**{f"first_{k}": v for k, v in first.items()}, **{f"second_{k}": v for k, v in second.items()}}
+
+
+def _of_stage(b: dict, stage: str) -> dict:
+    return {name.removeprefix(f"{stage}_"): array for name, array in b.items() if name.startswith(f"{stage}_")}
+
+
+class SeparableConv1D(_SeparableConvolution):
+    """Separable convolution of ``(length, channels)``."""
+
+    axes = 1
+    plain, depthwise = Conv1D, DepthwiseConv1D
+
+
+class SeparableConv2D(_SeparableConvolution):
+    """Separable convolution of ``(height, width, channels)``."""
+
+    axes = 2
+    plain, depthwise = Conv2D, DepthwiseConv2D
+
+
+class SeparableConv3D(_SeparableConvolution):
+    """Separable convolution of ``(depth, height, width, channels)``."""
+
+    axes = 3
+    plain, depthwise = Conv3D, DepthwiseConv3D
+
+
+for _class in (SeparableConv1D, SeparableConv2D, SeparableConv3D):
+    _class.__doc__ = f"{_class.__doc__}\n\n{_SeparableConvolution.__doc__}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from ..jit import inline
+from ..jit import inline, num_threads
+from .depthwise import depthwise, depthwise_weight_gradient, pack_taps
 from .direct import convolution, pack_weights, weight_gradient
 from .tiles import MAX_ROWS, WIDTH, tile_heights
 
@@ -41,6 +42,8 @@ class Window:
 
 POINTWISE = Window((1, 1, 1), (1, 1, 1), (1, 1, 1), (0, 0, 0))
 """Of a matrix product over the channels."""
+NOTHING = Window((0, 1, 1), (1, 1, 1), (1, 1, 1), (0, 0, 0))
+"""Of a sum without terms."""
 
 
 def lift(values: Sequence[int], fill: int) -> Triple:
@@ -160,7 +163,6 @@ def convolve(
         offsets = np.arange(x.shape[4] // window.groups // plan.length) * plan.length
     else:
         offsets = np.array(plan.offsets)
-    offsets = offsets[: packed.size]
     if plan.flat:
         x, y = x.reshape(1, 1, 1, -1, x.shape[4]), y.reshape(1, 1, 1, -1, y.shape[4])
         addend = None if addend is None else addend.reshape(y.shape)
@@ -200,7 +202,7 @@ def residues(window: Window, size: Triple) -> Iterator[Residue]:
     for parts in itertools.product(*axes):
         starts, places, taps, dilations, paddings = zip(*parts)
         flat = tuple((a * kh + b) * kw + c for a, b, c in itertools.product(*taps))
-        part = Window(tuple(map(len, taps)), (1, 1, 1), dilations, paddings, window.groups) if flat else POINTWISE  # type: ignore[arg-type]
+        part = Window(tuple(map(len, taps)), (1, 1, 1), dilations, paddings, window.groups) if flat else NOTHING  # type: ignore[arg-type]
         yield Residue(starts, places, part, flat)  # type: ignore[arg-type]
 
 
@@ -315,3 +317,43 @@ def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Wind
         plan.panels,
         scratch,
     )
+
+
+# Depthwise -----------------------------------------------------------------------------------------------------------
+
+
+def depthwise_convolve(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window,
+    addend: np.ndarray | None = None, activation: Callable | None = None,
+) -> None:  # fmt: skip
+    """``y = activation(depthwise conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, ``weight (taps, C)``."""
+    tasks = TASKS_PER_THREAD * num_threads()
+    block_rows = max(1, y.shape[2] * y.shape[0] * y.shape[1] // (2 * tasks)) if y.shape[2] else 1
+    geometry = map(np.array, (window.stride, window.padding, window.dilation, window.extent))
+    depthwise(addend is not None, inlined(activation))(x, weight, bias, y if addend is None else addend, y, *geometry, min(block_rows, 8))
+
+
+def pack_depthwise(weight: np.ndarray, scale: np.ndarray, packed: np.ndarray) -> None:
+    """``weight (kernel..., 1, C)`` times ``scale (C,)`` as ``packed (taps, C)``."""
+    flat = weight.reshape(-1, weight.shape[-1])
+    pack_taps(flat, np.arange(flat.shape[0]), scale, packed)
+
+
+def depthwise_data_gradient(dy: np.ndarray, weight: np.ndarray, packed: np.ndarray, dx: np.ndarray, window: Window) -> None:
+    """``dx`` of a depthwise convolution with ``weight (kernel..., 1, C)``; ``packed`` is scratch as large as the weights."""
+    flat = weight.reshape(-1, weight.shape[-1])
+    ones, zeros = np.ones(dx.shape[4], dx.dtype), np.zeros(dx.shape[4], dx.dtype)
+    at = 0
+    for part in residues(window, dx.shape[1:4]):
+        taps = packed[at : at + len(part.taps)]
+        at += len(part.taps)
+        if part.taps:
+            pack_taps(flat, np.array(part.taps), ones, taps)
+        target = dx[:, *(slice(start, None, s) for start, s in zip(part.start, window.stride))]
+        depthwise_convolve(dy, taps, zeros, target, part.window)
+
+
+def depthwise_weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window) -> None:
+    """``dw (kernel..., 1, C)`` of a depthwise convolution."""
+    geometry = map(np.array, (window.stride, window.padding, window.dilation, window.extent))
+    depthwise_weight_gradient(x, dy, dw.reshape(-1, dw.shape[-1]), *geometry)
