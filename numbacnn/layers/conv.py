@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -299,6 +300,17 @@ class _TransposedConvolution(_Sliding):
 
     def flops(self, x: Shape) -> int:
         return 2 * math.prod(x) * math.prod(self._numbers().size) * (self.filters // self.groups)
+
+    def window(self, x: Shape) -> tuple[Any, Any, Any]:
+        """Output ``o`` sees the inputs from ``(o + padding - extent + 1) / stride`` to ``(o + padding) / stride``: a window in
+        fractions of an input place, which moves on by ``1 / stride``."""
+        numbers = self._numbers()
+        before = tuple(before for before, _ in self._geometry(x)[0])
+        return (
+            tuple(1 + Fraction(extent - 1, s) for extent, s in zip(numbers.extent, numbers.stride)),
+            tuple(Fraction(1, s) for s in numbers.stride),
+            tuple(Fraction(extent - 1 - cut, s) for extent, s, cut in zip(numbers.extent, numbers.stride, before)),
+        )
 
     def lifted(self, x: Shape) -> Any:
         """The window over three axes, as the kernels take it."""
