@@ -11,11 +11,14 @@ from ..errors import ConfigError, ShapeError
 from ..layers.base import Layer, Parameter
 from .tensor import Call, Tensor, layer_shapes
 
+ACTIVATION = "activation."  # in front of the names of parameters that belong to a layer's activation
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Node:
     """One layer in its place: ``name`` in the model, the tensors that it reads and fills, and, by the layer's own names
-    for them, the names of its parameters in the model.
+    for them, the names of its parameters in the model. ``activation`` follows the layer and, if it has parameters, owns
+    those that are called ``activation.*``.
 
     ``derived`` are parameters that a pass computes from others (see :class:`numbacnn.graph.passes.fold.Affine`).
     """
@@ -25,6 +28,7 @@ class Node:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     parameters: dict[str, str] = dataclasses.field(default_factory=dict)
+    activation: Layer | None = None
     derived: tuple[Any, ...] = ()
 
     @property
@@ -53,13 +57,17 @@ class Graph:
         self.nodes: list[Node] = []
         owners: dict[int, Node] = {}
         for call in calls:
-            node = Node(names[call], call.layer, call.inputs, call.outputs, self._declare(call, names[call], owners))
+            parameters = self._declare(call, names[call], owners)
+            node = Node(names[call], call.layer, call.inputs, call.outputs, parameters, call.activation)
             owners.setdefault(id(call.layer), node)
             self.nodes.append(node)
 
     def _declare(self, call: Call, name: str, owners: dict[int, Node]) -> dict[str, str]:
         """Enter the parameters of a call into ``specs``, or find those of the layer's first call."""
-        specs = call.layer.parameters(layer_shapes(call.layer, call.inputs))
+        specs = dict(call.layer.parameters(layer_shapes(call.layer, call.inputs)))
+        if call.activation is not None:
+            own = call.activation.parameters(call.outputs[0].shape)
+            specs.update((ACTIVATION + local, spec) for local, spec in own.items())
         owner = owners.get(id(call.layer))
         if owner is None:
             parameters = {local: f"{name}.{local}" for local in specs}

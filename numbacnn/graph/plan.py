@@ -334,14 +334,12 @@ class _Planner:
                 continue
             if layer.alias and tensor in self.gradients:
                 after.append(Combine(self.gradients[tensor], dy[0]))
-                self.gradients[tensor].block.need(time)
                 continue
             slot = self._contribution(node, position, dy, time, protected)
             if layer.alias and slot.block is not dy[0].block:
                 after.append(Combine(slot, dy[0], copy=True))
             if tensor in self.gradients:
                 after.append(Combine(self.gradients[tensor], slot))
-                self.gradients[tensor].block.need(time)
             else:
                 self.gradients[tensor] = slot
                 if tensor in seeds:

@@ -38,7 +38,7 @@ def _check_name(name: Any, of: str) -> None:
 
 
 class Call:
-    """One application of a layer to tensors."""
+    """One application of a layer to tensors. ``activation`` is the layer that its ``activation`` field means, if any."""
 
     def __init__(self, layer: Layer, inputs: tuple[Tensor, ...], name: str | None):
         self.layer, self.inputs, self.scope = layer, inputs, _scope.get()
@@ -46,6 +46,7 @@ class Call:
             _check_name(name, "layer")
         self.name = name and ".".join((*self.scope, name))
         self.serial = next(_serials)
+        self.activation = self._resolved_activation()
         self.outputs: tuple[Tensor, ...] = tuple(Tensor(shape, self, index) for index, shape in enumerate(self._shapes()))
 
     def label(self) -> str:
@@ -53,6 +54,17 @@ class Call:
         if self.name is None and self.scope:
             return f"{self.layer.label()} in {'.'.join(self.scope)!r}"
         return self.layer.label(self.name)
+
+    def _resolved_activation(self) -> Layer | None:
+        given = getattr(self.layer, "activation", None)
+        if not self.layer.fusable or given is None:
+            return None
+        from ..layers.activation import resolve
+
+        try:
+            return resolve(given)
+        except ConfigError as error:
+            raise ConfigError(f"{self.label()}: {error}") from None
 
     def _shapes(self) -> list[Shape]:
         given = layer_shapes(self.layer, self.inputs)

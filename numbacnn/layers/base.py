@@ -59,6 +59,8 @@ class Layer:
                         planner turns into a layer of its own or into the epilogue.
     ``foldable``        in inference ``y`` is ``x * scale + shift`` per channel (batch norm), see :meth:`channel_affine`:
                         folded into the convolution before it.
+    ``elementwise``     the layer has ``scalar``, the Python function of one number that it applies to each element (see
+                        ``layers/activation.py``): fused into an epilogue.
     ``residual_sum``    the layer is ``x[0] + x[1]``, which an epilogue may take over.
     ``inference_identity``  in inference ``y`` is ``x`` (Dropout): the layer is left out.
     ``stem``            of automatic names: ``"conv"`` gives ``conv1``, ``conv2``... in a model.
@@ -73,6 +75,7 @@ class Layer:
     recordable: ClassVar[bool] = False
     fusable: ClassVar[bool] = False
     foldable: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
     residual_sum: ClassVar[bool] = False
     inference_identity: ClassVar[bool] = False
     stem: ClassVar[str] = "layer"

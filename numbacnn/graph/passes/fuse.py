@@ -108,7 +108,7 @@ def _take_in(node: Node, tensor: Tensor, chain: _Chain) -> bool:
             return False
         chain.residual = other
         return True
-    if hasattr(layer, "scalar") and not node.parameters and len(node.inputs) == 1:
+    if layer.elementwise and not node.parameters and len(node.inputs) == 1:
         chain.activation = layer
         return True
     return False

@@ -1,4 +1,4 @@
-"""The ``activation`` field of a layer becomes a node of its own."""
+"""The activation of a layer becomes a node of its own."""
 
 from __future__ import annotations
 
@@ -6,33 +6,27 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from ..build import Node
+from ...layers.base import Layer
+from ..build import ACTIVATION, Node
 from ..tensor import Tensor
 
 
 def split_activations(nodes: Sequence[Node]) -> list[Node]:
-    """Each fusable layer with an activation becomes that layer without it, then the activation.
+    """Each layer with an activation becomes that layer without it, then the activation.
 
-    The activation fills the tensor that the layer filled, so that nothing else changes. A layer that is used in several
-    places is split once, and stays shared.
+    The activation fills the tensor that the layer filled, so that nothing else changes.
     """
-    result: list[Node] = []
-    parts: dict[int, tuple[Any, Any]] = {}
-    for node in nodes:
-        if not node.layer.fusable or getattr(node.layer, "activation", None) is None:
-            result.append(node)
-            continue
-        if id(node.layer) not in parts:
-            parts[id(node.layer)] = _parts(node.layer)
-        bare, activation = parts[id(node.layer)]
-        (y,) = node.outputs
-        before = Tensor(y.shape, dtype=y.dtype)
-        result.append(dataclasses.replace(node, layer=bare, outputs=(before,)))
-        result.append(Node(f"{node.name}.activation", activation, (before,), (y,)))
-    return result
+    return [part for node in nodes for part in (_split(node, node.activation) if node.activation else [node])]
 
 
-def _parts(layer: Any) -> tuple[Any, Any]:
-    from ...layers.activation import resolve
-
-    return dataclasses.replace(layer, activation=None), resolve(layer.activation)
+def _split(node: Node, activation: Layer) -> list[Node]:
+    (y,) = node.outputs
+    before = Tensor(y.shape, dtype=y.dtype)
+    own = {local: full for local, full in node.parameters.items() if not local.startswith(ACTIVATION)}
+    its = {local.removeprefix(ACTIVATION): full for local, full in node.parameters.items() if local.startswith(ACTIVATION)}
+    layer: Any = node.layer
+    bare = dataclasses.replace(layer, activation=None)
+    return [
+        dataclasses.replace(node, layer=bare, outputs=(before,), parameters=own, activation=None),
+        Node(f"{node.name}.activation", activation, (before,), (y,), its),
+    ]
