@@ -503,7 +503,8 @@ class _SeparableConvolution(_Sliding):
         size, stride, padding, dilation, multiplier: of the depthwise convolution.
         bias, activation: of the pointwise one.
 
-    Parameters: ``depthwise_weight (kernel..., 1, C * multiplier)``, ``pointwise_weight (1..., C * multiplier, filters)``, ``bias (filters,)``.
+    Parameters: ``depthwise_weight (kernel..., 1, C * multiplier)``, ``pointwise_weight (1..., C * multiplier, filters)``,
+    ``bias (filters,)``.
     """
 
     filters: int

@@ -88,8 +88,8 @@ def convolution(packed, residual, activation):
 
         ``x (N, D, H, W, C)`` and ``y (N, OD, OH, OW, CO)`` are views with dense channels; ``w`` packed
         panels ``[group][panel][len(offsets) * length][WIDTH]``; ``offsets`` where each run of ``length`` inputs starts, relative to a
-        pixel's first; ``heights`` of tiles (:func:`tile_heights`); ``strides``, ``padding`` (in front), ``dilation`` and kernel ``extent`` (places) are int64 arrays (depth, height,
-        width); ``scratch (threads, elements)`` holds a patch and the sums.
+        pixel's first; ``heights`` of tiles (:func:`tile_heights`); ``strides``, ``padding`` (in front), ``dilation`` and kernel ``extent``
+        (places) are int64 arrays (depth, height, width); ``scratch (threads, elements)`` holds a patch and the sums.
         """
         queue[0] = 0
         planes, height, width, out_channels = y.shape[1], y.shape[2], y.shape[3], y.shape[4] // groups

@@ -1,0 +1,327 @@
+"""Convolution, transposed, depthwise and separable convolution against the definition, PyTorch and themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from numbacnn.errors import ConfigError, ShapeError
+from numbacnn.kernels import jit
+from numbacnn.layers import conv
+from numbacnn.layers.activation import Activation
+from numbacnn.layers.padding import resolve_padding, window_places
+from tests import drive
+from tests.naive import conv as naive
+
+PLAIN = (conv.Conv1D, conv.Conv2D, conv.Conv3D)
+TRANSPOSED = (conv.Conv1DTranspose, conv.Conv2DTranspose, conv.Conv3DTranspose)
+DEPTHWISE = (conv.DepthwiseConv1D, conv.DepthwiseConv2D, conv.DepthwiseConv3D)
+
+
+@dataclasses.dataclass
+class Case:
+    """A convolution and an input that it can take."""
+
+    layer: conv._Convolution
+    shape: tuple[int, ...]
+    batch: int
+
+    def padding(self):
+        numbers = self.layer._numbers()
+        return resolve_padding(self.layer.padding, self.shape[:-1], numbers.size, numbers.stride, numbers.dilation)
+
+
+def random_case(rng: np.random.Generator) -> Case:
+    axes = int(rng.integers(1, 4))
+    longest = (24, 12, 6)[axes - 1]
+    groups = int(rng.choice([1, 1, 1, 2, 3]))
+    channels = groups * int(rng.choice([1, 2, 3, 5, 8, 16, 17]))
+    filters = groups * int(rng.choice([1, 2, 4, 7, 16, 19, 33]))
+    padding = ["valid", "same", "full", 1, 2, tuple((int(a), int(b)) for a, b in rng.integers(0, 3, (axes, 2)))]
+    if axes == 1:
+        padding.append("causal")
+    while True:
+        numbers = [tuple(map(int, rng.integers(1, high, axes))) for high in (5, 4, 3)]
+        size, stride, dilation = numbers
+        layer = PLAIN[axes - 1](filters, size, stride, padding[rng.integers(len(padding))], dilation, groups, bias=bool(rng.integers(2)))
+        shape = (*map(int, rng.integers(1, longest, axes)), channels)
+        try:
+            layer.output_shape(shape)
+        except ShapeError:
+            continue
+        return Case(layer, shape, int(rng.integers(1, 4)))
+
+
+def close(ours, reference, tolerance):
+    scale = max(float(np.abs(reference).max(initial=0)), 1e-30)
+    assert ours.shape == reference.shape
+    assert np.abs(ours - reference).max(initial=0) <= tolerance * scale
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 2**32 - 1))
+def test_convolution_agrees_with_its_definition(seed):
+    rng = np.random.default_rng(seed)
+    case = random_case(rng)
+    x = rng.standard_normal((case.batch, *case.shape))
+    p = drive.parameters(case.layer, case.shape, x.dtype, rng)
+    numbers = case.layer._numbers()
+    geometry = (numbers.stride, case.padding(), numbers.dilation, case.layer.groups)
+    expected = naive.convolve(x, p["weight"], p.get("bias"), *geometry)
+    dy = rng.standard_normal(expected.shape)
+    y, dx, dp = drive.forward_backward(case.layer, x, p, dy)
+    expected_dx, expected_dw, expected_db = naive.gradients(x, p["weight"], dy, *geometry)
+    close(y, expected, 1e-12)
+    close(dx, expected_dx, 1e-12)
+    close(dp["weight"], expected_dw, 1e-12)
+    if "bias" in dp:
+        close(dp["bias"], expected_db, 1e-12)
+
+
+def to_torch(torch, array):
+    return torch.tensor(np.ascontiguousarray(np.moveaxis(array, -1, 1)), requires_grad=True)
+
+
+def torch_weight(torch, weight):
+    axes = weight.ndim - 2
+    return torch.tensor(np.ascontiguousarray(weight.transpose(axes + 1, axes, *range(axes))), requires_grad=True)
+
+
+def from_torch_weight(weight):
+    return np.moveaxis(weight.numpy(), (0, 1), (-1, -2))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float64", 1e-10)])
+def test_300_random_convolutions_agree_with_pytorch(dtype, tolerance):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(2026)
+    for _ in range(300):
+        case = random_case(rng)
+        axes = case.layer.axes
+        x = rng.standard_normal((case.batch, *case.shape)).astype(dtype)
+        p = drive.parameters(case.layer, case.shape, dtype, rng)
+        numbers = case.layer._numbers()
+        tx, tw = to_torch(torch, x), torch_weight(torch, p["weight"])
+        tb = torch.tensor(p["bias"], requires_grad=True) if "bias" in p else None
+        pads = [n for pair in reversed(case.padding()) for n in pair]
+        function = (torch.conv1d, torch.conv2d, torch.conv3d)[axes - 1]
+        ty = function(torch.nn.functional.pad(tx, pads), tw, tb, numbers.stride, 0, numbers.dilation, case.layer.groups)
+        dy = rng.standard_normal((case.batch, *case.layer.output_shape(case.shape))).astype(dtype)
+        ty.backward(torch.tensor(np.moveaxis(dy, -1, 1).copy()))
+        y, dx, dp = drive.forward_backward(case.layer, x, p, dy)
+        close(y, np.moveaxis(ty.detach().numpy(), 1, -1), tolerance)
+        close(dx, np.moveaxis(tx.grad.numpy(), 1, -1), tolerance)
+        close(dp["weight"], from_torch_weight(tw.grad), tolerance)
+        if tb is not None:
+            close(dp["bias"], tb.grad.numpy(), tolerance)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("seed", range(30))
+def test_transposed_convolution_agrees_with_pytorch(seed):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(seed)
+    axes = int(rng.integers(1, 4))
+    while True:
+        groups = int(rng.integers(1, 3))
+        size, stride, dilation = (tuple(map(int, rng.integers(1, 4, axes))) for _ in range(3))
+        padding = tuple(map(int, rng.integers(0, 2, axes)))
+        extra = tuple(int(rng.integers(0, max(s, d))) for s, d in zip(stride, dilation))
+        layer = TRANSPOSED[axes - 1](groups * int(rng.integers(1, 9)), size, stride, padding, extra, dilation, groups)
+        shape = (*map(int, rng.integers(1, 6, axes)), groups * int(rng.integers(1, 9)))
+        try:
+            layer.output_shape(shape)
+        except ShapeError:
+            continue
+        break
+    x = rng.standard_normal((2, *shape))
+    p = drive.parameters(layer, shape, x.dtype, rng)
+    tx, tw, tb = to_torch(torch, x), torch_weight(torch, p["weight"]), torch.tensor(p["bias"], requires_grad=True)
+    functional = torch.nn.functional
+    function = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[axes - 1]
+    ty = function(tx, tw, tb, stride, padding, extra, groups, dilation)
+    dy = rng.standard_normal((2, *layer.output_shape(shape)))
+    ty.backward(torch.tensor(np.moveaxis(dy, -1, 1).copy()))
+    y, dx, dp = drive.forward_backward(layer, x, p, dy)
+    close(y, np.moveaxis(ty.detach().numpy(), 1, -1), 1e-12)
+    close(dx, np.moveaxis(tx.grad.numpy(), 1, -1), 1e-12)
+    close(dp["weight"], from_torch_weight(tw.grad), 1e-12)
+    close(dp["bias"], tb.grad.numpy(), 1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_same_transposed_convolution_is_the_adjoint_of_same_convolution(size, stride):
+    rng = np.random.default_rng(0)
+    up = conv.Conv2DTranspose(3, size, stride, "same", bias=False)
+    down = conv.Conv2D(5, size, stride, "same", bias=False)
+    assert up.output_shape((4, 3, 5)) == (4 * stride, 3 * stride, 3)
+    x, z = rng.standard_normal((1, 4, 3, 5)), rng.standard_normal((1, 4 * stride, 3 * stride, 3))
+    p = drive.parameters(up, x.shape[1:], x.dtype, rng)
+    above = drive.forward_backward(up, x, p)[0]
+    below = drive.forward_backward(down, z, p)[0]
+    assert np.vdot(above, z) == pytest.approx(np.vdot(x, below))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 2**32 - 1))
+def test_depthwise_convolution_agrees_with_grouped(seed):
+    rng = np.random.default_rng(seed)
+    axes = int(rng.integers(1, 4))
+    while True:
+        size, stride, dilation = (tuple(map(int, rng.integers(1, high, axes))) for high in (6, 4, 3))
+        padding = ["valid", "same", 1, 3, tuple((int(a), int(b)) for a, b in rng.integers(0, 4, (axes, 2)))][rng.integers(5)]
+        layer = DEPTHWISE[axes - 1](size, stride, padding, dilation, int(rng.choice([1, 1, 1, 2])), bias=bool(rng.integers(2)))
+        shape = (*map(int, rng.integers(1, (40, 16, 8)[axes - 1], axes)), int(rng.choice([1, 3, 8, 13, 16, 37])))
+        try:
+            layer.output_shape(shape)
+        except ShapeError:
+            continue
+        break
+    x = rng.standard_normal((2, *shape))
+    p = drive.parameters(layer, shape, x.dtype, rng)
+    dy = rng.standard_normal((2, *layer.output_shape(shape)))
+    grouped = layer._grouped(shape)
+    for ours, reference in zip(drive.forward_backward(layer, x, p, dy), drive.forward_backward(grouped, x, p, dy)):
+        if isinstance(ours, dict):
+            for name in reference:
+                close(ours[name], reference[name], 1e-12)
+        else:
+            close(ours, reference, 1e-12)
+
+
+def test_separable_convolution_is_depthwise_then_pointwise():
+    rng = np.random.default_rng(0)
+    layer = conv.SeparableConv2D(6, 3, stride=2, padding="same", multiplier=2)
+    x = rng.standard_normal((2, 7, 6, 3))
+    p = drive.parameters(layer, x.shape[1:], x.dtype, rng)
+    dy = rng.standard_normal((2, 4, 3, 6))
+    y, dx, dp = drive.forward_backward(layer, x, p, dy)
+    first, second = conv.DepthwiseConv2D(3, 2, "same", 1, 2, bias=False), conv.Conv2D(6, 1)
+    middle = drive.forward_backward(first, x, {"weight": p["depthwise_weight"]})[0]
+    pointwise = {"weight": p["pointwise_weight"], "bias": p["bias"]}
+    expected, d_middle, later = drive.forward_backward(second, middle, pointwise, dy)
+    _, expected_dx, earlier = drive.forward_backward(first, x, {"weight": p["depthwise_weight"]}, d_middle)
+    close(y, expected, 1e-12)
+    close(dx, expected_dx, 1e-12)
+    close(dp["depthwise_weight"], earlier["weight"], 1e-12)
+    close(dp["pointwise_weight"], later["weight"], 1e-12)
+    close(dp["bias"], later["bias"], 1e-12)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        conv.Conv2D(19, 3, padding="same"),
+        conv.Conv2D(7, 1),
+        conv.Conv2D(7, 1, stride=2),
+        conv.Conv2DTranspose(7, 3, stride=2),
+        conv.DepthwiseConv2D(3, padding=1),
+        conv.SeparableConv2D(9, 3),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("residual", [False, True])
+def test_epilogue_is_scale_shift_residual_activation(layer, residual):
+    rng = np.random.default_rng(0)
+    shape = (9, 7, 11)
+    x = rng.standard_normal((2, *shape))
+    p = drive.parameters(layer, shape, x.dtype, rng)
+    plain = drive.forward_backward(layer, x, p)[0]
+    filters = plain.shape[-1]
+    p["fold_scale"], p["fold_shift"] = rng.standard_normal(filters), rng.standard_normal(filters)
+    # Folding replaces the shift of the convolution's bias, which it scales.
+    bias = p.get("bias", np.zeros(filters))
+    expected = (plain - bias) * p["fold_scale"] + bias * p["fold_scale"] + p["fold_shift"]
+    addend = rng.standard_normal(plain.shape)
+    expected = np.maximum(expected + addend if residual else expected, 0)
+    fused = layer.with_epilogue(Activation("relu"), residual, True)
+    shapes = (shape, plain.shape[1:]) if residual else shape
+    b = drive.arrays(fused, shapes, 2, x.dtype, 2, False)
+    y = np.full_like(plain, np.nan)
+    fused.prepare(shapes, p, b, False)
+    fused.forward((x, addend) if residual else x, y, p, b, False)
+    close(y, expected, 1e-12)
+
+
+def test_same_bits_whatever_the_number_of_threads():
+    rng = np.random.default_rng(0)
+    layer = conv.Conv2D(40, 3, padding="same")
+    x = rng.standard_normal((3, 13, 11, 20)).astype("float32")
+    p = drive.parameters(layer, x.shape[1:], x.dtype, rng)
+    dy = rng.standard_normal((3, 13, 11, 40)).astype("float32")
+    before = jit.num_threads()
+    results = []
+    for threads in {1, before}:
+        jit.set_num_threads(threads)
+        y, dx, dp = drive.forward_backward(layer, x, p, dy, threads)
+        results.append((y, dx, dp["weight"], dp["bias"]))
+    jit.set_num_threads(before)
+    for ours, reference in zip(results[0], results[-1]):
+        np.testing.assert_array_equal(ours, reference)
+
+
+@pytest.mark.parametrize(
+    ("padding", "size", "kernel", "stride", "dilation", "expected"),
+    [
+        ("valid", 7, 3, 2, 1, (0, 0)),
+        ("same", 7, 3, 2, 1, (1, 1)),
+        ("same", 6, 3, 2, 1, (0, 1)),
+        ("same", 5, 4, 1, 1, (1, 2)),
+        ("same", 8, 2, 3, 1, (0, 0)),
+        ("same", 5, 3, 1, 2, (2, 2)),
+        ("full", 5, 3, 1, 2, (4, 4)),
+        ("causal", 5, 3, 1, 2, (4, 0)),
+        (3, 5, 3, 1, 1, (3, 3)),
+        (((1, 2),), 5, 3, 1, 1, (1, 2)),
+    ],
+)
+def test_padding(padding, size, kernel, stride, dilation, expected):
+    assert resolve_padding(padding, (size,), (kernel,), (stride,), (dilation,)) == (expected,)
+
+
+def test_same_padding_keeps_ceil_of_size_over_stride():
+    for size in range(1, 12):
+        for kernel in range(1, 6):
+            for stride in range(1, 5):
+                padding = resolve_padding("same", (size,), (kernel,), (stride,), (1,))
+                assert window_places((size, 1), (size,), (kernel,), (stride,), (1,), padding) == (-(-size // stride),)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: conv.Conv2D(0, 3),
+        lambda: conv.Conv2D(8, 3, stride=-1),
+        lambda: conv.Conv2D(8, (3, 3, 3)),
+        lambda: conv.Conv2D(8, 3, padding="sane"),
+        lambda: conv.Conv2D(8, 3, padding="causal"),
+        lambda: conv.Conv2D(8, 3, padding=-1),
+        lambda: conv.Conv2D(8, 3, groups=0),
+        lambda: conv.Conv2DTranspose(8, 3, padding="full"),
+        lambda: conv.Conv2DTranspose(8, 3, stride=2, output_padding=2),
+        lambda: conv.DepthwiseConv2D(3, multiplier=0),
+    ],
+)
+def test_wrong_numbers_are_refused_with_a_sentence(make):
+    with pytest.raises(ConfigError, match=r"(Conv2D|DepthwiseConv2D).*\."):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "words"),
+    [
+        (conv.Conv2D(8, 5), (4, 4, 3), "does not fit into 4"),
+        (conv.Conv2D(8, 3), (4, 4), "height, width, channels"),
+        (conv.Conv2D(8, 3, groups=2), (4, 4, 3), "groups"),
+        (conv.Conv2DTranspose(8, 3, padding=2), (1, 1, 3), "cuts off"),
+    ],
+)
+def test_wrong_shapes_are_refused_with_a_sentence(layer, shape, words):
+    with pytest.raises(ShapeError, match=words):
+        layer.output_shape(shape)
