@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 from numba import prange
 
-from ..simd import LANES, load, load_part, store, store_part, take
+from .. import elementary  # noqa: F401  math.exp of Tiles
+from ..simd import LANES, columns, largest, load, load_part, splat, store, store_part, take, total, where, zeros
 from . import scalar
 from .jit import Kernel, inline, kernel
 
@@ -81,3 +83,197 @@ def _gradient_kernel(gradient: Callable[[Any, Any], Any]) -> Kernel:
                         store_part(gradient(part, load_part(known, at, 0, count, 1, VECTORS)), dx, at, 0, count)
 
     return elementwise_gradient
+
+
+# Softmax over the last axis: arrays (rows, channels), y and x or dx and dy may be the same ---------------------------
+
+
+@inline
+def _tile(x, at, count, beyond):
+    """The next columns of a row of which ``count`` are left, and ``beyond`` after its end."""
+    if count >= WIDTH:
+        return load(x, at, 0, 1, VECTORS)
+    return where(columns(1, VECTORS) < count, load_part(x, at, 0, count, 1, VECTORS), beyond)
+
+
+@inline
+def _put(tile, y, at, count):
+    """Store the next columns of a row of which ``count`` are left."""
+    if count >= WIDTH:
+        store(tile, y, at, 0)
+    else:
+        store_part(tile, y, at, 0, count)
+
+
+@inline
+def _row_largest(x, at, channels):
+    top = splat(x, -math.inf, 1, VECTORS)
+    for c in range(0, channels, WIDTH):
+        top = max(top, _tile(x, at + c, channels - c, -math.inf))
+    return largest(top)
+
+
+@kernel(parallel=True)
+def softmax(x, y, queue, threads):
+    """``y = exp(x - m) / sum(exp(x - m))`` of each row, m its largest element. A row of ``-inf`` alone gives NaN, as it has no limit."""
+    rows, channels = x.shape
+    per_task = max(1, BLOCK // channels)
+    queue[0] = 0
+    for _ in prange(threads):
+        while True:
+            first = take(queue, 0, per_task)
+            if first >= rows:
+                break
+            for row in range(first, min(first + per_task, rows)):
+                at = row * channels
+                top = _row_largest(x, at, channels)
+                sums = zeros(x, 1, VECTORS)
+                for c in range(0, channels, WIDTH):
+                    powers = math.exp(_tile(x, at + c, channels - c, -math.inf) - top)
+                    sums = sums + powers
+                    _put(powers, y, at + c, channels - c)
+                factor = 1.0 / total(sums)
+                for c in range(0, channels, WIDTH):
+                    _put(_tile(y, at + c, channels - c, 0.0) * factor, y, at + c, channels - c)
+
+
+@kernel(parallel=True)
+def softmax_backward(dy, y, dx, queue, threads):
+    """``dx = y * (dy - sum(dy * y))`` of each row."""
+    rows, channels = y.shape
+    per_task = max(1, BLOCK // channels)
+    queue[0] = 0
+    for _ in prange(threads):
+        while True:
+            first = take(queue, 0, per_task)
+            if first >= rows:
+                break
+            for row in range(first, min(first + per_task, rows)):
+                at = row * channels
+                sums = zeros(y, 1, VECTORS)
+                for c in range(0, channels, WIDTH):
+                    sums = sums + _tile(dy, at + c, channels - c, 0.0) * _tile(y, at + c, channels - c, 0.0)
+                mean = total(sums)
+                for c in range(0, channels, WIDTH):
+                    gradient = _tile(y, at + c, channels - c, 0.0) * (_tile(dy, at + c, channels - c, 0.0) - mean)
+                    _put(gradient, dx, at + c, channels - c)
+
+
+@kernel(parallel=True)
+def log_softmax(x, y, queue, threads):
+    """``y = x - m - ln sum(exp(x - m))`` of each row, m its largest element."""
+    rows, channels = x.shape
+    per_task = max(1, BLOCK // channels)
+    queue[0] = 0
+    for _ in prange(threads):
+        while True:
+            first = take(queue, 0, per_task)
+            if first >= rows:
+                break
+            for row in range(first, min(first + per_task, rows)):
+                at = row * channels
+                top = _row_largest(x, at, channels)
+                sums = zeros(x, 1, VECTORS)
+                for c in range(0, channels, WIDTH):
+                    sums = sums + math.exp(_tile(x, at + c, channels - c, -math.inf) - top)
+                logarithm = math.log(total(sums))
+                for c in range(0, channels, WIDTH):
+                    _put(_tile(x, at + c, channels - c, 0.0) - top - logarithm, y, at + c, channels - c)
+
+
+@kernel(parallel=True)
+def log_softmax_backward(dy, y, dx, queue, threads):
+    """``dx = dy - exp(y) * sum(dy)`` of each row."""
+    rows, channels = y.shape
+    per_task = max(1, BLOCK // channels)
+    queue[0] = 0
+    for _ in prange(threads):
+        while True:
+            first = take(queue, 0, per_task)
+            if first >= rows:
+                break
+            for row in range(first, min(first + per_task, rows)):
+                at = row * channels
+                sums = zeros(y, 1, VECTORS)
+                for c in range(0, channels, WIDTH):
+                    sums = sums + _tile(dy, at + c, channels - c, 0.0)
+                whole = total(sums)
+                for c in range(0, channels, WIDTH):
+                    gradient = _tile(dy, at + c, channels - c, 0.0) - math.exp(_tile(y, at + c, channels - c, 0.0)) * whole
+                    _put(gradient, dx, at + c, channels - c)
+
+
+# PReLU: y = x above 0, weight * x elsewhere; arrays (rows, channels), one weight for each channel or one for all ---------
+
+
+@inline
+def _weights(weight, c, count):
+    if weight.size == 1:
+        return splat(weight, weight[0], 1, VECTORS)
+    return _tile(weight, c, count, 0.0)
+
+
+@kernel(parallel=True)
+def prelu(x, weight, y, queue, threads):
+    """``y = x`` above 0, ``weight * x`` elsewhere."""
+    rows, channels = x.shape
+    per_task = max(1, BLOCK // channels)
+    queue[0] = 0
+    for _ in prange(threads):
+        while True:
+            first = take(queue, 0, per_task)
+            if first >= rows:
+                break
+            for row in range(first, min(first + per_task, rows)):
+                for c in range(0, channels, WIDTH):
+                    at = row * channels + c
+                    value = _tile(x, at, channels - c, 0.0)
+                    _put(where(value > 0.0, value, _weights(weight, c, channels - c) * value), y, at, channels - c)
+
+
+@kernel(parallel=True)
+def prelu_backward(dy, x, weight, dx, queue, threads):
+    """``dx = dy`` where x is above 0, ``weight * dy`` elsewhere."""
+    rows, channels = x.shape
+    per_task = max(1, BLOCK // channels)
+    queue[0] = 0
+    for _ in prange(threads):
+        while True:
+            first = take(queue, 0, per_task)
+            if first >= rows:
+                break
+            for row in range(first, min(first + per_task, rows)):
+                for c in range(0, channels, WIDTH):
+                    at = row * channels + c
+                    gradient = _tile(dy, at, channels - c, 0.0)
+                    below = _weights(weight, c, channels - c) * gradient
+                    _put(where(_tile(x, at, channels - c, 0.0) > 0.0, gradient, below), dx, at, channels - c)
+
+
+SUM_ROWS = 512  # rows that one task of a sum over rows adds up
+
+
+@kernel(parallel=True)
+def prelu_weight_gradient(dy, x, partial, dweight, queue, threads):
+    """``dweight = sum(dy * min(x, 0))`` over the rows, and over the channels where all share one weight.
+
+    ``partial`` is scratch of shape ``(ceil(rows / SUM_ROWS), channels)``; the order of addition follows from the shapes alone.
+    """
+    rows, channels = x.shape
+    queue[0] = 0
+    for _ in prange(threads):
+        while True:
+            part = take(queue, 0, 1)
+            if part * SUM_ROWS >= rows:
+                break
+            for c in range(0, channels, WIDTH):
+                sums = zeros(x, 1, VECTORS)
+                for row in range(part * SUM_ROWS, min((part + 1) * SUM_ROWS, rows)):
+                    at = row * channels + c
+                    value = _tile(x, at, channels - c, 0.0)
+                    sums = sums + where(value > 0.0, 0.0, value * _tile(dy, at, channels - c, 0.0))
+                _put(sums, partial, part * channels + c, channels - c)
+    dweight[:] = 0.0
+    for part in range(partial.shape[0]):
+        for c in range(channels):
+            dweight[c if dweight.size > 1 else 0] += partial[part, c]

@@ -6,18 +6,21 @@ A scalar function is plain Python. It may use arithmetic, ``abs``, ``max``, ``mi
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import math
 import types as python_types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from numba.core.errors import NumbaError
 
 from .. import dual, simd
+from ..errors import ConfigError
 from ..simd import apply
-from .jit import inline
+from .jit import inline, source_of
 
 Scalar = Callable[[Any], Any]
 
@@ -55,6 +58,23 @@ def derivative(function: Scalar) -> Scalar:
         return apply(slope, x)
 
     return of
+
+
+@contextlib.contextmanager
+def explained(function: Scalar) -> Iterator[None]:
+    """Turns Numba's report on a scalar function that cannot be compiled into a ConfigError of one sentence."""
+    try:
+        yield
+    except NumbaError as error:
+        text = " ".join(source_of(function).split())
+        lines = [line.strip() for line in str(error).splitlines()]
+        why = next((line for line in lines if line.startswith(_REASONS)), lines[0])
+        raise ConfigError(
+            f"The scalar function `{text}` cannot be compiled: {why} It may use arithmetic, abs, max, min, nc.where, functions of math, and numbers."
+        ) from error
+
+
+_REASONS = ("No implementation of function", "Untyped global name", "Unknown attribute", "NameError", "Use of unsupported", "Unsupported")
 
 
 # From NumPy's names to the ones that kernels know --------------------------------------------------------------------

@@ -10,12 +10,15 @@ import dataclasses
 import functools
 import inspect
 import math
+import sys
+import types
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from .. import kernels
-from ..errors import ConfigError, UnknownNameError
-from .base import Layer, Shape
+from ..errors import ConfigError, ShapeError, UnknownNameError
+from .base import Buffer, Layer, Parameter, Shape
+from .initializers import Constant
 
 Scalar = Callable[[Any], Any]
 Gradient = Callable[[Any, Any], Any]
@@ -49,7 +52,8 @@ class Elementwise(Layer):
         return ("x",) if self.gradient_from_output() is None else ("y",)
 
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
-        kernels.pointwise.forward(self.scalar())(x.reshape(-1), y.reshape(-1))
+        with kernels.scalar.explained(self.scalar()):
+            kernels.pointwise.forward(self.scalar())(x.reshape(-1), y.reshape(-1))
 
     def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
         if dx is None:
@@ -57,7 +61,8 @@ class Elementwise(Layer):
         from_output = self.gradient_from_output()
         if from_output is not None:
             kernels.pointwise.backward_from_output(from_output)(dy.reshape(-1), y.reshape(-1), dx.reshape(-1))
-        else:
+            return
+        with kernels.scalar.explained(self.derivative() or self.scalar()):
             kernels.pointwise.backward(self.scalar(), self.derivative())(dy.reshape(-1), x.reshape(-1), dx.reshape(-1))
 
     def flops(self, x: Shape) -> int:
@@ -234,6 +239,102 @@ def _finite(layer: Layer, field: str) -> None:
         raise ConfigError(f"{type(layer).__name__} was given {field}={value!r}; it is a finite number.")
 
 
+# Layers that are not elementwise functions of x alone -----------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class PReLU(Layer):
+    """``x`` above 0, ``weight * x`` elsewhere, the weight learned (He et al. 2015).
+
+    ``weight`` has shape ``(channels,)``, or ``(1,)`` with ``shared=True``; it starts at ``initial``.
+    """
+
+    shared: bool = False
+    initial: float = 0.25
+
+    backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+    in_place: ClassVar[bool] = True
+    recordable: ClassVar[bool] = True
+    stem: ClassVar[str] = "prelu"
+
+    def __post_init__(self) -> None:
+        _finite(self, "initial")
+
+    def output_shape(self, x: Shape) -> Shape:
+        return _with_channels(self, x)
+
+    def parameters(self, x: Shape) -> dict[str, Parameter]:
+        return {"weight": Parameter((1,) if self.shared else (x[-1],), Constant(float(self.initial)), decay=False)}
+
+    def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        if not training:
+            return {}
+        parts = -(-batch * math.prod(x[:-1]) // _PRELU_ROWS)
+        return {"partial": Buffer((parts, x[-1]), per_sample=False)}
+
+    def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
+        kernels.pointwise.prelu(_rows(x), p["weight"], _rows(y))
+
+    def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
+        if "weight" in dp:  # first, as dx may take the place of dy
+            kernels.pointwise.prelu_weight_gradient(_rows(dy), _rows(x), b["partial"], dp["weight"])
+        if dx is not None:
+            kernels.pointwise.prelu_backward(_rows(dy), _rows(x), p["weight"], _rows(dx))
+
+    def flops(self, x: Shape) -> int:
+        return 2 * math.prod(x)
+
+
+_PRELU_ROWS = 512  # as kernels.pointwise.SUM_ROWS, which cannot be read without importing Numba
+
+
+@dataclasses.dataclass(frozen=True)
+class Softmax(Layer):
+    """``exp(x) / sum(exp(x))`` over the channels, the last axis. Large numbers are safe, entries of ``-inf`` give 0."""
+
+    backward_reads: ClassVar[tuple[str, ...]] = ("y",)
+    in_place: ClassVar[bool] = True
+    recordable: ClassVar[bool] = True
+    stem: ClassVar[str] = "softmax"
+
+    def output_shape(self, x: Shape) -> Shape:
+        return _with_channels(self, x)
+
+    def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
+        kernels.pointwise.softmax(_rows(x), _rows(y))
+
+    def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
+        if dx is not None:
+            kernels.pointwise.softmax_backward(_rows(dy), _rows(y), _rows(dx))
+
+    def flops(self, x: Shape) -> int:
+        return 5 * math.prod(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogSoftmax(Softmax):
+    """``x - ln(sum(exp(x)))`` over the channels, the last axis."""
+
+    stem: ClassVar[str] = "log_softmax"
+
+    def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
+        kernels.pointwise.log_softmax(_rows(x), _rows(y))
+
+    def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
+        if dx is not None:
+            kernels.pointwise.log_softmax_backward(_rows(dy), _rows(y), _rows(dx))
+
+
+def _rows(array: Any) -> Any:
+    return array.reshape(-1, array.shape[-1])
+
+
+def _with_channels(layer: Layer, x: Shape) -> Shape:
+    if not x:
+        raise ShapeError(f"{type(layer).__name__} works over the channels, the last axis, and was given a scalar per sample, shape ().")
+    return x
+
+
 # By name -------------------------------------------------------------------------------------------------------------
 
 
@@ -326,4 +427,58 @@ BUILT_IN: dict[str, Callable[..., Layer]] = {
     "sigmoid": Sigmoid,
     "tanh": Tanh,
     "softplus": Softplus,
+    "prelu": PReLU,
+    "softmax": Softmax,
+    "log_softmax": LogSoftmax,
 }
+
+
+# Of one's own --------------------------------------------------------------------------------------------------------
+
+
+def activation(name: str, function: Scalar, derivative: Scalar | None = None) -> type[Elementwise]:
+    """A layer class called ``name`` that applies a scalar ``function`` to each element.
+
+    ``function`` takes and gives one number. It may use arithmetic, ``abs``, ``max``, ``min``, ``nc.where(condition, a, b)``, functions of
+    :mod:`math` or NumPy's of the same name, other such functions, and numbers of an enclosing function. One with ``if`` works too, but
+    slower, as it is called for each element. Its derivative comes by forward differentiation; ``derivative``, a function of x, is only
+    for one that is cheaper. At a kink the branch that is taken counts.
+
+    Example::
+
+        Mish = nc.activation("mish2", lambda x: x * math.tanh(math.log1p(math.exp(x))))
+        h = nc.Conv2D(32, 3, activation=Mish)(x)
+
+    Raises ConfigError if ``name`` is not a name, or a function does not take one argument.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ConfigError(f"An activation was given the name {name!r}; it needs one of letters, digits and underscores.")
+    of_x = _plain(name, function)
+    slope = None if derivative is None else _plain(name, derivative)
+
+    @dataclasses.dataclass(frozen=True)
+    class Custom(Elementwise):
+        stem: ClassVar[str] = name
+
+        def scalar(self) -> Scalar:
+            return of_x
+
+        def derivative(self) -> Scalar | None:
+            return slope
+
+    Custom.__name__ = Custom.__qualname__ = name
+    Custom.__module__ = sys._getframe(1).f_globals.get("__name__", __name__)  # where it is assigned, for registries and pickle
+    Custom.__doc__ = getattr(function, "__doc__", None) or f"The activation {name}."
+    return Custom
+
+
+def _plain(name: str, function: Any) -> Scalar:
+    """A Python function of one argument, from that, a function compiled by Numba, or one of math's or NumPy's."""
+    function = getattr(function, "py_func", function)
+    if not callable(function):
+        raise ConfigError(f"The activation {name!r} was given {function!r}; it needs a function of one number.")
+    if not isinstance(function, types.FunctionType):
+        return lambda x: function(x)
+    if len(inspect.signature(function).parameters) != 1:
+        raise ConfigError(f"The function of the activation {name!r} takes {inspect.signature(function)}; it must take one number.")
+    return function
