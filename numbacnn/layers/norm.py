@@ -1,0 +1,418 @@
+"""Normalisation: batch, layer, group, instance, and local response. Channels are the last axis; there may be any number of axes
+between the batch and them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import kernels
+from ..errors import ConfigError, ShapeError
+from .base import Buffer, Layer, Parameter, Shape
+
+
+def _check_number(owner: Layer, name: str, least: float, most: float = math.inf) -> None:
+    value = getattr(owner, name)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not (least <= value <= most and math.isfinite(value)):
+        limits = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        raise ConfigError(f"{type(owner).__name__}: {name} is {value!r}; it takes a number {limits}.")
+
+
+def _check_positive(owner: Layer, name: str) -> None:
+    value = getattr(owner, name)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ConfigError(f"{type(owner).__name__}: {name} is {value!r}; it takes a number above 0.")
+
+
+def _check_count(owner: Layer, name: str) -> None:
+    value = getattr(owner, name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{type(owner).__name__}: {name} is {value!r}; it takes an integer of at least 1.")
+
+
+def _check_shape(x: Shape) -> None:
+    if not x or min(x) < 1:
+        raise ShapeError(f"given shape {tuple(x)}, needs at least a channel axis, each at least 1.")
+
+
+def _or_nothing(arrays: dict, name: str, like: np.ndarray) -> np.ndarray:
+    """A parameter or gradient, or an array of size 0 where there is none."""
+    return arrays[name] if name in arrays else np.empty(0, like.dtype)
+
+
+def _affine_parameters(shape: Shape, scale: bool, center: bool) -> dict[str, Parameter]:
+    parameters = {}
+    if scale:
+        parameters["weight"] = Parameter(shape, "ones", decay=False)
+    if center:
+        parameters["bias"] = Parameter(shape, "zeros", decay=False)
+    return parameters
+
+
+# Batch, group and instance normalisation: statistics over pixels, per group of channels -------------------------------
+
+
+class _PixelNorm(Layer):
+    """What they share: the kernels' view ``(samples, pixels, channels)`` of an array, and the way through the kernels.
+
+    Each says over how many samples of how many pixels its statistics go (:meth:`_extent`) and into how many groups its
+    channels fall (:meth:`_group_count`).
+    """
+
+    recordable: ClassVar[bool] = True
+    backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+
+    epsilon: float
+
+    def _extent(self, batch: int, x: Shape) -> tuple[int, int]:
+        """Sets of statistics, and pixels of each."""
+        return batch, math.prod(x[:-1])
+
+    def _group_count(self, channels: int) -> int:
+        raise NotImplementedError
+
+    def _statistics(self, x: Shape) -> dict[str, Buffer]:
+        shape = (x[-1],)
+        return {"mean": Buffer(shape), "rstd": Buffer(shape)}
+
+    def buffers(self, x: Shape) -> dict[str, Buffer]:
+        return self._statistics(x)
+
+    def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        samples, pixels = self._extent(batch, x)
+        channels = x[-1]
+        arrays = {} if training else self._statistics(x)
+        arrays["partials"] = Buffer((3, samples, kernels.norm.chunks(pixels), channels), per_sample=False)
+        if training:
+            arrays["slope"] = arrays["offset"] = Buffer((samples, channels), per_sample=False)
+        return arrays
+
+    def _view(self, array: np.ndarray) -> np.ndarray:
+        samples, pixels = self._extent(array.shape[0], array.shape[1:])
+        return array.reshape(samples, pixels, array.shape[-1])
+
+    def _find_statistics(self, x: np.ndarray, b: dict, momentum: float, running: tuple[np.ndarray, np.ndarray]) -> None:
+        norm, groups = kernels.norm, self._group_count(x.shape[-1])
+        mean, rstd = self._per_set(b)
+        norm.partial_statistics(x, b["partials"])
+        norm.merge_statistics(b["partials"], x.shape[1], groups, float(self.epsilon), mean, rstd, momentum, *running)
+
+    @staticmethod
+    def _per_set(b: dict) -> tuple[np.ndarray, np.ndarray]:
+        """``mean`` and ``rstd`` as ``(samples, channels)``."""
+        channels = b["mean"].shape[-1]
+        return b["mean"].reshape(-1, channels), b["rstd"].reshape(-1, channels)
+
+    def _normalise(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict) -> None:
+        kernels.norm.normalise(x, y, *self._per_set(b), _or_nothing(p, "weight", x), _or_nothing(p, "bias", x))
+
+    def _differentiate(self, x: np.ndarray, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict, fixed: bool) -> None:
+        """Gradients; with ``fixed`` statistics the mean and variance count as constants."""
+        norm, groups = kernels.norm, self._group_count(dy.shape[-1])
+        (mean, rstd), weight = self._per_set(b), _or_nothing(p, "weight", dy)
+        none = np.empty((0, 0), dy.dtype)
+        slope, offset = (none, none) if fixed else (b["slope"], b["offset"])
+        if dp or not fixed:
+            partials = b["partials"][:2]
+            norm.partial_gradients(x, dy, mean, partials)
+            gradients = _or_nothing(dp, "weight", dy), _or_nothing(dp, "bias", dy)
+            norm.merge_gradients(partials, x.shape[1], groups, rstd, weight, *gradients, slope, offset)
+        if dx is not None:
+            norm.normalise_backward(x, dy, self._view(dx), mean, rstd, weight, slope, offset)
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNorm(_PixelNorm):
+    """Batch normalisation (S. Ioffe, C. Szegedy, 2015): per channel, ``y = (x - mean) / sqrt(var + epsilon) * weight + bias``.
+
+    In training, mean and variance are those of the batch, over all axes but the last; ``running_mean`` and ``running_var`` follow them
+    as ``(1 - momentum) * old + momentum * new``, with the unbiased variance. In inference, the running statistics are used.
+
+    Args:
+        momentum: weight of the newest batch in the running statistics (PyTorch's sense), from 0 to 1.
+        epsilon: added to the variance.
+        center: whether there is a ``bias``.
+        scale: whether there is a ``weight``.
+        frozen: use the running statistics in training too, and leave them as they are.
+
+    Input ``(..., C)``, output the same. Parameters, all ``(C,)``: ``weight``, ``bias``, and, not trained, ``running_mean``,
+    ``running_var``. Raises ShapeError in training when there is only one value per channel.
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    center: bool = True
+    scale: bool = True
+    frozen: bool = False
+
+    stem: ClassVar[str] = "batch_norm"
+
+    def __post_init__(self) -> None:
+        _check_number(self, "momentum", 0, 1)
+        _check_positive(self, "epsilon")
+
+    def output_shape(self, x: Shape) -> Shape:
+        _check_shape(x)
+        return x
+
+    def parameters(self, x: Shape) -> dict[str, Parameter]:
+        shape = (x[-1],)
+        return {
+            **_affine_parameters(shape, self.scale, self.center),
+            "running_mean": Parameter(shape, "zeros", trainable=False, decay=False),
+            "running_var": Parameter(shape, "ones", trainable=False, decay=False),
+        }
+
+    def flops(self, x: Shape) -> int:
+        return 2 * math.prod(x)
+
+    def _extent(self, batch: int, x: Shape) -> tuple[int, int]:
+        return 1, batch * math.prod(x[:-1])
+
+    def _group_count(self, channels: int) -> int:
+        return channels
+
+    def _statistics(self, x: Shape) -> dict[str, Buffer]:
+        shape = (x[-1],)
+        return {"mean": Buffer(shape, per_sample=False), "rstd": Buffer(shape, per_sample=False)}
+
+    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+        running = p["running_mean"], p["running_var"]
+        x, y = self._view(x), self._view(y)
+        if not training or self.frozen:
+            kernels.norm.running_statistics(*running, float(self.epsilon), *self._per_set(b))
+        elif x.shape[1] == 1:
+            raise ShapeError(
+                f"BatchNorm of {x.shape[-1]} channels was given one value per channel; training needs more than one value per channel "
+                "(a larger batch, or frozen=True)."
+            )
+        else:
+            self._find_statistics(x, b, float(self.momentum), running)
+        self._normalise(x, y, p, b)
+
+    def backward(self, x: np.ndarray, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+        self._differentiate(self._view(x), self._view(dy), dx, p, dp, b, fixed=self.frozen)
+
+
+class _SampleNorm(_PixelNorm):
+    """Statistics of each sample by itself, in training and in inference alike."""
+
+    def output_shape(self, x: Shape) -> Shape:
+        _check_shape(x)
+        groups = self._group_count(x[-1])
+        if x[-1] % groups:
+            raise ShapeError(f"given shape {tuple(x)}, needs channels that {groups} groups divide.")
+        if math.prod(x) == groups:
+            raise ShapeError(
+                f"given shape {tuple(x)}, needs more than one value per group; with {groups} groups there is nothing to normalise."
+            )
+        return x
+
+    def flops(self, x: Shape) -> int:
+        return 7 * math.prod(x)
+
+    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+        x, y = self._view(x), self._view(y)
+        none = np.empty(0, x.dtype)
+        self._find_statistics(x, b, 0.0, (none, none))
+        self._normalise(x, y, p, b)
+
+    def backward(self, x: np.ndarray, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+        self._differentiate(self._view(x), self._view(dy), dx, p, dp, b, fixed=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupNorm(_SampleNorm):
+    """Group normalisation (Y. Wu, K. He, 2018): ``y = (x - mean) / sqrt(var + epsilon) * weight + bias``, with mean and (biased)
+    variance of each sample and each group of ``C / groups`` neighbouring channels, over all axes.
+
+    Args:
+        groups: must divide the channels; 1 is one group for all.
+        epsilon: added to the variance.
+        center: whether there is a ``bias``.
+        scale: whether there is a ``weight``.
+
+    Input ``(..., C)``, output the same. Parameters, both ``(C,)``: ``weight``, ``bias``.
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-5
+    center: bool = True
+    scale: bool = True
+
+    stem: ClassVar[str] = "group_norm"
+
+    def __post_init__(self) -> None:
+        _check_count(self, "groups")
+        _check_positive(self, "epsilon")
+
+    def parameters(self, x: Shape) -> dict[str, Parameter]:
+        return _affine_parameters((x[-1],), self.scale, self.center)
+
+    def _group_count(self, channels: int) -> int:
+        return self.groups
+
+
+@dataclasses.dataclass(frozen=True)
+class InstanceNorm(_SampleNorm):
+    """Instance normalisation (D. Ulyanov, A. Vedaldi, V. Lempitsky, 2016): mean and (biased) variance of each sample and channel, over
+    the axes between them; group normalisation with a group for each channel.
+
+    Args:
+        affine: whether there are a ``weight`` and a ``bias``.
+        epsilon: added to the variance.
+
+    Input ``(..., C)`` with more than one pixel, output the same. Parameters if ``affine``, both ``(C,)``: ``weight``, ``bias``.
+    """
+
+    affine: bool = False
+    epsilon: float = 1e-5
+
+    stem: ClassVar[str] = "instance_norm"
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "epsilon")
+
+    def parameters(self, x: Shape) -> dict[str, Parameter]:
+        return _affine_parameters((x[-1],), self.affine, self.affine)
+
+    def _group_count(self, channels: int) -> int:
+        return channels
+
+
+# Layer normalisation -------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerNorm(Layer):
+    """Layer normalisation (J. Ba, J. Kiros, G. Hinton, 2016): ``y = (x - mean) / sqrt(var + epsilon) * weight + bias``, with mean and
+    (biased) variance over the normalised axes.
+
+    Args:
+        axes: ``"channels"`` for the last axis, each pixel by itself; ``"all"`` for all axes but the batch.
+        epsilon: added to the variance.
+        center: whether there is a ``bias``.
+        scale: whether there is a ``weight``.
+
+    Input ``(..., C)``, output the same. Parameters, of the shape of the normalised axes: ``weight``, ``bias``.
+    """
+
+    axes: str = "channels"
+    epsilon: float = 1e-5
+    center: bool = True
+    scale: bool = True
+
+    stem: ClassVar[str] = "layer_norm"
+    recordable: ClassVar[bool] = True
+    backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+
+    def __post_init__(self) -> None:
+        if self.axes not in ("channels", "all"):
+            raise ConfigError(f"LayerNorm: axes is {self.axes!r}; it takes 'channels' or 'all'.")
+        _check_positive(self, "epsilon")
+
+    def output_shape(self, x: Shape) -> Shape:
+        _check_shape(x)
+        return x
+
+    def parameters(self, x: Shape) -> dict[str, Parameter]:
+        return _affine_parameters(self._normalised(x), self.scale, self.center)
+
+    def buffers(self, x: Shape) -> dict[str, Buffer]:
+        return self._statistics(x)
+
+    def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        if not training:
+            return self._statistics(x)
+        width = math.prod(self._normalised(x))
+        rows = batch * (math.prod(x) // width)
+        return {"partials": Buffer((2, kernels.norm.chunks(rows), width), per_sample=False)}
+
+    def flops(self, x: Shape) -> int:
+        return 7 * math.prod(x)
+
+    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+        weight, bias = (_or_nothing(p, name, x).reshape(-1) for name in ("weight", "bias"))
+        mean, rstd = b["mean"].reshape(-1), b["rstd"].reshape(-1)
+        kernels.norm.layer_forward(self._rows(x), self._rows(y), weight, bias, float(self.epsilon), mean, rstd)
+
+    def backward(self, x: np.ndarray, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+        norm, x, dy = kernels.norm, self._rows(x), self._rows(dy)
+        mean, rstd = b["mean"].reshape(-1), b["rstd"].reshape(-1)
+        if dp:
+            norm.layer_partial_gradients(x, dy, mean, rstd, b["partials"])
+            norm.layer_merge_gradients(b["partials"], *(_or_nothing(dp, name, x).reshape(-1) for name in ("weight", "bias")))
+        if dx is not None:
+            norm.layer_backward(x, dy, self._rows(dx), _or_nothing(p, "weight", x).reshape(-1), mean, rstd)
+
+    def _normalised(self, x: Shape) -> Shape:
+        return tuple(x) if self.axes == "all" else (x[-1],)
+
+    def _statistics(self, x: Shape) -> dict[str, Buffer]:
+        shape = x[: len(x) - len(self._normalised(x))]
+        return {"mean": Buffer(shape), "rstd": Buffer(shape)}
+
+    def _rows(self, array: np.ndarray) -> np.ndarray:
+        """The array as rows that are normalised each by itself."""
+        return array.reshape(-1, math.prod(self._normalised(array.shape[1:])))
+
+
+# Local response normalisation ----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalResponseNorm(Layer):
+    """Local response normalisation over neighbouring channels (A. Krizhevsky, I. Sutskever, G. Hinton, 2012), with PyTorch's numbers:
+
+    ``y[c] = x[c] / (k + alpha / size * sum of x[j] ** 2) ** beta``, ``j`` from ``c - size // 2`` to ``c + (size - 1) // 2``.
+
+    Args:
+        size: channels that a sum goes over; outside there are zeros.
+        alpha: its weight, which is divided by ``size``.
+        beta: the exponent.
+        k: added to the sum, above 0.
+
+    Input ``(..., C)``, output the same.
+    """
+
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 1.0
+
+    stem: ClassVar[str] = "local_response_norm"
+    recordable: ClassVar[bool] = True
+    backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+
+    def __post_init__(self) -> None:
+        _check_count(self, "size")
+        for name in ("alpha", "beta"):
+            _check_number(self, name, 0)
+        _check_positive(self, "k")
+
+    def output_shape(self, x: Shape) -> Shape:
+        _check_shape(x)
+        return x
+
+    def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        return {"lines": Buffer((threads, 3, kernels.norm.response_line(x[-1], self.size)), per_sample=False)}
+
+    def flops(self, x: Shape) -> int:
+        return (self.size + 5) * math.prod(x)
+
+    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+        kernels.norm.response_forward(*map(self._pixels, (x, y)), *self._numbers(), b["lines"])
+
+    def backward(self, x: np.ndarray, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+        if dx is not None:
+            kernels.norm.response_backward(*map(self._pixels, (x, dy, dx)), *self._numbers(), b["lines"])
+
+    def _numbers(self) -> tuple[int, float, float, float]:
+        return self.size, float(self.alpha), float(self.beta), float(self.k)
+
+    @staticmethod
+    def _pixels(array: np.ndarray) -> np.ndarray:
+        return array.reshape(-1, array.shape[-1])
