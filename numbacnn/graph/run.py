@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import arrays
 from ..arrays import Arena
+from ..errors import ConfigError, ShapeError
 from .build import Node
 from .parameters import ParameterStore
 from .plan import Backward, Combine, Forward, Plan, Slot
@@ -78,8 +79,11 @@ def _steps_of(node: Node, function: Callable, *arguments: Any) -> list[Step]:
         return [(function, arguments)]
     from .. import kernels
 
-    with kernels.jit.record() as steps:
-        function(*arguments)
+    try:
+        with kernels.jit.record() as steps:
+            function(*arguments)
+    except (ShapeError, ConfigError) as error:
+        raise type(error)(f"{node.label()}: {error}") from None
     return steps
 
 

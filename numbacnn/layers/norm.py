@@ -149,6 +149,7 @@ class BatchNorm(_PixelNorm):
     frozen: bool = False
 
     stem: ClassVar[str] = "batch_norm"
+    foldable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_number(self, "momentum", 0, 1)
@@ -165,6 +166,10 @@ class BatchNorm(_PixelNorm):
             "running_mean": Parameter(shape, "zeros", trainable=False, decay=False),
             "running_var": Parameter(shape, "ones", trainable=False, decay=False),
         }
+
+    def channel_affine(self, p: dict) -> tuple[np.ndarray, np.ndarray]:
+        scale = p.get("weight", 1.0) / np.sqrt(p["running_var"].astype(np.float64) + self.epsilon)
+        return scale, p.get("bias", 0.0) - p["running_mean"] * scale
 
     def flops(self, x: Shape) -> int:
         return 2 * math.prod(x)

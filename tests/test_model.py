@@ -1,0 +1,420 @@
+"""Models: predict, training plans, memory figures, freezing, saving, threads, and what importing costs."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import numbacnn as nc
+from numbacnn.errors import ConfigError, ShapeError, UnknownNameError
+from tests.small_layers import Affine, Noise, Sum, Tanh, Twice
+
+
+def small_network(dtype="float32", seed=0):
+    x = nc.Input((7, 5, 3))
+    h = nc.Conv2D(6, 3, padding="same", activation="relu")(x)
+    h = nc.MaxPool2D(2)(h)
+    h = nc.Conv2D(4, 1)(h)
+    return nc.Model(x, nc.Dense(5)(h), seed=seed, dtype=dtype)
+
+
+def images(count, dtype="float32", seed=0):
+    return np.random.default_rng(seed).standard_normal((count, 7, 5, 3)).astype(dtype)
+
+
+# Predict -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_predict_is_the_same_for_any_batch_size(dtype):
+    model = small_network(dtype)
+    batch = images(10, dtype)
+    whole = model.predict(batch)
+    assert whole.dtype == dtype
+    assert whole.shape == (10, 3, 2, 5)
+    for size in (1, 3, 4, 100):
+        np.testing.assert_array_equal(model.predict(batch, batch_size=size), whole)
+    np.testing.assert_array_equal(model(batch), whole)
+
+
+def test_predict_takes_what_numpy_takes():
+    model = small_network()
+    batch = np.random.default_rng(0).integers(0, 255, (4, 7, 5, 3), np.uint8)
+    expected = model.predict(batch.astype(np.float32))
+    np.testing.assert_array_equal(model.predict(batch), expected)
+    np.testing.assert_array_equal(model.predict(batch.tolist()), expected)
+    np.testing.assert_array_equal(model.predict(batch.astype(np.float64)), expected)
+    np.testing.assert_array_equal(model.predict(np.repeat(batch, 2, axis=0)[::2]), expected)
+    np.testing.assert_array_equal(model.predict(np.asfortranarray(batch)), expected)
+
+
+def test_predict_gives_arrays_of_its_own():
+    model = small_network()
+    first = model.predict(images(2))
+    kept = first.copy()
+    model.predict(images(2, seed=1))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_no_images():
+    assert small_network().predict(np.zeros((0, 7, 5, 3))).shape == (0, 3, 2, 5)
+
+
+def test_wrong_input():
+    model = small_network()
+    with pytest.raises(ShapeError, match=r"single image of shape \(7, 5, 3\).*batch axis"):
+        model.predict(np.zeros((7, 5, 3)))
+    with pytest.raises(ShapeError, match=r"Input 'input' was given shape \(2, 7, 5, 4\); it needs \(N, 7, 5, 3\)"):
+        model.predict(np.zeros((2, 7, 5, 4)))
+    with pytest.raises(ShapeError, match="unequal shapes"):
+        model.predict([np.zeros((7, 5, 3)), np.zeros((7, 5, 2))])
+    with pytest.raises(ConfigError, match="it takes numbers"):
+        model.predict(np.full((1, 7, 5, 3), "x"))
+    for size in (0, -1, 2.5):
+        with pytest.raises(ConfigError, match="batch_size"):
+            model.predict(images(1), batch_size=size)
+    with pytest.raises(ConfigError, match="batch size of 0"):
+        model.memory(0)
+
+
+def test_several_inputs_and_outputs():
+    x, z = nc.Input((4,), name="x"), nc.Input((4,))
+    model = nc.Model([x, z], [Sum()(x, Twice()(z)), x], dtype="float64")
+    a, b = np.ones((3, 4)), np.full((3, 4), 2.0)
+    total, same = model.predict((a, b))
+    np.testing.assert_array_equal(total, 5)
+    np.testing.assert_array_equal(same, a)
+    with pytest.raises(ShapeError, match=r"2 inputs \(x, input2\)"):
+        model.predict(a)
+    with pytest.raises(ShapeError, match="batches of 3 and 2"):
+        model.predict((a, b[:2]))
+
+
+def test_dropped_layer_may_be_an_output():
+    x = nc.Input((4,))
+    model = nc.Model(x, [Noise()(x), Noise()(Noise()(Twice()(x)))], dtype="float64")
+    same, twice = model.predict(np.ones((2, 4)))
+    np.testing.assert_array_equal(same, 1)
+    np.testing.assert_array_equal(twice, 2)
+    assert len(model.graph.nodes) == 4
+
+
+@pytest.mark.parametrize("options", [{"dtype": "float16"}, {"seed": -1}, {"seed": "x"}, {"seed": True}])
+def test_wrong_options(options):
+    x = nc.Input((4,))
+    with pytest.raises(ConfigError, match="was given"):
+        nc.Model(x, Twice()(x), **options)
+
+
+# Fusion --------------------------------------------------------------------------------------------------------------
+
+
+def layers_of(model):
+    return [type(run.node.layer).__name__ for run in model._inference_plan(1).plan.forward]
+
+
+def unfused(model, batch):
+    """The outputs of the training plan, which fuses nothing."""
+    plan = model.training_plan(len(batch))
+    plan.inputs[0][...] = batch
+    plan.forward()
+    return [array.copy() for array in plan.outputs]
+
+
+def test_activation_becomes_the_epilogue():
+    model = small_network()
+    assert layers_of(model) == ["FusedEpilogue", "MaxPool2D", "Conv2D", "Dense"]
+    np.testing.assert_allclose(model.predict(images(3)), unfused(model, images(3))[0], rtol=1e-5, atol=1e-6)
+
+
+def frozen_norm(x, number):
+    return nc.BatchNorm(frozen=True)(x, name=f"norm{number}")
+
+
+def residual_network():
+    x = nc.Input((6, 5, 4))
+    h = frozen_norm(nc.Conv2D(8, 3, padding="same", bias=False)(x), 1)
+    shortcut = frozen_norm(nc.Conv2D(8, 1)(x), 2)
+    h = nc.Activation("relu")(nc.Add()(shortcut, h))
+    g = nc.DepthwiseConv2D(3, padding="same")(h)
+    g = nc.Activation("silu")(frozen_norm(g, 3))
+    g = nc.Conv2DTranspose(8, 3, padding="same")(g)
+    h = nc.Activation("relu")(frozen_norm(g, 4) + h)
+    y = frozen_norm(nc.Dense(3)(h), 5)
+    return nc.Model(x, y, dtype="float64")
+
+
+def test_norm_residual_and_activation_become_the_epilogue():
+    model = residual_network()
+    rng = np.random.default_rng(1)
+    for name in model.parameters:
+        if "norm" in name:
+            model.parameters[name] = rng.uniform(0.5, 1.5, model.parameters[name].shape)
+    assert layers_of(model) == ["FusedEpilogue"] * 5
+    batch = rng.standard_normal((2, 6, 5, 4))
+    np.testing.assert_allclose(model.predict(batch), unfused(model, batch)[0], rtol=1e-10)
+    model.parameters["norm4.running_var"][...] = 3
+    model.parameters["norm1.bias"][...] = -0.2
+    np.testing.assert_allclose(model.predict(batch), unfused(model, batch)[0], rtol=1e-10)
+
+
+def test_nothing_is_fused_that_somebody_else_reads():
+    x = nc.Input((4, 4, 2))
+    h = nc.Conv2D(2, 1)(x)
+    model = nc.Model(x, [h, nc.Activation("relu")(h)])
+    assert layers_of(model) == ["Conv2D", "Activation"]
+    h = nc.Conv2D(2, 1)(x)
+    model = nc.Model(x, [nc.Activation("relu")(h), nc.Activation("tanh")(h)])
+    assert layers_of(model) == ["Conv2D", "Activation", "Activation"]
+    h = nc.Conv2D(2, 1)(x)
+    assert layers_of(nc.Model(x, nc.Add()(h, h))) == ["Conv2D", "Add"]
+    h = nc.Conv2D(2, 1, activation="relu")(x)
+    assert layers_of(nc.Model(x, nc.BatchNorm()(h))) == ["FusedEpilogue", "BatchNorm"]
+
+
+def test_identities_are_dropped():
+    x = nc.Input((4, 4, 2))
+    h = nc.Dropout(0.5)(nc.Identity()(nc.Conv2D(2, 1)(x)))
+    h = nc.StochasticDepth(0.1)(nc.SpatialDropout(0.2)(h))
+    model = nc.Model(x, nc.Activation("relu")(h))
+    assert layers_of(model) == ["FusedEpilogue"]
+    assert [type(run.node.layer).__name__ for run in model.training_plan(1).plan.forward][-1] == "Activation"
+
+
+# Training plans ------------------------------------------------------------------------------------------------------
+
+
+def step(model, batch, number=0):
+    plan = model.training_plan(len(batch))
+    plan.set_step(number)
+    plan.inputs[0][...] = batch
+    plan.forward()
+    plan.output_gradients[0][...] = plan.outputs[0]
+    plan.backward()
+    return {name: array.copy() for name, array in plan.gradients.items()}
+
+
+def test_gradients_agree_with_differences():
+    model = small_network("float64")
+    batch = images(3, "float64")
+    gradients = step(model, batch)
+
+    def loss():
+        return 0.5 * (model.predict(batch) ** 2).sum()
+
+    rng = np.random.default_rng(0)
+    for name, gradient in gradients.items():
+        array = model.parameters[name]
+        for _ in range(3):
+            place = tuple(rng.integers(0, n) for n in array.shape)
+            old, eps = array[place], 1e-6
+            array[place] = old + eps
+            above = loss()
+            array[place] = old - eps
+            below = loss()
+            array[place] = old
+            assert gradient[place] == pytest.approx((above - below) / (2 * eps), rel=1e-6, abs=1e-6)
+
+
+def test_same_seed_same_bits():
+    first, second = step(small_network(seed=5), images(4)), step(small_network(seed=5), images(4))
+    for name, gradient in first.items():
+        np.testing.assert_array_equal(gradient, second[name])
+    other = step(small_network(seed=6), images(4))
+    assert any((first[name] != other[name]).any() for name in first)
+
+
+def test_gradients_are_laid_out_like_the_parameters():
+    model = small_network()
+    plan = model.training_plan(2)
+    assert plan.flat_gradients.shape == model.store.trainable.shape
+    for name, (start, stop) in model.store.slices.items():
+        assert np.shares_memory(plan.gradients[name], plan.flat_gradients[start:stop])
+        assert plan.gradients[name].shape == model.parameters[name].shape
+
+
+def test_plans_are_kept_and_give_way():
+    model = small_network()
+    plan = model.training_plan(2)
+    assert model.training_plan(2) is plan
+    assert model.training_plan(3) is not plan
+    assert model.training_plan(2, input_gradients=True) is not plan
+    model.freeze("conv1")
+    assert model.training_plan(2) is not plan
+    model.unfreeze("conv1")
+    assert model.training_plan(2) is plan
+    for size in range(1, 30):
+        model.memory(size)
+    for size in range(3, 12):
+        model.training_plan(size)
+    assert len(model._plans) == 8
+    assert model.training_plan(2) is not plan
+
+
+def test_another_batch_size_compiles_nothing():
+    from numbacnn.kernels import jit
+
+    model = small_network()
+    batch = images(8)
+    model.predict(batch)
+    step(model, batch)
+    compiled = []
+    original = jit.DiskCache.load_overload
+    try:
+        jit.DiskCache.load_overload = lambda self, *rest: compiled.append(self) or original(self, *rest)
+        for size in (1, 2, 3, 5, 7):
+            model.predict(batch[:size])
+            step(model, batch[:size])
+    finally:
+        jit.DiskCache.load_overload = original
+    assert not compiled
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("size", [1, 5])
+def test_memory_figure_is_what_is_allocated(training, size):
+    model = small_network()
+    figure = model.memory(size, training)
+    plan = model.training_plan(size) if training else model._inference_plan(size)
+    rounding = 64 * sum(map(len, plan.prepared.values()))  # arrays that are prepared are rounded up in the figure
+    assert figure - rounding <= model.store.nbytes + plan.nbytes <= figure
+
+
+def test_large_arenas_are_aligned_and_writable():
+    from numbacnn import arrays
+
+    for nbytes in (0, 1, 1000, 5 << 20):
+        memory = arrays.allocate(nbytes)
+        assert memory.nbytes == nbytes
+        assert memory.ctypes.data % 64 == 0
+        memory[:] = 7
+        assert (memory == 7).all()
+    assert arrays.zeros((3, 5), "float64").sum() == 0
+
+
+def test_training_moves_running_statistics_and_predict_notices():
+    x = nc.Input((4,))
+    model = nc.Model(x, Affine()(x), dtype="float64")
+    version = model.store.version
+    plan = model.training_plan(2)
+    plan.forward()
+    assert model.parameters["affine1.count"] == 1
+    assert model.store.version > version
+
+
+def test_error_in_training_names_the_layer():
+    x = nc.Input((4,))
+    model = nc.Model(x, nc.BatchNorm()(nc.Dense(4)(x), name="norm"))
+    with pytest.raises(ShapeError, match="BatchNorm layer 'norm': "):
+        model.training_plan(1)
+
+
+# Freezing, threads, use ----------------------------------------------------------------------------------------------
+
+
+def test_freeze_patterns():
+    x = nc.Input((4,))
+    h = x
+    for stage in ("stage1", "stage2"):
+        with nc.scope(stage), nc.scope("block1"):
+            h = Tanh()(Affine()(h))
+    model = nc.Model(x, h)
+    model.freeze("stage1")
+    assert model.store.frozen == {"stage1.block1.affine1.weight", "stage1.block1.affine1.bias"}
+    model.unfreeze("*.bias")
+    assert model.store.frozen == {"stage1.block1.affine1.weight"}
+    model.unfreeze("*")
+    assert not model.store.frozen
+    model.freeze("stage?.block1.affine1.weight", "stage2.*")
+    assert len(model.store.frozen) == 3
+    with pytest.raises(UnknownNameError, match="stage3"):
+        model.freeze("stage3")
+
+
+def test_threads_may_predict_at_once():
+    model = small_network()
+    batches = [images(n + 1, seed=n) for n in range(3)] + [images(2, seed=9)]
+    expected = [model.predict(batch) for batch in batches]
+    failures = []
+
+    def work(k):
+        for _ in range(20):
+            if not np.array_equal(model.predict(batches[k]), expected[k]):
+                failures.append(k)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_sequential():
+    block = nc.Sequential([nc.Dense(6), nc.Dense(4)])
+    model = nc.Sequential([nc.Dense(8, activation="relu"), block]).build((3,), seed=4)
+    assert [node.name for node in model.graph.nodes] == ["dense1", "dense2", "dense3"]
+    assert model.predict(np.zeros((2, 3))).shape == (2, 4)
+    assert "3 layers" in repr(model)
+    assert "Dense" in repr(block)
+    with pytest.raises(ConfigError, match="takes layers"):
+        nc.Sequential([3])
+
+
+def test_save_and_load(tmp_path):
+    model = small_network(seed=3)
+    model.save(tmp_path / "m.safetensors")
+    again = nc.load(tmp_path / "m.safetensors")
+    assert again.seed == 3
+    np.testing.assert_array_equal(again.predict(images(2)), model.predict(images(2)))
+    other = small_network(seed=4)
+    other.load_weights(tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(other.predict(images(2)), model.predict(images(2)))
+    other.load_weights({name: array * 0 for name, array in model.parameters.items()})
+    assert not other.predict(images(2)).any()
+
+
+def test_unknown_architecture():
+    with pytest.raises(UnknownNameError, match="architecture"):
+        nc.create("lenet55")
+
+
+# Importing -----------------------------------------------------------------------------------------------------------
+
+SMALL = """
+import sys
+import numbacnn as nc
+import numbacnn.model, numbacnn.graph.run
+from tests.small_layers import Affine, Twice
+x = nc.Input((4,))
+model = nc.Model(x, Twice()(Affine()(x)))
+assert model.memory(8) > 0
+assert model.memory(8, training=False) > 0
+nc.Conv2D, nc.Dense, nc.MaxPool2D, nc.BatchNorm
+heavy = {"numba", "llvmlite", "click", "rich", "numbacnn_architectures", "numbacnn_datasets"} & set(sys.modules)
+sys.exit(str(heavy) if heavy else 0)
+"""
+
+
+def test_planning_imports_nothing_heavy():
+    outcome = subprocess.run([sys.executable, "-c", SMALL], capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def test_import_brings_only_itself():
+    code = "import sys, numbacnn; print(*sorted(m for m in sys.modules if m.startswith('numbacnn') or m == 'numpy'))"
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert outcome.stdout.split() == ["numbacnn"]
+
+
+@pytest.mark.parametrize("name", nc.__all__)
+def test_public_names(name):
+    assert getattr(nc, name) is not None
+    assert name in dir(nc)
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="Conv9D"):
+        nc.Conv9D  # noqa: B018
