@@ -40,6 +40,7 @@ class Model:
         name: for the summary.
 
     ``graph`` holds the nodes, ``store`` the arrays of parameters, ``parameters`` is the mapping from name to array.
+    ``classes`` are the class names by label, None until somebody sets them; they are saved with the model.
     Raises ConfigError for inputs and outputs that are not connected or names that are given twice.
     """
 
@@ -52,6 +53,7 @@ class Model:
         self.seed, self.dtype, self.name = int(seed), np.dtype(dtype), name
         self.store = ParameterStore(self.graph.specs, self.seed, self.dtype)
         self.parameters = Parameters(self.store)
+        self.classes: tuple[str, ...] | None = None
         self._plans: OrderedDict[tuple, Any] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -119,7 +121,8 @@ class Model:
 
     def to_config(self) -> dict[str, Any]:
         """Everything but the parameters, as data that JSON can hold; :meth:`from_config` makes a model of it."""
-        return {"name": self.name, "seed": self.seed, "dtype": str(self.dtype), "graph": to_config(self.graph)}
+        classes = None if self.classes is None else list(self.classes)
+        return {"name": self.name, "seed": self.seed, "dtype": str(self.dtype), "classes": classes, "graph": to_config(self.graph)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Model:
@@ -127,7 +130,10 @@ class Model:
         PluginError where a layer's package is missing."""
         try:
             inputs, outputs = from_config(config["graph"])
-            return cls(inputs, outputs, seed=config["seed"], dtype=config["dtype"], name=config["name"])
+            model = cls(inputs, outputs, seed=config["seed"], dtype=config["dtype"], name=config["name"])
+            names = config["classes"]
+            model.classes = None if names is None else tuple(map(str, names))
+            return model
         except (KeyError, TypeError, IndexError) as error:
             raise WeightsError(f"The description of the model is damaged: {type(error).__name__}: {error}.") from error
 
