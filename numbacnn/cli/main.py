@@ -44,6 +44,10 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["numbacnn.arguments"] = list(args)
+        return super().parse_args(ctx, args)
+
     def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:
         given, blocked = _without_blocked(sys.argv[1:] if args is None else args)
         with _blocking(blocked), warnings.catch_warnings():

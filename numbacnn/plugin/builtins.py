@@ -99,9 +99,29 @@ LOSSES = {
     "mean_absolute_error": ("MeanAbsoluteError", "absolute differences"),
     "huber": ("Huber", "squared near zero, absolute beyond"),
 }
-SCHEDULES: dict[str, tuple[str, str]] = {}
-METRICS: dict[str, tuple[str, str]] = {}
-CALLBACKS: dict[str, tuple[str, str]] = {}
+SCHEDULES = {
+    "constant": ("Constant", "the rate as it is"),
+    "step": ("Step", "multiplied every so many epochs"),
+    "multi_step": ("MultiStep", "multiplied after given epochs"),
+    "exponential": ("Exponential", "multiplied after every epoch"),
+    "cosine": ("Cosine", "warm-up, then half a cosine down"),
+    "polynomial": ("Polynomial", "warm-up, then a power of what is left of the run"),
+    "linear_warmup": ("LinearWarmup", "up over the first epochs, then another schedule"),
+    "one_cycle": ("OneCycle", "up and down once"),
+    "reduce_on_plateau": ("ReduceOnPlateau", "multiplied when a value stops improving"),
+}
+METRICS = {
+    "accuracy": ("Accuracy", "share of samples whose class is the largest output"),
+    "top_k_accuracy": ("TopKAccuracy", "share of samples whose class is among the k largest outputs"),
+    "mean_absolute_error": ("MeanAbsoluteError", "absolute differences"),
+    "mean_squared_error": ("MeanSquaredError", "squared differences"),
+}
+CALLBACKS = {
+    "early_stopping": ("EarlyStopping", "end a run that no longer improves"),
+    "csv_logger": ("CSVLogger", "the history as a CSV file"),
+    "model_checkpoint": ("ModelCheckpoint", "save the best model"),
+    "lambda": ("LambdaCallback", "functions to call as a run goes on"),
+}
 COMMANDS = {
     "train": "Train an architecture on a data set.",
     "evaluate": "Measure a saved model on a data set.",

@@ -1,0 +1,161 @@
+"""`numbacnn train`."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import ConfigError, DataError
+from ..plugin import registry
+from . import options
+from .models import new_model
+
+RECIPE: dict[str, Any] = {"optimizer": "adam", "rate": 2e-3, "schedule": "cosine", "batch_size": 64}
+"""What counts where neither the command line nor the architecture's recipe says otherwise."""
+LEAST_EPOCHS, LEAST_STEPS = 10, 1500  # of a run for which nobody chose the number of epochs
+OPTIMIZER_OPTIONS = ("rate", "momentum", "weight_decay")
+
+
+@click.command(
+    epilog=options.examples(
+        "numbacnn train lenet5 digits",
+        "numbacnn train cnn fashion_mnist --epochs 10 --optimizer sgd --rate 0.05 --momentum 0.9",
+        "numbacnn train cnn photos/ --input-size 64 --output runs/photos",
+        "numbacnn train cnn fashion_mnist --epochs 20 --resume",
+        "numbacnn train lenet5 digits --json",
+    )
+)
+@click.argument("architecture")
+@click.argument("dataset")
+@click.option(
+    "--epochs", type=options.POSITIVE, help=f"Passes over the data. [default: {LEAST_EPOCHS}, or what makes {LEAST_STEPS:,} steps]"
+)
+@click.option("--batch-size", type=options.POSITIVE, help=f"Images per step. [default: {RECIPE['batch_size']}]")
+@click.option("--optimizer", help=f"A registered name: sgd, adam, adamw, rmsprop... [default: {RECIPE['optimizer']}]")
+@click.option(
+    "--rate", type=options.RATE, help=f"Learning rate. [default: {RECIPE['rate']} for {RECIPE['optimizer']}, else the optimizer's own]"
+)
+@click.option("--momentum", type=options.NOT_NEGATIVE, help="Momentum, for an optimizer that has it.")
+@click.option("--weight-decay", type=options.NOT_NEGATIVE, help="Factor of the L2 penalty; spares biases and normalisation.")
+@click.option("--schedule", help=f"How the rate changes, a registered name: cosine, constant, step... [default: {RECIPE['schedule']}]")
+@click.option("--augment", type=click.Choice(["none"]), default="none", show_default=True, help="Augmentation of the training images.")
+@click.option(
+    "--input-size",
+    type=options.Sizes(),
+    metavar="N|HxW",
+    help="What images are resized to. [default: what the architecture says, or nothing]",
+)
+@options.data_folder
+@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Of the initial weights, the order of images, and dropout.")
+@click.option("--output", type=options.FOLDER, help="Folder for model, history and checkpoints. [default: runs/ARCHITECTURE-DATASET]")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the output folder.")
+@options.machine
+@options.as_json
+@click.pass_context
+def command(context: click.Context, architecture: str, dataset: str, as_json: bool, **given: Any) -> int:
+    """Train an ARCHITECTURE on a DATASET (a registered name, or a folder of class folders of images), testing it after every epoch.
+
+    The output folder gets model.safetensors, history.json, and a checkpoint after every epoch. Ctrl-C finishes the step, saves,
+    and says how to go on.
+    """
+    options.use(given["threads"], given["device"])
+    from ..training.trainer import Trainer, TrainingInterrupted
+
+    spec: Any = registry.find("architecture", architecture).spec
+    recipe = chosen(given, spec.recipe)
+    train, test = open_splits(dataset, given["data_folder"], given["input_size"] or spec.input_size)
+    model = new_model(architecture, train.input_shape, len(train.classes), given["seed"])
+    model.classes = train.classes
+    trainer = Trainer(model, optimizer=make_optimizer(recipe), schedule=recipe["schedule"], seed=given["seed"])
+    epochs = given["epochs"] or recipe.get("epochs") or default_epochs(len(train), recipe["batch_size"])
+    output = given["output"] or Path("runs", f"{architecture}-{Path(dataset).name}".replace(":", "-"))
+    if not as_json:
+        click.echo(f"{model!r}")
+        click.echo(f"{dataset}: {len(train):,} images to train with, {len(test):,} to test with, {len(train.classes)} classes")
+        click.echo(f"{trainer.optimizer!r}, {trainer.schedule!r}, {epochs} epochs, batches of {recipe['batch_size']}")
+    start = time.perf_counter()
+    try:
+        history = trainer.fit(
+            train,
+            test,
+            epochs,
+            recipe["batch_size"],
+            checkpoint=output / "checkpoints",
+            resume=given["resume"],
+            progress=False if as_json else None,
+        )
+    except TrainingInterrupted:
+        click.echo(f"numbacnn: interrupted after step {trainer.steps}, and saved. To go on: {resuming(context)}", err=True)
+        return 130
+    seconds = time.perf_counter() - start
+    model.save(output / "model.safetensors")
+    history.to_json(output / "history.json")
+    result = {
+        "architecture": architecture,
+        "dataset": dataset,
+        "epochs": len(history),
+        "test": {"loss": history[-1]["val_loss"], "accuracy": history[-1]["val_accuracy"]},
+        "seconds": seconds,
+        "model": str(output / "model.safetensors"),
+        "history": list(history),
+    }
+    if as_json:
+        options.print_json(result)
+    else:
+        click.echo(f"Model and history are in {output}")
+        click.echo(f"Test accuracy {options.percent(result['test']['accuracy'])}, loss {result['test']['loss']:.4f}, after {seconds:.1f} s")
+    return 0
+
+
+def chosen(given: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What the command line says, else the architecture's recipe, else ours. Options of an optimizer count only together
+    with that optimizer."""
+    result = {**RECIPE, **recipe}
+    if "optimizer" in recipe and recipe["optimizer"] != RECIPE["optimizer"] and "rate" not in recipe:
+        del result["rate"]
+    if given["optimizer"] not in (None, result["optimizer"]):
+        result = {name: value for name, value in result.items() if name not in OPTIMIZER_OPTIONS}
+    names = (*OPTIMIZER_OPTIONS, "optimizer", "schedule", "batch_size")
+    return {**result, **{name: given[name] for name in names if given[name] is not None}}
+
+
+def make_optimizer(recipe: Mapping[str, Any]) -> Any:
+    """The recipe's optimizer with those of its options that the recipe has. Raises ConfigError for one that it doesn't know."""
+    name = recipe["optimizer"]
+    factory = registry.load("optimizer", name)
+    accepted = inspect.signature(factory).parameters
+    found = {option: recipe[option] for option in OPTIMIZER_OPTIONS if option in recipe}
+    for option in found:
+        if option not in accepted:
+            raise ConfigError(f"--{option.replace('_', '-')} was given; the optimizer {name!r} does not have it.")
+    return factory(**found)
+
+
+def open_splits(dataset: str, folder: Path | None, size: tuple[int, ...] | None) -> tuple[Any, Any]:
+    """The train and the test split, resized to ``size`` unless that is None. Raises DataError where classes have no names."""
+    from ..data.sources import open_dataset
+
+    train = open_dataset(dataset, "train", folder)
+    if train.classes is None:
+        raise DataError(f"The data set {dataset!r} names no classes; this command trains classifiers.")
+    shape = train.input_shape if size is None else (*size, train.input_shape[-1])
+    if shape != train.input_shape:
+        train = open_dataset(dataset, "train", folder, shape)
+    return train, open_dataset(dataset, "test", folder, shape)
+
+
+def default_epochs(images: int, batch_size: int) -> int:
+    return max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / math.ceil(images / batch_size)))
+
+
+def resuming(context: click.Context) -> str:
+    """The command line that goes on with this run."""
+    arguments = context.meta["numbacnn.arguments"]
+    return shlex.join(["numbacnn", *arguments, *(["--resume"] if "--resume" not in arguments else [])])
