@@ -1,0 +1,149 @@
+"""Callbacks: what else happens as a run goes on."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from ..plugin import registry
+from ..weights.files import atomic_file
+from .metrics import smaller_is_better
+
+if TYPE_CHECKING:
+    from .history import History
+    from .trainer import Trainer
+
+
+class Callback:
+    """Base of all callbacks. Override what is wanted; :meth:`Trainer.stop` ends the run after the epoch.
+
+    A run that is resumed calls ``on_train_begin`` again; a callback that decides by ``trainer.history`` goes on as if there had
+    been no interruption.
+    """
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        """Before the first step."""
+
+    def on_epoch_begin(self, trainer: Trainer, epoch: int) -> None:
+        """Before epoch ``epoch``, counted from 1."""
+
+    def on_step_end(self, trainer: Trainer, step: int, loss: float) -> None:
+        """After update number ``step``, counted from 1."""
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Mapping[str, Any]) -> None:
+        """After epoch ``epoch`` and its validation; ``record`` is the last entry of the history."""
+
+    def on_train_end(self, trainer: Trainer, history: History) -> None:
+        """After the last epoch, not after an interruption."""
+
+
+@dataclasses.dataclass
+class LambdaCallback(Callback):
+    """A callback of functions, each with the arguments of the method of the same name."""
+
+    train_begin: Callable | None = None
+    epoch_begin: Callable | None = None
+    step_end: Callable | None = None
+    epoch_end: Callable | None = None
+    train_end: Callable | None = None
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        _call(self.train_begin, trainer)
+
+    def on_epoch_begin(self, trainer: Trainer, epoch: int) -> None:
+        _call(self.epoch_begin, trainer, epoch)
+
+    def on_step_end(self, trainer: Trainer, step: int, loss: float) -> None:
+        _call(self.step_end, trainer, step, loss)
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Mapping[str, Any]) -> None:
+        _call(self.epoch_end, trainer, epoch, record)
+
+    def on_train_end(self, trainer: Trainer, history: History) -> None:
+        _call(self.train_end, trainer, history)
+
+
+def _call(function: Callable | None, *arguments: Any) -> None:
+    if function is not None:
+        function(*arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStopping(Callback):
+    """End the run when ``monitor`` has not improved by more than ``minimum_change`` for ``patience`` epochs."""
+
+    monitor: str = "val_loss"
+    patience: int = 5
+    minimum_change: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.patience < 1 or self.minimum_change < 0:
+            raise ConfigError("EarlyStopping: patience must be at least 1 and minimum_change at least 0.")
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Mapping[str, Any]) -> None:
+        if self._epochs_without_progress(_values(trainer, self.monitor, "EarlyStopping")) >= self.patience:
+            trainer.stop()
+
+    def _epochs_without_progress(self, values: list[float]) -> int:
+        best, since = None, 0
+        for value in values:
+            change = 0.0 if best is None else (best - value if smaller_is_better(self.monitor) else value - best)
+            if best is None or change > self.minimum_change:
+                best, since = value, 0
+            else:
+                since += 1
+        return since
+
+
+def _values(trainer: Trainer, monitor: str, name: str) -> list[float]:
+    record = trainer.history[-1]
+    if monitor not in record:
+        raise ConfigError(f"{name} watches {monitor!r}; the epochs have {', '.join(record)}.")
+    return [float(entry[monitor]) for entry in trainer.history]
+
+
+@dataclasses.dataclass(frozen=True)
+class CSVLogger(Callback):
+    """Write the history to a CSV file after every epoch, all of it, so that a resumed run leaves one seamless table."""
+
+    path: str | os.PathLike = "history.csv"
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Mapping[str, Any]) -> None:
+        columns = list(dict.fromkeys(name for entry in trainer.history for name in entry))
+        path = Path(self.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(trainer.history)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCheckpoint(Callback):
+    """Save the model to ``path`` after every epoch in which ``monitor`` is the best so far; with ``monitor=None`` after every
+    epoch. The file is one that :func:`numbacnn.load` reads."""
+
+    path: str | os.PathLike = "best.safetensors"
+    monitor: str | None = "val_loss"
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int, record: Mapping[str, Any]) -> None:
+        if self.monitor is not None:
+            _values(trainer, self.monitor, "ModelCheckpoint")
+            if trainer.history.best(self.monitor) is not trainer.history[-1]:
+                return
+        Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+        trainer.model.save(self.path)
+
+
+def resolve(callback: str | Callback) -> Callback:
+    """A callback from a registered name (with its default options), or the callback itself."""
+    if isinstance(callback, str):
+        return registry.load("callback", callback)()
+    if not isinstance(callback, Callback):
+        raise ConfigError(f"{callback!r} is not a callback; give a registered name, such as 'early_stopping', or a Callback.")
+    return callback

@@ -1,0 +1,483 @@
+"""The trainer: steps, epochs, evaluation, and runs that can be interrupted and resumed bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..data.loader import Loader
+from ..data.sources import open_dataset
+from ..errors import ConfigError, DivergenceError, NumbacnnError, ShapeError
+from ..model import Model
+from . import callbacks as callback_room
+from . import checkpoint as checkpoints
+from . import losses as loss_room
+from . import metrics as metric_room
+from . import optimizers, schedules
+from . import progress as display_room
+from .history import History
+from .metrics import Means
+from .optimizers import Optimizer, Updater
+from .schedules import Progress, Schedule
+
+EVALUATION_BATCH = 256  # images that evaluate runs at once, unless told otherwise
+BATCH_KINDS = 4  # batch sizes that stay bound
+
+
+class TrainingInterrupted(NumbacnnError):
+    """Ctrl-C ended a run, after a whole step. ``checkpoint`` is the folder that it was saved in, or None."""
+
+    def __init__(self, message: str, checkpoint: str | None):
+        super().__init__(message)
+        self.checkpoint = checkpoint
+
+
+class Trainer:
+    """Trains a model.
+
+    Args:
+        loss: a registered name or a Loss. For a model with several outputs a list with one each, or one for all of them;
+            ``loss_weights`` are their factors in the sum.
+        optimizer: a registered name or an Optimizer.
+        metrics: registered names or Metrics, of the first output.
+        schedule: a registered name or a Schedule, by which :meth:`fit` changes the rate.
+        seed: of the order of the training data. All other randomness has the model's seed.
+        callbacks: registered names or Callbacks, for :meth:`fit`.
+
+    ``steps`` counts the updates so far, ``epochs`` the epochs; ``history`` is that of the run that :meth:`fit` is at or
+    was last at. ``updater`` holds the optimizer's state.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        loss: Any = "softmax_cross_entropy",
+        optimizer: str | Optimizer = "sgd",
+        metrics: Sequence[str | metric_room.Metric] = ("accuracy",),
+        seed: int = 0,
+        callbacks: Sequence[str | callback_room.Callback] = (),
+        *,
+        schedule: str | Schedule = "constant",
+        loss_weights: Sequence[float] | None = None,
+    ):
+        self.model, self.seed = model, seed
+        self.losses = _each_output(model, loss)
+        self.loss_weights = _checked_weights(loss_weights, len(self.losses))
+        self.optimizer = optimizers.resolve(optimizer)
+        self.metrics = [metric_room.resolve(metric) for metric in ([metrics] if isinstance(metrics, str) else metrics)]
+        self.schedule = schedules.resolve(schedule)
+        self.callbacks = [callback_room.resolve(callback) for callback in callbacks]
+        self.updater = Updater(self.optimizer, model.store)
+        self.epochs = 0
+        self.history = History()
+        self._batches: dict[tuple[int, bool], _Batch] = {}
+        self._state_before = model.store.state.copy()
+        self._stopped = False
+
+    @property
+    def steps(self) -> int:
+        """Updates so far."""
+        return self.updater.steps
+
+    # One batch -------------------------------------------------------------------------------------------------------
+
+    def step(self, images: Any, labels: Any) -> float:
+        """One update from a batch: ``images`` ``(N, ...)`` (a tuple of arrays for several inputs), ``labels`` as the loss
+        takes them (a tuple for several outputs). Returns the loss of the batch before the update.
+
+        Raises DivergenceError for a loss that is not finite; the model is then as it was before.
+        """
+        return self._step(images, labels, 1.0)[0]
+
+    def gradients(self, images: Any, labels: Any) -> dict[str, np.ndarray]:
+        """Gradients of the loss of a batch, without an update: a copy for each trainable parameter by name, and
+        ``"input"`` for the images (a tuple for several inputs). The model stays as it was."""
+        batch = self._loaded(images, labels, input_gradients=True)
+        self._forward(batch)
+        batch.plan.backward()
+        self._restore_state()
+        inputs = tuple(array.copy() for array in batch.plan.input_gradients)
+        found = {name: gradient.copy() for name, gradient in batch.plan.gradients.items()}
+        return {**found, "input": inputs[0] if len(inputs) == 1 else inputs}
+
+    def _step(self, images: Any, labels: Any, factor: float) -> tuple[float, _Batch]:
+        batch = self._loaded(images, labels)
+        loss = self._forward(batch)
+        if not math.isfinite(loss):
+            self._restore_state()
+            raise DivergenceError(
+                f"The loss of step {self.steps + 1} is {loss} at rate {self.optimizer.rate * factor:g}; the model is as it was before this "
+                "step. Try a smaller rate or clip_norm, and see whether the data is finite and scaled."
+            )
+        batch.plan.backward()
+        self.updater.apply(batch.update, factor)
+        return loss, batch
+
+    def _loaded(self, images: Any, labels: Any, input_gradients: bool = False) -> _Batch:
+        """The batch's images and targets, copied to where a plan reads them."""
+        inputs = self.model._checked_inputs(images)
+        plan = self.model.training_plan(len(inputs[0]), input_gradients)
+        targets = self._targets(labels, plan.outputs)
+        key = len(inputs[0]), input_gradients
+        batch = self._batches.get(key)
+        if batch is None or not batch.fits(plan, targets):
+            if len(self._batches) >= BATCH_KINDS:
+                self._batches.clear()
+            batch = self._batches[key] = _Batch(self, plan, targets)
+        batch.load(inputs, targets)
+        return batch
+
+    def _targets(self, labels: Any, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        given = [labels] * len(outputs)
+        if len(outputs) > 1 and isinstance(labels, (tuple, list)):
+            if len(labels) != len(outputs):
+                raise ShapeError(f"The model has {len(outputs)} outputs; {len(labels)} arrays of labels were given.")
+            given = list(labels)
+        return [loss.targets(entry, array.shape, array.dtype) for loss, entry, array in zip(self.losses, given, outputs)]
+
+    def _forward(self, batch: _Batch) -> float:
+        """Loss of the loaded batch; leaves the gradients of the outputs."""
+        if self._state_before.size:
+            np.copyto(self._state_before, self.model.store.state)
+        batch.plan.set_step(self.steps)
+        batch.plan.forward()
+        with kernels.jit.launch_guard():
+            for function, arguments in batch.losses:
+                function(*arguments)
+        return float(batch.totals[:, 0].sum())
+
+    def _restore_state(self) -> None:
+        """Undo what the forward pass did to running statistics."""
+        if self._state_before.size:
+            np.copyto(self.model.store.state, self._state_before)
+            self.model.store.touch()
+
+    # Evaluation ------------------------------------------------------------------------------------------------------
+
+    def evaluate(self, dataset: Any, batch_size: int = EVALUATION_BATCH) -> dict[str, float]:
+        """Mean loss and metrics of the model in inference mode: ``{"loss": ..., "accuracy": ...}``. ``dataset`` is a pair
+        of arrays, a registered name (its test split), a folder or a Dataset."""
+        return self._evaluate(self._open(dataset, "test"), batch_size, None)
+
+    def _evaluate(self, dataset: Any, batch_size: int, interrupt: _Interrupt | None) -> dict[str, float]:
+        means = Means()
+        for images, labels in Loader(dataset, batch_size, shuffle=False).epoch(0):
+            if interrupt:
+                interrupt.check()
+            outputs = self.model.predict(images, batch_size=len(images))
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            targets = self._targets(labels, outputs)
+            for k, (loss, output, target) in enumerate(zip(self.losses, outputs, targets)):
+                total, gradient = np.array([0.0, len(images)]), np.empty_like(output)
+                loss.compute(output, target, gradient, total)
+                means.add(f"loss {k}", total[0] * total[1], total[1])
+            means.measure(self.metrics, outputs[0], targets[0])
+        values = means.values()
+        loss = sum(weight * values.pop(f"loss {k}") for k, weight in enumerate(self.loss_weights))
+        return {"loss": loss, **values}
+
+    def _open(self, source: Any, split: str) -> Any:
+        return open_dataset(source, split, input_shape=self.model.graph.inputs[0].shape)
+
+    # Runs ------------------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train: Any,
+        validation: Any = None,
+        epochs: int = 1,
+        batch_size: int = 64,
+        checkpoint: str | os.PathLike | None = None,
+        resume: bool = False,
+        progress: bool | None = None,
+        *,
+        shuffle: bool = True,
+        checkpoint_every: int | None = None,
+    ) -> History:
+        """Train for a number of epochs.
+
+        Args:
+            train, validation: pairs of arrays, registered names (their train and test split), folders, or Datasets.
+            checkpoint: a folder. The run is saved there after every epoch, and every ``checkpoint_every`` steps. What an
+                earlier run has saved there is removed, unless
+            resume: goes on from there, if anything is there, with the same bits as if there had been no break. ``epochs``
+                still counts from the beginning of the run.
+            progress: True for a bar, False for silence; None means a bar on a terminal, else a line per epoch.
+
+        Ctrl-C finishes the step, saves the run and raises TrainingInterrupted; a second one raises KeyboardInterrupt at
+        once. Raises DivergenceError as :meth:`step` does, ConfigError where the checkpoint is of another configuration.
+        """
+        for name, value in (("epochs", epochs), ("checkpoint_every", checkpoint_every)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
+                raise ConfigError(f"fit was given {name}={value!r}; it takes a whole number of at least 1.")
+        data = self._open(train, "train")
+        held_out = None if validation is None else self._open(validation, "test")
+        run = _Run(self, Loader(data, batch_size, shuffle, self.seed), held_out, int(epochs), checkpoint, checkpoint_every)
+        return run.go(resume, progress)
+
+    def stop(self) -> None:
+        """End the run after this epoch; for callbacks."""
+        self._stopped = True
+
+
+class _Batch:
+    """A plan for one batch size, with targets and everything between its passes bound to it."""
+
+    def __init__(self, trainer: Trainer, plan: Any, targets: Sequence[np.ndarray]):
+        self.plan = plan
+        self.targets = [target.copy() for target in targets]
+        self.totals = np.zeros((len(targets), 2))
+        self.losses: list[tuple[Any, tuple]] = []
+        parts = zip(trainer.losses, trainer.loss_weights, plan.outputs, self.targets, plan.output_gradients, self.totals)
+        for loss, weight, outputs, target, gradient, total in parts:
+            arguments = (outputs, target, gradient, total, weight)
+            if loss.recordable:
+                with kernels.jit.record() as steps:
+                    loss.compute(*arguments)
+                self.losses += steps
+            else:
+                self.losses.append((loss.compute, arguments))
+        self.update = trainer.updater.bind(plan.flat_gradients)
+
+    def fits(self, plan: Any, targets: Sequence[np.ndarray]) -> bool:
+        """Whether this is for that plan, and for targets of that kind."""
+        same = all(own.shape == given.shape and own.dtype == given.dtype for own, given in zip(self.targets, targets))
+        return self.plan is plan and same
+
+    def load(self, inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> None:
+        for own, given in zip(self.plan.inputs, inputs):
+            np.copyto(own, given, casting="unsafe")
+        for own, given in zip(self.targets, targets):
+            np.copyto(own, given)
+
+
+class _Run:
+    """One call of fit."""
+
+    def __init__(self, trainer: Trainer, loader: Loader, validation: Any, epochs: int, folder: Any, every: int | None):
+        self.trainer, self.loader, self.validation, self.epochs = trainer, loader, validation, epochs
+        self.folder = None if folder is None else os.fspath(folder)
+        self.every = every
+        self.first_epoch, self.first_step = trainer.epochs, trainer.steps
+        self.batch = 0  # batches of the current epoch that are done
+        self.means = Means()
+        self.seconds = 0.0
+        self.images = 0
+
+    # The run ---------------------------------------------------------------------------------------------------------
+
+    def go(self, resume: bool, shown: bool | None) -> History:
+        trainer = self.trainer
+        trainer.history, trainer._stopped = History(), False
+        if resume and self.folder is None:
+            raise ConfigError("fit was given resume=True without a checkpoint folder to resume from.")
+        resumed = resume and self._restore()
+        if self.folder is not None and not resumed:
+            checkpoints.clear(self.folder)
+            self._save()
+        with _Interrupt() as interrupt, display_room.make(shown) as display:
+            self._call("on_train_begin")
+            try:
+                while trainer.epochs < self.first_epoch + self.epochs and not trainer._stopped:
+                    self._epoch(interrupt, display)
+            except _Interrupted:
+                raise self._interrupted() from None
+        self._call("on_train_end", trainer.history)
+        return trainer.history
+
+    def _epoch(self, interrupt: _Interrupt, display: display_room.Silent) -> None:
+        trainer, number = self.trainer, self.trainer.epochs - self.first_epoch + 1
+        display.begin_epoch(number, self.epochs, len(self.loader), self.batch)
+        if self.batch == 0:
+            self._call("on_epoch_begin", number)
+        self._steps(interrupt, display)
+        interrupt.check()
+        record: dict[str, Any] = {"epoch": number, **self.means.values()}
+        if self.validation is not None:
+            display.phase("validation")
+            found = trainer._evaluate(self.validation, EVALUATION_BATCH, interrupt)
+            record.update((f"val_{name}", value) for name, value in found.items())
+        record["rate"] = trainer.optimizer.rate * self._factor(len(self.loader) - 1)
+        record["seconds"] = round(self.seconds, 3)
+        record["images_per_second"] = round(self.images / max(self.seconds, 1e-9), 1)
+        trainer.history.append(record)
+        trainer.epochs += 1
+        self.batch, self.means, self.seconds, self.images = 0, Means(), 0.0, 0
+        self._call("on_epoch_end", number, record)
+        display.end_epoch(record, self.epochs)
+        self._save()
+
+    def _steps(self, interrupt: _Interrupt, display: display_room.Silent) -> None:
+        """What remains of the epoch's steps."""
+        trainer = self.trainer
+        watchers = [c for c in trainer.callbacks if type(c).on_step_end is not callback_room.Callback.on_step_end]
+        factor = self._factor(self.batch)
+        start = time.perf_counter()
+        with contextlib.closing(self.loader.epoch(trainer.epochs, self.batch)) as batches:
+            for images, labels in batches:
+                if trainer.schedule.per_step:
+                    factor = self._factor(self.batch)
+                loss, batch = trainer._step(images, labels, factor)
+                self.batch += 1
+                self.images += len(images)
+                self.means.add("loss", loss * len(images), len(images))
+                self.means.measure(trainer.metrics, batch.plan.outputs[0], batch.targets[0])
+                for callback in watchers:
+                    callback.on_step_end(trainer, trainer.steps, loss)
+                display.step(len(images), self.means.values)
+                if self.every and trainer.steps % self.every == 0 and self.batch < len(self.loader):
+                    self.seconds += time.perf_counter() - start
+                    self._save()
+                    start = time.perf_counter()
+                if interrupt.wanted:
+                    break
+        self.seconds += time.perf_counter() - start
+
+    def _factor(self, batch: int) -> float:
+        trainer = self.trainer
+        epoch = trainer.epochs - self.first_epoch
+        step = epoch * len(self.loader) + batch
+        return trainer.schedule.factor(Progress(step, epoch, len(self.loader), self.epochs, trainer.history))
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        for callback in self.trainer.callbacks:
+            getattr(callback, method)(self.trainer, *arguments)
+
+    def _interrupted(self) -> TrainingInterrupted:
+        trainer = self.trainer
+        where = (
+            f"Training was interrupted after step {trainer.steps} (epoch {trainer.epochs - self.first_epoch + 1} of {self.epochs}, "
+            f"batch {self.batch} of {len(self.loader)})"
+        )
+        if self.folder is None:
+            return TrainingInterrupted(f"{where}; the model keeps what it learned. With a checkpoint folder fit could resume.", None)
+        self._save()
+        return TrainingInterrupted(f"{where}, and saved; fit with checkpoint={self.folder!r} and resume=True goes on.", self.folder)
+
+    # Checkpoints -----------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        if self.folder is None:
+            return
+        trainer, store = self.trainer, self.trainer.model.store
+        if not np.isfinite(store.trainable).all():
+            raise DivergenceError(
+                f"Parameters are no longer finite after step {trainer.steps}; the checkpoints in {self.folder!r} are from before. "
+                "Try a smaller rate or clip_norm."
+            )
+        arrays = {name: store.view(name) for name in store.specs}
+        arrays |= {f"optimizer.{name}": array for name, array in trainer.updater.arrays().items()}
+        state = {
+            "fingerprint": self._fingerprint(),
+            "steps": trainer.steps,
+            "epoch": trainer.epochs,
+            "first_epoch": self.first_epoch,
+            "batch": self.batch,
+            "means": self.means.sums,
+            "seconds": self.seconds,
+            "images": self.images,
+            "history": list(trainer.history),
+            "stopped": trainer._stopped,
+        }
+        checkpoints.save(self.folder, trainer.steps, checkpoints.Checkpoint(arrays, state))
+
+    def _restore(self) -> bool:
+        """Go back to the newest checkpoint; False where there is none."""
+        saved = checkpoints.newest(self.folder)
+        if saved is None:
+            return False
+        trainer, store, state = self.trainer, self.trainer.model.store, saved.state
+        checkpoints.check_fingerprint(self.folder, state["fingerprint"], self._fingerprint())
+        for name in store.specs:
+            store.view(name)[...] = saved.arrays[name]
+        for name, array in trainer.updater.arrays().items():
+            array[...] = saved.arrays[f"optimizer.{name}"]
+        store.touch()
+        trainer.updater.steps = state["steps"]
+        trainer.epochs, self.first_epoch, self.batch = state["epoch"], state["first_epoch"], state["batch"]
+        self.means = Means(state["means"])
+        self.seconds, self.images = state["seconds"], state["images"]
+        trainer.history.extend(state["history"])
+        trainer._stopped = state["stopped"]
+        return True
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What must not change between the parts of a run."""
+        trainer = self.trainer
+        config = json.dumps(trainer.model.to_config(), sort_keys=True)
+        return {
+            "model": f"a model with digest {hashlib.sha256(config.encode()).hexdigest()[:16]}",
+            "frozen parameters": sorted(trainer.model.store.frozen),
+            "loss": [repr(loss) for loss in trainer.losses],
+            "loss weights": trainer.loss_weights,
+            "optimizer": repr(trainer.optimizer),
+            "schedule": repr(trainer.schedule),
+            "metrics": [repr(metric) for metric in trainer.metrics],
+            "batch size": self.loader.batch_size,
+            "seed": trainer.seed,
+            "shuffle": bool(self.loader.shuffle),
+            "number of training samples": len(self.loader.dataset),
+        }
+
+
+# Ctrl-C --------------------------------------------------------------------------------------------------------------
+
+
+class _Interrupted(Exception):
+    """Inside a run: Ctrl-C was pressed, and the step is finished."""
+
+
+class _Interrupt:
+    """While it is entered, the first Ctrl-C sets ``wanted``, the second raises KeyboardInterrupt as usual. Signals reach
+    the main thread only; in another one this does nothing."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._previous: Any = None
+
+    def __enter__(self) -> _Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _handle(self, *_: Any) -> None:
+        if self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True
+
+    def check(self) -> None:
+        if self.wanted:
+            raise _Interrupted
+
+
+# Checks --------------------------------------------------------------------------------------------------------------
+
+
+def _each_output(model: Model, loss: Any) -> list[loss_room.Loss]:
+    count = len(model.graph.outputs)
+    given = list(loss) if isinstance(loss, (tuple, list)) else [loss] * count
+    if len(given) != count:
+        raise ConfigError(f"The model has {count} output(s); {len(given)} losses were given.")
+    return [loss_room.resolve(entry) for entry in given]
+
+
+def _checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    found = [1.0] * count if weights is None else [float(weight) for weight in weights]
+    if len(found) != count or not all(0 <= weight < math.inf for weight in found):
+        raise ConfigError(f"loss_weights must be {count} finite number(s) of at least 0; {list(weights or ())} was given.")
+    return found
