@@ -70,7 +70,8 @@ def explained(function: Scalar) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines()]
         why = next((line for line in lines if line.startswith(_REASONS)), lines[0])
         raise ConfigError(
-            f"The scalar function `{text}` cannot be compiled: {why} It may use arithmetic, abs, max, min, nc.where, functions of math, and numbers."
+            f"The scalar function `{text}` cannot be compiled: {why} "
+            "It may use arithmetic, abs, max, min, nc.where, functions of math, and numbers."
         ) from error
 
 
