@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,7 +172,9 @@ def test_other_cpus(cpu):
     functions = "for f in (math.log1p, math.tanh, math.erf): t.test_float32_within_four_ulps(f)"
     script = f"import math; from tests import test_elementary as t\n{functions}\nprint(t.LANES)"
     environment = os.environ | {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ""}
-    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) == {"x86-64": 4, "haswell": 8, "skylake-avx512": 16}[cpu]
 

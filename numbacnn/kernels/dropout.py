@@ -1,0 +1,108 @@
+"""Dropout of elements, of channels and of samples. The same kernels serve forward and backward.
+
+Nothing is stored between the passes: whether an element is kept is a hash of the random stream's key, the step and the element's
+place, so that it is the same in both passes, with any number of threads, and on every machine.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from ..simd import LANES, columns, load, load_part, store, store_part, take, where
+from .jit import inline, kernel
+
+BLOCK = 8192  # elements per task; the hash depends on it
+VECTORS = 2
+WIDTH = VECTORS * LANES
+RESOLUTION = 2.0**24  # probabilities are multiples of its inverse
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MIX1, MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+SHIFT1, SHIFT2, SHIFT3, HALF = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(32)
+LOW_HALF = np.uint64(0xFFFFFFFF)
+
+
+@inline
+def _mixed(z):
+    """One step of splitmix64 (Steele, Lea & Flood 2014) from state ``z``."""
+    z = z + GOLDEN
+    z = (z ^ (z >> SHIFT1)) * MIX1
+    z = (z ^ (z >> SHIFT2)) * MIX2
+    return z ^ (z >> SHIFT3)
+
+
+@inline
+def _seed(random, place):
+    """64 bits for the stream ``(key, step)`` and a place in it."""
+    return _mixed(_mixed(_mixed(random[0]) + random[1]) + np.uint64(place))
+
+
+@inline
+def _scrambled(z):
+    """A bijection of 32 bits in which every bit depends on every other (multiply and xor-shift; Wellons 2018, lowbias32)."""
+    z = (z ^ (z >> 16)) * 0x7FEB352D
+    z = (z ^ (z >> 15)) * 0x846CA68B
+    return z ^ (z >> 16)
+
+
+@inline
+def _kept(index, seed, threshold):
+    """Mask of the elements to keep, from the Tile of their indices below the seed."""
+    z = _scrambled(index + (seed & LOW_HALF))
+    z = _scrambled(z ^ (seed >> HALF))
+    return (z >> 8) >= threshold
+
+
+@kernel(parallel=True)
+def elements(x, y, random, rate, queue, threads):
+    """``y = x / (1 - rate)`` with probability ``1 - rate``, else 0, for each element of dense arrays of one axis.
+
+    ``random`` is uint64 ``(key, step)``. Backward is the same of ``dy``.
+    """
+    threshold = int(np.ceil(rate * RESOLUTION))
+    factor = 1.0 / (1.0 - rate)
+    queue[0] = 0
+    for _ in prange(threads):
+        while True:
+            block = take(queue, 0, 1)
+            start = block * BLOCK
+            if start >= x.size:
+                break
+            stop = min(start + BLOCK, x.size)
+            seed = _seed(random, block)
+            for at in range(start, stop, WIDTH):
+                kept = _kept(columns(1, VECTORS) + (at - start), seed, threshold)
+                if stop - at >= WIDTH:
+                    store(where(kept, load(x, at, 0, 1, VECTORS) * factor, 0.0), y, at, 0)
+                else:
+                    store_part(where(kept, load_part(x, at, 0, stop - at, 1, VECTORS) * factor, 0.0), y, at, 0, stop - at)
+
+
+@kernel(parallel=True)
+def groups(x, y, random, rate, by_channel, queue, threads):
+    """As :func:`elements` for arrays ``(samples, positions, channels)``: all positions of a channel of a sample share their fate,
+    and without ``by_channel`` all of a sample."""
+    samples, positions, channels = x.shape
+    threshold = int(np.ceil(rate * RESOLUTION))
+    factor = 1.0 / (1.0 - rate)
+    per_task = max(1, BLOCK // channels)
+    tasks = -(-positions // per_task)
+    queue[0] = 0
+    for _ in prange(threads):
+        while True:
+            task = take(queue, 0, 1)
+            sample = task // tasks
+            if sample >= samples:
+                break
+            first = task % tasks * per_task
+            seed = _seed(random, sample)
+            for c in range(0, channels, WIDTH):
+                kept = _kept((columns(1, VECTORS) + c) * int(by_channel), seed, threshold)
+                for position in range(first, min(first + per_task, positions)):
+                    at = (sample * positions + position) * channels + c
+                    if channels - c >= WIDTH:
+                        store(where(kept, load(x, at, 0, 1, VECTORS) * factor, 0.0), y, at, 0)
+                    else:
+                        part = load_part(x, at, 0, channels - c, 1, VECTORS)
+                        store_part(where(kept, part * factor, 0.0), y, at, 0, channels - c)
