@@ -1,0 +1,102 @@
+"""Upsample: spatial axes at another size, nearest or linear."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import kernels
+from ..errors import ConfigError, ShapeError
+from .base import Layer, Shape
+
+MODES = ("nearest", "linear", "bilinear", "trilinear")
+
+
+@dataclasses.dataclass(frozen=True)
+class Upsample(Layer):
+    """One to three spatial axes ``scale`` times as long (rounded down), or of the given ``size``; each a number, or one per axis.
+
+    ``mode`` is ``"nearest"`` or ``"bilinear"``, which interpolates linearly along every axis (``"linear"`` and ``"trilinear"``
+    mean the same). With ``align_corners`` the centres of the corner pixels keep their place, without it their outer
+    edges. Both conventions, and the position of nearest pixels, are those of :func:`torch.nn.functional.interpolate`.
+    """
+
+    scale: float | tuple[float, ...] | None = None
+    mode: str = "nearest"
+    align_corners: bool = False
+    size: int | tuple[int, ...] | None = None
+
+    recordable: ClassVar[bool] = True
+    backward_reads: ClassVar[tuple[str, ...]] = ()
+    stem: ClassVar[str] = "upsample"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigError(f"mode of Upsample is {self.mode!r}; it takes {', '.join(map(repr, MODES))}.")
+        if self.scale is not None and self.size is not None:
+            raise ConfigError(f"Upsample was given scale {self.scale!r} and size {self.size!r}; it takes one of them.")
+        if self.align_corners and self.mode == "nearest":
+            raise ConfigError('align_corners of Upsample is for linear interpolation; mode is "nearest".')
+        _check_numbers("scale", self.scale, numbers.Real, "positive numbers")
+        _check_numbers("size", self.size, numbers.Integral, "positive integers")
+
+    def _per_axis(self, x: Shape) -> tuple[str, tuple[float, ...]]:
+        """Which of the two is given (a scale of 2 if none is), and its value for each spatial axis of ``x``."""
+        axes = len(x) - 1
+        if not 1 <= axes <= 3:
+            raise ShapeError(f"given shape {tuple(x)}, needs one to three spatial axes and the channels.")
+        field, value = ("scale", 2 if self.scale is None else self.scale) if self.size is None else ("size", self.size)
+        values = tuple(value) if isinstance(value, Sequence) else (value,) * axes
+        if len(values) != axes:
+            raise ShapeError(f"given shape {tuple(x)} with {axes} spatial axes, needs as many entries of {field}, not {len(values)}.")
+        return field, values
+
+    def output_shape(self, x: Shape) -> Shape:
+        field, values = self._per_axis(x)
+        spatial = tuple(math.floor(n * value) if field == "scale" else int(value) for n, value in zip(x, values))
+        if not all(spatial):
+            raise ShapeError(
+                f"given shape {tuple(x)}, needs axes of which scale {self.scale!r} leaves something: the output would be {spatial}."
+            )
+        return (*spatial, x[-1])
+
+    def flops(self, x: Shape) -> int:
+        reads = 0 if self.mode == "nearest" else 2 ** (len(x) - 1)
+        return 2 * reads * math.prod(self.output_shape(x))
+
+    def _taps(self, x: Shape) -> list[Any]:
+        """One table per axis of ``(D, H, W)``."""
+        resize = kernels.resize
+        field, values = self._per_axis(x)
+        taps = [resize.nearest_taps(1, 1, 1.0)] * (4 - len(x))
+        for inputs, outputs, value in zip(x, self.output_shape(x), values):
+            step = 1 / value if field == "scale" else inputs / outputs
+            if self.mode == "nearest":
+                taps.append(resize.nearest_taps(inputs, outputs, step))
+            else:
+                taps.append(resize.linear_taps(inputs, outputs, step, self.align_corners))
+        return taps
+
+    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+        kernels.resize.gather(_lifted(x), _lifted(y), self._taps(x.shape[1:]))
+
+    def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+        if dx is not None:
+            kernels.resize.gather(_lifted(dy), _lifted(dx), [axis.transposed() for axis in self._taps(dx.shape[1:])])
+
+
+def _check_numbers(field: str, value: Any, kind: type, what: str) -> None:
+    values = (None,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else (value,)
+    good = all(isinstance(v, kind) and not isinstance(v, bool) and 0 < v < math.inf for v in values)  # type: ignore[operator]
+    if value is not None and not (values and good):
+        raise ConfigError(f"{field} of Upsample is {value!r}; it takes {what}, one or one per spatial axis.")
+
+
+def _lifted(array: np.ndarray) -> np.ndarray:
+    """``(N, ..., C)`` with one to three spatial axes as ``(N, D, H, W, C)``."""
+    return array.reshape(array.shape[0], *(1,) * (5 - array.ndim), *array.shape[1:])
