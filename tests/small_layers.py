@@ -85,7 +85,7 @@ class Gate(Layer):
 
 @dataclasses.dataclass(frozen=True)
 class Sum(Layer):
-    """Any number of inputs; in place over the first."""
+    """Any number of inputs; in place over any of them."""
 
     arity = None
     in_place = True
@@ -98,8 +98,9 @@ class Sum(Layer):
         return x[0]
 
     def forward(self, x, y, p, b, training):
-        np.copyto(y, x[0])
-        for other in x[1:]:
+        first = next((k for k, array in enumerate(x) if np.shares_memory(y, array)), 0)
+        np.copyto(y, x[first])
+        for other in x[:first] + x[first + 1 :]:
             y += other
 
     def backward(self, x, y, dy, dx, p, dp, b):

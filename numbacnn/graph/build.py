@@ -126,16 +126,16 @@ def _call_names(calls: Sequence[Call]) -> dict[Call, str]:
             raise ConfigError(f"{count} layers of the model are named {name!r}; names must be different.")
     taken = set(given)
     counters: Counter[str] = Counter()
-    names = {}
-    for call in calls:
-        name = call.name
-        while not name:
-            stem = ".".join((*call.scope, call.layer.stem))
-            counters[stem] += 1
-            candidate = f"{stem}{counters[stem]}"
-            name = None if candidate in taken else candidate
-        names[call] = name
-    return names
+    return {call: call.name or _automatic_name(call, counters, taken) for call in calls}
+
+
+def _automatic_name(call: Call, counters: Counter[str], taken: set[str]) -> str:
+    stem = ".".join((*call.scope, call.layer.stem))
+    while True:
+        counters[stem] += 1
+        name = f"{stem}{counters[stem]}"
+        if name not in taken:
+            return name
 
 
 def _input_names(inputs: Sequence[Tensor], taken: set[str]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -78,7 +78,7 @@ def _encode(value: Any) -> Any:
     if isinstance(value, Layer):
         return {"layer": _layer_config(value)}
     if isinstance(value, Initializer):
-        return {"initializer": type(value).__name__, "config": dataclasses.asdict(value)}
+        return {"initializer": type(value).__name__, "config": dataclasses.asdict(cast(Any, value))}
     if isinstance(value, (tuple, list)):
         return [_encode(item) for item in value]
     if isinstance(value, Mapping):

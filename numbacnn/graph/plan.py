@@ -105,11 +105,15 @@ class Plan:
     arena_bytes: int
     parameter_gradient_bytes: int
 
+    def full_shape(self, buffer: Buffer) -> Shape:
+        """Shape of a buffer, with the batch axis where it has one."""
+        return (self.batch, *buffer.shape) if buffer.per_sample else tuple(buffer.shape)
+
     @property
     def prepared_bytes(self) -> int:
         """Bytes of arrays derived from parameters."""
         return sum(
-            aligned_size(math.prod(buffer.shape) * np.dtype(buffer.dtype or self.dtype).itemsize)
+            math.prod(self.full_shape(buffer)) * np.dtype(buffer.dtype or self.dtype).itemsize
             for buffers in self.prepared.values()
             for buffer in buffers.values()
         )
@@ -288,7 +292,7 @@ class _Planner:
         if not node.layer.in_place or len(node.outputs) != 1:
             return None
         (y,) = node.outputs
-        for x in node.inputs[:1]:
+        for x in node.inputs:
             last_read = all(use < time for use in uses[x] if use != time) and uses[x].count(time) == 1
             if last_read and x.shape == y.shape and self.values[x].dtype == np.dtype(y.dtype or self.dtype):
                 return x
@@ -328,14 +332,14 @@ class _Planner:
         dy = [self._gradient(tensor, time, protected) for tensor in node.outputs]
         after: list[Combine] = []
         dx: list[Slot | None] = []
-        for position, tensor in enumerate(node.inputs):
+        for tensor in node.inputs:
             if tensor not in self.wanted:
                 dx.append(None)
                 continue
             if layer.alias and tensor in self.gradients:
                 after.append(Combine(self.gradients[tensor], dy[0]))
                 continue
-            slot = self._contribution(node, position, dy, time, protected)
+            slot = self._contribution(node, tensor, dy, time, protected | {slot.block for slot in dx if slot})
             if layer.alias and slot.block is not dy[0].block:
                 after.append(Combine(slot, dy[0], copy=True))
             if tensor in self.gradients:
@@ -372,11 +376,11 @@ class _Planner:
         slot.block.need(time)
         return slot
 
-    def _contribution(self, node: Node, position: int, dy: Sequence[Slot], time: int, protected: set[Block]) -> Slot:
-        """Where a node puts the gradient of one of its inputs: over the gradient of its output if it may."""
-        tensor = node.inputs[position]
+    def _contribution(self, node: Node, tensor: Tensor, dy: Sequence[Slot], time: int, protected: set[Block]) -> Slot:
+        """Where a node puts the gradient of an input: over the gradient of its output if it may. ``protected`` blocks
+        must not be overwritten."""
         same = tensor.shape == node.outputs[0].shape and np.dtype(tensor.dtype or self.dtype) == dy[0].dtype
-        may_share = node.layer.alias or (node.layer.in_place and len(dy) == 1 and position == 0 and same)
+        may_share = node.layer.alias or (node.layer.in_place and len(dy) == 1 and same)
         if may_share and dy[0].block not in protected:
             return self._view(dy[0], tensor.shape, time)
         return self._slot(tensor.shape, tensor.dtype, time)

@@ -32,7 +32,7 @@ class _Bound:
         self.lock = threading.RLock()
         self.arena = Arena(plan.arena_bytes)
         self.prepared = {
-            node: {name: arrays.empty(self._full_shape(buffer), buffer.dtype or plan.dtype) for name, buffer in buffers.items()}
+            node: {name: arrays.empty(plan.full_shape(buffer), buffer.dtype or plan.dtype) for name, buffer in buffers.items()}
             for node, buffers in plan.prepared.items()
         }
         self.inputs = [self.array(slot) for slot in plan.inputs]
@@ -48,9 +48,6 @@ class _Bound:
     def array(self, slot: Slot) -> np.ndarray:
         """The array of a slot."""
         return self.arena.view(slot.block.offset, slot.shape, slot.dtype)
-
-    def _full_shape(self, buffer: Any) -> tuple[int, ...]:
-        return (self.plan.batch, *buffer.shape) if buffer.per_sample else tuple(buffer.shape)
 
     def _named(self, slots: dict[str, Slot]) -> dict[str, np.ndarray]:
         return {name: self.array(slot) for name, slot in slots.items()}

@@ -75,11 +75,15 @@ class Call:
         several = isinstance(shapes, list)
         result = [tuple(shape) for shape in (shapes if several else [shapes])]
         for shape in result:
-            if not shape or not all(isinstance(n, numbers.Integral) and n > 0 for n in shape):
+            if not shape or not all(_is_extent(n) for n in shape):
                 raise ShapeError(f"{self.label()}: given shape {given}, its output would have shape {shape}; no axis may be empty.")
         if self.layer.alias and (len(result) != 1 or len(self.inputs) != 1 or math.prod(result[0]) != self.inputs[0].size):
             raise ShapeError(f"{self.label()}: given shape {given}, its output has shape {shapes}; both need as many elements.")
         return result
+
+
+def _is_extent(n: Any) -> bool:
+    return isinstance(n, numbers.Integral) and int(n) > 0
 
 
 def layer_shapes(layer: Layer, tensors: tuple[Tensor, ...]) -> Any:
@@ -138,7 +142,7 @@ def Input(shape: Any, name: str | None = None) -> Tensor:
 def checked_shape(shape: Any) -> Shape:
     """``shape`` as a tuple of positive ints, or a ShapeError."""
     axes = (shape,) if isinstance(shape, numbers.Integral) else shape
-    if isinstance(axes, (tuple, list)) and axes and all(isinstance(n, numbers.Integral) and n > 0 for n in axes):
+    if isinstance(axes, (tuple, list)) and axes and all(_is_extent(n) for n in axes):
         return tuple(map(int, axes))
     raise ShapeError(
         f"{shape!r} was given as the shape of an input; it needs positive whole numbers without the batch axis, such as (32, 32, 3)."

@@ -49,7 +49,8 @@ class Layer:
     ``backward_reads``  which of ``"x"`` and ``"y"`` the backward pass reads; the others arrive as None, so that the
                         planner can free or reuse their memory.
     ``in_place``        ``forward`` works when ``y`` is ``x``, and ``backward`` when ``dx`` is ``dy``. The planner
-                        makes them so wherever nobody else needs the old values.
+                        makes them so wherever nobody else needs the old values. Of several inputs ``y`` may be any
+                        one of the same shape, and any one entry of ``dx`` may be ``dy``.
     ``alias``           ``y`` is ``x`` seen in another shape (Flatten, Reshape): ``forward`` and ``backward`` are
                         never called, the planner makes a view.
     ``random``          in training, ``b["random"]`` is a uint64 array ``(key, step)`` that is new at every step.
