@@ -54,7 +54,7 @@ def download(dataset: str, files: Sequence[RemoteFile]) -> Path:
     wanted = [file for file in files if not (folder / file.name).is_file()]
     instead = f"put {' and '.join(file.name for file in files)} (from {files[0].urls[0].rpartition('/')[0]}/) into {folder}"
     try:
-        import pooch
+        import pooch  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
         raise DataError(
             f'{dataset} is not on this machine: `pip install "numbacnn[download]"` to have it downloaded, or {instead}.'
