@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 import shlex
@@ -79,7 +80,7 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
     if not as_json:
         click.echo(f"{model!r}")
         click.echo(f"{dataset}: {len(train):,} images to train with, {len(test):,} to test with, {len(train.classes)} classes")
-        click.echo(f"{trainer.optimizer!r}, {trainer.schedule!r}, {epochs} epochs, batches of {recipe['batch_size']}")
+        click.echo(f"{brief(trainer.optimizer)}, {brief(trainer.schedule)}, {epochs} epochs, batches of {recipe['batch_size']}")
     start = time.perf_counter()
     try:
         history = trainer.fit(
@@ -153,6 +154,12 @@ def open_splits(dataset: str, folder: Path | None, size: tuple[int, ...] | None)
 
 def default_epochs(images: int, batch_size: int) -> int:
     return max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / math.ceil(images / batch_size)))
+
+
+def brief(thing: Any) -> str:
+    """A dataclass as it was written: the rate, and the fields that differ from their defaults."""
+    shown = [f.name for f in dataclasses.fields(thing) if f.name == "rate" or getattr(thing, f.name) != f.default]
+    return f"{type(thing).__name__}({', '.join(f'{name}={getattr(thing, name)!r}' for name in shown)})"
 
 
 def resuming(context: click.Context) -> str:

@@ -21,4 +21,9 @@ def numbacnn_activations():
 
 @nc.hookimpl
 def numbacnn_architectures():
-    yield ArchitectureSpec("blurnet", "numbacnn_blurpool.architecture:blurnet", "a small network without aliasing")
+    yield ArchitectureSpec(
+        "blurnet",
+        "numbacnn_blurpool.architecture:blurnet",
+        "a small network without aliasing",
+        recipe={"optimizer": "adam", "rate": 0.01},  # what `numbacnn train blurnet` uses unless told otherwise
+    )
