@@ -192,7 +192,7 @@ def test_an_outlier_in_front_costs_no_digits():
     driver = Driver(BatchNorm(momentum=1.0), x)
     driver.forward()
     rows = x.reshape(-1, 2).astype("float64")
-    np.testing.assert_allclose(driver.p["running_var"], rows.var(axis=0, ddof=1), rtol=1e-6)
+    np.testing.assert_allclose(driver.p["running_var"], rows.var(axis=0, ddof=1), rtol=2e-5)
 
 
 def test_constant_input_gives_the_bias():

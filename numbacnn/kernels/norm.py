@@ -15,22 +15,20 @@ V. Lempitsky, "Instance normalization" (2016); Y. Wu, K. He, "Group normalizatio
 
 from __future__ import annotations
 
-import functools
 import math
 
 import numpy as np
 from numba import prange
 
 from .. import elementary  # noqa: F401  (teaches math.exp and math.log to take tiles)
-from ..simd import LANES, load, load_part, row_sum, splat, store, store_part, take, total, zeros
+from ..simd import columns, load, splat, store, take, total, where, zeros
+from .channels import VECTORS, WIDTH, read, write
 from .jit import inline, kernel
 
-ROWS = 8  # pixels per tile
 CHUNK = 512  # pixels per partial sum
-SPAN = 4 * LANES  # channels per task of a partial sum
+SPAN = 2 * WIDTH  # channels per task of a partial sum
 BLOCK = 64  # pixels per task of an elementwise pass
-GROUPS = 16  # groups per task where partial sums are put together
-SEGMENT = 128 * LANES  # channels of a row summed in the working precision, before float64 goes on
+SEGMENT = 64 * WIDTH  # channels of a row summed in the working precision, before float64 goes on
 STRIP = 16  # rows per task where rows are independent
 
 
@@ -39,93 +37,56 @@ def chunks(pixels: int) -> int:
     return -(-pixels // CHUNK)
 
 
-@functools.cache
-def _reader(rows):
-    """A function that loads a tile of ``rows`` rows and LANES columns, of which ``count`` (or all) exist."""
-
-    @inline
-    def read(array, at, row_stride, count):
-        if count >= LANES:
-            return load(array, at, row_stride, rows, 1)
-        return load_part(array, at, row_stride, count, rows, 1)
-
-    return read
-
-
-_read_rows, _read_row = _reader(ROWS), _reader(1)
+@inline
+def _spans(channels):
+    return (channels + SPAN - 1) // SPAN
 
 
 @inline
-def _write(tile, array, at, row_stride, count):
-    if count >= LANES:
-        store(tile, array, at, row_stride)
-    else:
-        store_part(tile, array, at, row_stride, count)
+def _parameter(array, c, count, missing):
+    """Channels of a parameter; ``missing`` everywhere if its array has size 0."""
+    if array.size == 0:
+        return splat(array, missing, 1, VECTORS)
+    return read(array, c, count)
 
 
 # Statistics per sample and group -------------------------------------------------------------------------------------
 
 
 @inline
-def _shifted_sum(x, at, pixels, channels, count, shift_rows, shift):
-    """Sum of ``x - shift`` over ``pixels`` rows from ``at``."""
-    sums, rest = zeros(x, ROWS, 1), zeros(x, 1, 1)
-    whole = pixels // ROWS * ROWS
-    for p in range(0, whole, ROWS):
-        sums = sums + (_read_rows(x, at + p * channels, channels, count) - shift_rows)
-    for p in range(whole, pixels):
-        rest = rest + (_read_row(x, at + p * channels, 0, count) - shift)
-    return row_sum(sums) + rest
-
-
-@inline
-def _shifted_squares(x, at, pixels, channels, count, shift_rows, shift):
-    """Sum of ``(x - shift) ** 2`` over ``pixels`` rows from ``at``."""
-    sums, rest = zeros(x, ROWS, 1), zeros(x, 1, 1)
-    whole = pixels // ROWS * ROWS
-    for p in range(0, whole, ROWS):
-        d = _read_rows(x, at + p * channels, channels, count) - shift_rows
-        sums = sums + d * d
-    for p in range(whole, pixels):
-        d = _read_row(x, at + p * channels, 0, count) - shift
-        rest = rest + d * d
-    return row_sum(sums) + rest
-
-
-@inline
-def _tasks(samples, parts, channels):
-    """Spans of channels, and tasks, of a pass over ``parts`` pieces of each sample."""
-    spans = (channels + SPAN - 1) // SPAN
-    return spans, samples * parts * spans
+def _shifted_sums(x, at, pixels, channels, count, shift):
+    """Sums of ``x - shift`` and of its square over ``pixels`` rows from ``at``."""
+    plain, squares = zeros(x, 1, VECTORS), zeros(x, 1, VECTORS)
+    for p in range(pixels):
+        d = read(x, at + p * channels, count) - shift
+        plain = plain + d
+        squares = squares + d * d
+    return plain, squares
 
 
 @kernel(parallel=True)
 def partial_statistics(x, partials, queue, threads):
     """``partials[:, n, k, c]`` = shift, sum of ``x - shift`` and sum of ``(x - shift) ** 2`` of chunk ``k``."""
     samples, pixels, channels = x.shape
-    parts = partials.shape[2]
-    spans, tasks = _tasks(samples, parts, channels)
+    parts, spans = partials.shape[2], _spans(channels)
     plane = samples * parts * channels
     queue[0] = 0
     for _ in prange(threads):
         while True:
             task = take(queue, 0, 1)
-            if task >= tasks:
+            if task >= samples * parts * spans:
                 break
             piece, span = divmod(task, spans)
             n, k = divmod(piece, parts)
-            first = k * CHUNK
-            length = min(CHUNK, pixels - first)
-            for c in range(span * SPAN, min(channels, (span + 1) * SPAN), LANES):
-                at, count = (n * pixels + first) * channels + c, channels - c
-                some = _read_row(x, at, 0, count)
-                guess = some + _shifted_sum(x, at, length, channels, count, _read_rows(x, at, 0, count), some) / length
-                _write(guess, partials, piece * channels + c, 0, count)
-                shifts = _read_rows(partials, piece * channels + c, 0, count)
-                _write(_shifted_sum(x, at, length, channels, count, shifts, guess), partials, plane + piece * channels + c, 0, count)
-                _write(
-                    _shifted_squares(x, at, length, channels, count, shifts, guess), partials, 2 * plane + piece * channels + c, 0, count
-                )
+            length = min(CHUNK, pixels - k * CHUNK)
+            for c in range(span * SPAN, min(channels, (span + 1) * SPAN), WIDTH):
+                at, to, count = (n * pixels + k * CHUNK) * channels + c, piece * channels + c, channels - c
+                first = read(x, at, count)
+                shift = first + _shifted_sums(x, at, length, channels, count, first)[0] / length
+                plain, squares = _shifted_sums(x, at, length, channels, count, shift)
+                write(shift, partials, to, count)
+                write(plain, partials, plane + to, count)
+                write(squares, partials, 2 * plane + to, count)
 
 
 @inline
@@ -135,7 +96,7 @@ def _group_mean(partials, n, first, last, pixels):
     for k in range(partials.shape[2]):
         length = min(CHUNK, pixels - k * CHUNK)
         for c in range(first, last):
-            weighted += length * np.float64(partials[0, n, k, c]) + np.float64(partials[1, n, k, c])
+            weighted += length * np.float64(partials[0, n, k, c]) + partials[1, n, k, c]
     return weighted / (pixels * (last - first))
 
 
@@ -147,35 +108,28 @@ def _group_squares(partials, n, first, last, pixels, mean):
         length = min(CHUNK, pixels - k * CHUNK)
         for c in range(first, last):
             rest = np.float64(partials[1, n, k, c]) / length
-            distance = np.float64(partials[0, n, k, c]) - mean + rest
-            squares += max(0.0, np.float64(partials[2, n, k, c]) - length * rest * rest) + length * distance * distance
+            distance = partials[0, n, k, c] - mean + rest
+            squares += max(0.0, partials[2, n, k, c] - length * rest * rest) + length * distance * distance
     return squares
 
 
-@kernel(parallel=True)
-def merge_statistics(partials, pixels, groups, epsilon, mean, rstd, momentum, running_mean, running_var, queue, threads):
+@kernel
+def merge_statistics(partials, pixels, groups, epsilon, mean, rstd, momentum, running_mean, running_var):
     """``mean`` and ``rstd`` (1 / sqrt(variance + epsilon)), both ``(N, C)``, from the partial sums. With ``running_mean`` and
     ``running_var`` not of size 0 (then N is 1 and there is a group for each channel), these move towards the mean and the
     unbiased variance: ``(1 - momentum) * old + momentum * new``."""
     samples, channels = mean.shape
-    spans = (groups + GROUPS - 1) // GROUPS
     width = channels // groups
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 0, 1)
-            if task >= samples * spans:
-                break
-            n, span = divmod(task, spans)
-            for g in range(span * GROUPS, min(groups, (span + 1) * GROUPS)):
-                average = _group_mean(partials, n, g * width, (g + 1) * width, pixels)
-                squares = _group_squares(partials, n, g * width, (g + 1) * width, pixels, average)
-                for c in range(g * width, (g + 1) * width):
-                    mean[n, c] = average
-                    rstd[n, c] = 1.0 / math.sqrt(squares / (pixels * width) + epsilon)
-                if running_mean.size:
-                    running_mean[g] = (1.0 - momentum) * running_mean[g] + momentum * average
-                    running_var[g] = (1.0 - momentum) * running_var[g] + momentum * (squares / (pixels - 1))
+    for n in range(samples):
+        for g in range(groups):
+            average = _group_mean(partials, n, g * width, (g + 1) * width, pixels)
+            squares = _group_squares(partials, n, g * width, (g + 1) * width, pixels, average)
+            for c in range(g * width, (g + 1) * width):
+                mean[n, c] = average
+                rstd[n, c] = 1.0 / math.sqrt(squares / (pixels * width) + epsilon)
+            if running_mean.size:
+                running_mean[g] = (1.0 - momentum) * running_mean[g] + momentum * average
+                running_var[g] = (1.0 - momentum) * running_var[g] + momentum * (squares / (pixels - 1))
 
 
 @kernel
@@ -184,45 +138,6 @@ def running_statistics(running_mean, running_var, epsilon, mean, rstd):
     for c in range(running_mean.size):
         mean[0, c] = running_mean[c]
         rstd[0, c] = 1.0 / math.sqrt(running_var[c] + epsilon)
-
-
-# Normalise: y = (x - mean) * rstd * weight + bias --------------------------------------------------------------------
-
-
-@functools.cache
-def _vector(rows):
-    """A function that loads channels of a parameter, ``rows`` times; ``missing`` everywhere if its array has size 0."""
-    read = _reader(rows)
-
-    @inline
-    def vector(array, at, count, missing):
-        if array.size == 0:
-            return splat(array, missing, rows, 1)
-        return read(array, at, 0, count)
-
-    return vector
-
-
-_vector_row = _vector(1)
-
-
-@functools.cache
-def _normaliser(rows):
-    read, vector = _reader(rows), _vector(rows)
-
-    @inline
-    def normalise_rows(x, y, at, row, channels, mean, rstd, weight, bias):
-        """``rows`` pixels from ``at``; statistics from ``row``."""
-        for c in range(0, channels, LANES):
-            count = channels - c
-            factor = vector(rstd, row + c, count, 1.0) * vector(weight, c, count, 1.0)
-            centred = read(x, at + c, channels, count) - vector(mean, row + c, count, 0.0)
-            _write(centred * factor + vector(bias, c, count, 0.0), y, at + c, channels, count)
-
-    return normalise_rows
-
-
-_normalise_rows, _normalise_row = _normaliser(ROWS), _normaliser(1)
 
 
 @kernel(parallel=True)
@@ -238,133 +153,92 @@ def normalise(x, y, mean, rstd, weight, bias, queue, threads):
             if task >= samples * blocks:
                 break
             n, block = divmod(task, blocks)
-            first, last = block * BLOCK, min(pixels, (block + 1) * BLOCK)
-            whole = first + (last - first) // ROWS * ROWS
-            for p in range(first, whole, ROWS):
-                _normalise_rows(x, y, (n * pixels + p) * channels, n * channels, channels, mean, rstd, weight, bias)
-            for p in range(whole, last):
-                _normalise_row(x, y, (n * pixels + p) * channels, n * channels, channels, mean, rstd, weight, bias)
+            for p in range(block * BLOCK, min(pixels, (block + 1) * BLOCK)):
+                at = (n * pixels + p) * channels
+                for c in range(0, channels, WIDTH):
+                    count = channels - c
+                    factor = read(rstd, n * channels + c, count) * _parameter(weight, c, count, 1.0)
+                    centred = read(x, at + c, count) - read(mean, n * channels + c, count)
+                    write(centred * factor + _parameter(bias, c, count, 0.0), y, at + c, count)
 
 
 # Gradients per sample and group --------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _gradient_sums(rows):
-    read = _reader(rows)
-
-    @inline
-    def gradient_sums(x, dy, at, first, last, channels, count, mean):
-        """Sums, row by row of a tile, of ``dy`` and of ``dy * (x - mean)`` over pixels ``first`` to ``last``."""
-        plain, weighted = zeros(x, rows, 1), zeros(x, rows, 1)
-        for p in range(first, last, rows):
-            d = read(dy, at + p * channels, channels, count)
-            plain = plain + d
-            weighted = weighted + d * (read(x, at + p * channels, channels, count) - mean)
-        return plain, weighted
-
-    return gradient_sums
-
-
-_gradient_sums_of_rows, _gradient_sums_of_row = _gradient_sums(ROWS), _gradient_sums(1)
 
 
 @kernel(parallel=True)
 def partial_gradients(x, dy, mean, partials, queue, threads):
     """``partials[:, n, k, c]`` = sums of ``dy`` and of ``dy * (x - mean)`` over chunk ``k``."""
     samples, pixels, channels = x.shape
-    parts = partials.shape[2]
-    spans, tasks = _tasks(samples, parts, channels)
+    parts, spans = partials.shape[2], _spans(channels)
     plane = samples * parts * channels
     queue[0] = 0
     for _ in prange(threads):
         while True:
             task = take(queue, 0, 1)
-            if task >= tasks:
+            if task >= samples * parts * spans:
                 break
             piece, span = divmod(task, spans)
             n, k = divmod(piece, parts)
-            length = min(CHUNK, pixels - k * CHUNK)
-            whole = length // ROWS * ROWS
-            for c in range(span * SPAN, min(channels, (span + 1) * SPAN), LANES):
-                at, count = (n * pixels + k * CHUNK) * channels + c, channels - c
-                means = _read_rows(mean, n * channels + c, 0, count)
-                plain, weighted = _gradient_sums_of_rows(x, dy, at, 0, whole, channels, count, means)
-                one = _read_row(mean, n * channels + c, 0, count)
-                rest, weighted_rest = _gradient_sums_of_row(x, dy, at, whole, length, channels, count, one)
-                _write(row_sum(plain) + rest, partials, piece * channels + c, 0, count)
-                _write(row_sum(weighted) + weighted_rest, partials, plane + piece * channels + c, 0, count)
+            for c in range(span * SPAN, min(channels, (span + 1) * SPAN), WIDTH):
+                count = channels - c
+                average = read(mean, n * channels + c, count)
+                plain, weighted = zeros(x, 1, VECTORS), zeros(x, 1, VECTORS)
+                for p in range(k * CHUNK, min(pixels, (k + 1) * CHUNK)):
+                    at = (n * pixels + p) * channels + c
+                    d = read(dy, at, count)
+                    plain = plain + d
+                    weighted = weighted + d * (read(x, at, count) - average)
+                write(plain, partials, piece * channels + c, count)
+                write(weighted, partials, plane + piece * channels + c, count)
 
 
 @inline
-def _gradient_total(partials, which, n, c):
+def _partial_total(partials, which, n, c):
     result = 0.0
     for k in range(partials.shape[2]):
-        result += np.float64(partials[which, n, k, c])
+        result += partials[which, n, k, c]
     return result
 
 
-@kernel(parallel=True)
-def merge_gradients(partials, pixels, groups, rstd, weight, dweight, dbias, slope, offset, queue, threads):
-    """From the partial sums: ``dweight`` and ``dbias`` (where not of size 0), and ``slope`` and ``offset`` ``(N, C)``, with which
-    ``dx = rstd * weight * dy + slope * (x - mean) + offset`` (where not of size 0: fixed statistics need neither)."""
+@kernel
+def merge_gradients(partials, rstd, dweight, dbias):
+    """``dweight`` and ``dbias`` (where not of size 0) from the partial sums."""
+    samples, channels = rstd.shape
+    for c in range(channels):
+        plain, weighted = 0.0, 0.0
+        for n in range(samples):
+            plain += _partial_total(partials, 0, n, c)
+            weighted += _partial_total(partials, 1, n, c) * rstd[n, c]
+        if dbias.size:
+            dbias[c] = plain
+        if dweight.size:
+            dweight[c] = weighted
+
+
+@kernel
+def merge_slopes(partials, pixels, groups, rstd, weight, slope, offset):
+    """``slope`` and ``offset`` ``(N, C)``, with which ``dx = rstd * weight * dy + slope * (x - mean) + offset``, from the partial
+    sums. With ``g = dy * weight`` and ``n = (x - mean) * rstd``, that is ``rstd * (g - average of g - n * average of g * n)``."""
     samples, channels = rstd.shape
     width = channels // groups
-    spans = (groups + GROUPS - 1) // GROUPS
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 0, 1)
-            if task >= spans:
-                break
-            for g in range(task * GROUPS, min(groups, (task + 1) * GROUPS)):
-                first, last = g * width, (g + 1) * width
-                if dbias.size or dweight.size:
-                    for c in range(first, last):
-                        plain, weighted = 0.0, 0.0
-                        for n in range(samples):
-                            plain += _gradient_total(partials, 0, n, c)
-                            weighted += _gradient_total(partials, 1, n, c) * rstd[n, c]
-                        if dbias.size:
-                            dbias[c] = plain
-                        if dweight.size:
-                            dweight[c] = weighted
-                if slope.size:
-                    for n in range(samples):
-                        plain, weighted = 0.0, 0.0
-                        for c in range(first, last):
-                            factor = np.float64(weight[c]) if weight.size else 1.0
-                            plain += factor * _gradient_total(partials, 0, n, c)
-                            weighted += factor * _gradient_total(partials, 1, n, c)
-                        scale = np.float64(rstd[n, first])
-                        for c in range(first, last):
-                            offset[n, c] = -scale * plain / (pixels * width)
-                            slope[n, c] = -scale * scale * scale * weighted / (pixels * width)
-
-
-@functools.cache
-def _gradient(rows):
-    read, vector = _reader(rows), _vector(rows)
-
-    @inline
-    def gradient_rows(x, dy, dx, at, row, channels, mean, rstd, weight, slope, offset):
-        for c in range(0, channels, LANES):
-            count = channels - c
-            gradient = read(dy, at + c, channels, count) * (vector(rstd, row + c, count, 1.0) * vector(weight, c, count, 1.0))
-            if slope.size:
-                centred = read(x, at + c, channels, count) - vector(mean, row + c, count, 0.0)
-                gradient = gradient + (centred * vector(slope, row + c, count, 0.0) + vector(offset, row + c, count, 0.0))
-            _write(gradient, dx, at + c, channels, count)
-
-    return gradient_rows
-
-
-_gradient_rows, _gradient_row = _gradient(ROWS), _gradient(1)
+    for n in range(samples):
+        for g in range(groups):
+            plain, weighted = 0.0, 0.0
+            for c in range(g * width, (g + 1) * width):
+                factor = 1.0
+                if weight.size:
+                    factor *= weight[c]
+                plain += factor * _partial_total(partials, 0, n, c)
+                weighted += factor * _partial_total(partials, 1, n, c)
+            scale = np.float64(rstd[n, g * width])
+            for c in range(g * width, (g + 1) * width):
+                offset[n, c] = -scale * plain / (pixels * width)
+                slope[n, c] = -scale * scale * scale * weighted / (pixels * width)
 
 
 @kernel(parallel=True)
 def normalise_backward(x, dy, dx, mean, rstd, weight, slope, offset, queue, threads):
-    """``dx`` from what :func:`merge_gradients` found; with ``slope`` of size 0 the statistics count as constants."""
+    """``dx`` from what :func:`merge_slopes` found; with ``slope`` of size 0 the statistics count as constants."""
     samples, pixels, channels = dy.shape
     blocks = (pixels + BLOCK - 1) // BLOCK
     queue[0] = 0
@@ -374,36 +248,32 @@ def normalise_backward(x, dy, dx, mean, rstd, weight, slope, offset, queue, thre
             if task >= samples * blocks:
                 break
             n, block = divmod(task, blocks)
-            first, last = block * BLOCK, min(pixels, (block + 1) * BLOCK)
-            whole = first + (last - first) // ROWS * ROWS
-            for p in range(first, whole, ROWS):
-                _gradient_rows(x, dy, dx, (n * pixels + p) * channels, n * channels, channels, mean, rstd, weight, slope, offset)
-            for p in range(whole, last):
-                _gradient_row(x, dy, dx, (n * pixels + p) * channels, n * channels, channels, mean, rstd, weight, slope, offset)
+            for p in range(block * BLOCK, min(pixels, (block + 1) * BLOCK)):
+                at = (n * pixels + p) * channels
+                for c in range(0, channels, WIDTH):
+                    count, of_sample = channels - c, n * channels + c
+                    gradient = read(dy, at + c, count) * (read(rstd, of_sample, count) * _parameter(weight, c, count, 1.0))
+                    if slope.size:
+                        centred = read(x, at + c, count) - read(mean, of_sample, count)
+                        gradient = gradient + (centred * read(slope, of_sample, count) + read(offset, of_sample, count))
+                    write(gradient, dx, at + c, count)
 
 
 # Layer normalisation: statistics of each row -------------------------------------------------------------------------
 
 
 @inline
-def _row_moments(x, row, shift):
+def _row_moments(x, at, channels, shift):
     """Sums over a row of ``x - shift`` and of its square, in float64."""
-    channels = x.shape[1]
     plain, squares = 0.0, 0.0
     for start in range(0, channels, SEGMENT):
-        stop = min(channels, start + SEGMENT)
-        whole = start + (stop - start) // LANES * LANES
-        sums, sums_of_squares = zeros(x, 1, 1), zeros(x, 1, 1)
-        for c in range(start, whole, LANES):
-            d = load(x, row * channels + c, 0, 1, 1) - shift
+        sums, sums_of_squares = zeros(x, 1, VECTORS), zeros(x, 1, VECTORS)
+        for c in range(start, min(channels, start + SEGMENT), WIDTH):
+            d = where(columns(1, VECTORS) < channels - c, read(x, at + c, channels - c) - shift, 0.0)
             sums = sums + d
             sums_of_squares = sums_of_squares + d * d
         plain += total(sums)
         squares += total(sums_of_squares)
-        for c in range(whole, stop):
-            d = x[row, c] - shift
-            plain += d
-            squares += d * d
     return plain, squares
 
 
@@ -419,17 +289,17 @@ def layer_forward(x, y, weight, bias, epsilon, mean, rstd, queue, threads):
             if strip * STRIP >= rows:
                 break
             for row in range(strip * STRIP, min(rows, (strip + 1) * STRIP)):
-                plain, _squares = _row_moments(x, row, x[row, 0])
-                shift = x.dtype.type(x[row, 0] + plain / channels)
-                plain, squares = _row_moments(x, row, shift)
+                at = row * channels
+                shift = x.dtype.type(x[row, 0] + _row_moments(x, at, channels, x[row, 0])[0] / channels)
+                plain, squares = _row_moments(x, at, channels, shift)
                 rest = plain / channels
                 mean[row] = shift + rest
                 rstd[row] = 1.0 / math.sqrt(max(0.0, squares / channels - rest * rest) + epsilon)
-                at, average, factor = row * channels, mean[row], rstd[row]
-                for c in range(0, channels, LANES):
+                average, factor = mean[row], rstd[row]
+                for c in range(0, channels, WIDTH):
                     count = channels - c
-                    normal = (_read_row(x, at + c, 0, count) - average) * factor
-                    _write(normal * _vector_row(weight, c, count, 1.0) + _vector_row(bias, c, count, 0.0), y, at + c, 0, count)
+                    normal = (read(x, at + c, count) - average) * factor
+                    write(normal * _parameter(weight, c, count, 1.0) + _parameter(bias, c, count, 0.0), y, at + c, count)
 
 
 @kernel(parallel=True)
@@ -447,43 +317,42 @@ def layer_backward(x, dy, dx, weight, mean, rstd, queue, threads):
                 at, average, factor = row * channels, mean[row], rstd[row]
                 plain, weighted = 0.0, 0.0
                 for start in range(0, channels, SEGMENT):
-                    sums, weighted_sums = zeros(x, 1, 1), zeros(x, 1, 1)
-                    for c in range(start, min(channels, start + SEGMENT), LANES):
+                    sums, weighted_sums = zeros(x, 1, VECTORS), zeros(x, 1, VECTORS)
+                    for c in range(start, min(channels, start + SEGMENT), WIDTH):
                         count = channels - c
-                        g = _read_row(dy, at + c, 0, count) * _vector_row(weight, c, count, 1.0)
+                        g = read(dy, at + c, count) * _parameter(weight, c, count, 1.0)
                         sums = sums + g
-                        weighted_sums = weighted_sums + g * ((_read_row(x, at + c, 0, count) - average) * factor)
+                        weighted_sums = weighted_sums + g * ((read(x, at + c, count) - average) * factor)
                     plain += total(sums)
                     weighted += total(weighted_sums)
-                for c in range(0, channels, LANES):
+                for c in range(0, channels, WIDTH):
                     count = channels - c
-                    g = _read_row(dy, at + c, 0, count) * _vector_row(weight, c, count, 1.0)
-                    normal = (_read_row(x, at + c, 0, count) - average) * factor
-                    _write((g - plain / channels - normal * (weighted / channels)) * factor, dx, at + c, 0, count)
+                    g = read(dy, at + c, count) * _parameter(weight, c, count, 1.0)
+                    normal = (read(x, at + c, count) - average) * factor
+                    write((g - plain / channels - normal * (weighted / channels)) * factor, dx, at + c, count)
 
 
 @kernel(parallel=True)
 def layer_partial_gradients(x, dy, mean, rstd, partials, queue, threads):
     """``partials[:, k, c]`` = sums of ``dy`` and of ``dy * (x - mean) * rstd`` over the rows of chunk ``k``."""
     rows, channels = x.shape
-    parts = partials.shape[1]
-    spans, tasks = _tasks(1, parts, channels)
+    parts, spans = partials.shape[1], _spans(channels)
     queue[0] = 0
     for _ in prange(threads):
         while True:
             task = take(queue, 0, 1)
-            if task >= tasks:
+            if task >= parts * spans:
                 break
             k, span = divmod(task, spans)
-            for c in range(span * SPAN, min(channels, (span + 1) * SPAN), LANES):
+            for c in range(span * SPAN, min(channels, (span + 1) * SPAN), WIDTH):
                 count = channels - c
-                plain, weighted = zeros(x, 1, 1), zeros(x, 1, 1)
+                plain, weighted = zeros(x, 1, VECTORS), zeros(x, 1, VECTORS)
                 for row in range(k * CHUNK, min(rows, (k + 1) * CHUNK)):
-                    d = _read_row(dy, row * channels + c, 0, count)
+                    d = read(dy, row * channels + c, count)
                     plain = plain + d
-                    weighted = weighted + d * ((_read_row(x, row * channels + c, 0, count) - mean[row]) * rstd[row])
-                _write(plain, partials, k * channels + c, 0, count)
-                _write(weighted, partials, (parts + k) * channels + c, 0, count)
+                    weighted = weighted + d * ((read(x, row * channels + c, count) - mean[row]) * rstd[row])
+                write(plain, partials, k * channels + c, count)
+                write(weighted, partials, (parts + k) * channels + c, count)
 
 
 @kernel
@@ -505,14 +374,14 @@ def layer_merge_gradients(partials, dweight, dbias):
 
 def response_line(channels: int, size: int) -> int:
     """Elements of a line of channels with the margins that a window of ``size`` reads."""
-    return -(-channels // LANES) * LANES + size - 1
+    return -(-channels // WIDTH) * WIDTH + size - 1
 
 
 @inline
 def _window_sum(lines, at, size):
-    sums = zeros(lines, 1, 1)
+    sums = zeros(lines, 1, VECTORS)
     for tap in range(size):
-        sums = sums + load(lines, at + tap, 0, 1, 1)
+        sums = sums + load(lines, at + tap, 0, 1, VECTORS)
     return sums
 
 
@@ -526,15 +395,15 @@ def _response(lines, at, size, alpha, k):
 def _squares(x, at, lines, line, size):
     """Fill a line with the squares of a pixel's channels, after a margin of ``size // 2``."""
     channels = x.shape[1]
-    for c in range(0, channels, LANES):
-        value = _read_row(x, at + c, 0, channels - c)
+    for c in range(0, channels, WIDTH):
+        value = read(x, at + c, channels - c)
         store(value * value, lines, line + size // 2 + c, 0)
 
 
 @inline
 def _clear(lines, line, length):
-    for k in range(line, line + length, LANES):
-        _write(zeros(lines, 1, 1), lines, k, 0, line + length - k)
+    for k in range(line, line + length, WIDTH):
+        write(zeros(lines, 1, VECTORS), lines, k, line + length - k)
 
 
 @kernel(parallel=True)
@@ -554,9 +423,9 @@ def response_forward(x, y, size, alpha, beta, k, lines, queue, threads):
             for pixel in range(strip * STRIP, min(pixels, (strip + 1) * STRIP)):
                 at = pixel * channels
                 _squares(x, at, lines, line, size)
-                for c in range(0, channels, LANES):
+                for c in range(0, channels, WIDTH):
                     power = math.exp(math.log(_response(lines, line + c, size, alpha, k)) * -beta)
-                    _write(_read_row(x, at + c, 0, channels - c) * power, y, at + c, 0, channels - c)
+                    write(read(x, at + c, channels - c) * power, y, at + c, channels - c)
 
 
 @kernel(parallel=True)
@@ -578,12 +447,12 @@ def response_backward(x, dy, dx, size, alpha, beta, k, lines, queue, threads):
             for pixel in range(strip * STRIP, min(pixels, (strip + 1) * STRIP)):
                 at = pixel * channels
                 _squares(x, at, lines, line, size)
-                for c in range(0, channels, LANES):
+                for c in range(0, channels, WIDTH):
                     response = _response(lines, line + c, size, alpha, k)
-                    scaled = _read_row(dy, at + c, 0, channels - c) * math.exp(math.log(response) * -beta)
+                    scaled = read(dy, at + c, channels - c) * math.exp(math.log(response) * -beta)
                     store(scaled, lines, direct + c, 0)
-                    store(scaled * _read_row(x, at + c, 0, channels - c) / response, lines, terms + (size - 1) // 2 + c, 0)
-                for c in range(0, channels, LANES):
+                    store(scaled * read(x, at + c, channels - c) / response, lines, terms + (size - 1) // 2 + c, 0)
+                for c in range(0, channels, WIDTH):
                     around = _window_sum(lines, terms + c, size) * (-2.0 * alpha * beta / size)
-                    value = load(lines, direct + c, 0, 1, 1) + _read_row(x, at + c, 0, channels - c) * around
-                    _write(value, dx, at + c, 0, channels - c)
+                    value = load(lines, direct + c, 0, 1, VECTORS) + read(x, at + c, channels - c) * around
+                    write(value, dx, at + c, channels - c)

@@ -19,29 +19,12 @@ import numpy as np
 from numba import prange
 
 from .. import elementary  # noqa: F401  (teaches math.exp and math.log to take tiles)
-from ..simd import LANES, load, load_part, splat, square_root, store, store_part, take, where, zeros
+from ..simd import splat, square_root, take, where, zeros
+from .channels import VECTORS, WIDTH, read, write
 from .jit import inline, kernel
 
-VECTORS = 2
-WIDTH = VECTORS * LANES  # channels of a tile
 STRETCH = 32  # pixels of a row in one task
 FEW = 64  # with fewer stretches than this, channels are split finely
-
-
-@inline
-def _read(array, at, count):
-    """The tile at ``at``, of which ``count`` channels (or all) exist."""
-    if count >= WIDTH:
-        return load(array, at, 0, 1, VECTORS)
-    return load_part(array, at, 0, count, 1, VECTORS)
-
-
-@inline
-def _write(tile, array, at, count):
-    if count >= WIDTH:
-        store(tile, array, at, 0)
-    else:
-        store_part(tile, array, at, 0, count)
 
 
 @inline
@@ -78,7 +61,7 @@ def _window_max(x, n, windows, d, h, w, c):
         for j in range(windows[1, h, 0], windows[1, h, 1], windows[1, h, 2]):
             row = ((n * depth + i) * height + j) * width
             for k in range(windows[2, w, 0], windows[2, w, 1], windows[2, w, 2]):
-                best = max(best, _read(x, (row + k) * channels + c, channels - c))
+                best = max(best, read(x, (row + k) * channels + c, channels - c))
     return best
 
 
@@ -94,7 +77,7 @@ def _window_argmax(x, argmax, n, windows, d, h, w, c):
         for j in range(windows[1, h, 0], windows[1, h, 1], windows[1, h, 2]):
             row = (i * height + j) * width
             for k in range(windows[2, w, 0], windows[2, w, 1], windows[2, w, 2]):
-                value = _read(x, (sample + row + k) * channels + c, channels - c)
+                value = read(x, (sample + row + k) * channels + c, channels - c)
                 better = (value > best) | (value != value)  # noqa: PLR0124 (true of what is not a number)
                 best = where(better, value, best)
                 pixel = where(better, row + k, pixel)
@@ -119,11 +102,11 @@ def max_forward(x, y, argmax, windows, queue, threads):
                 for c in range(channel, end, WIDTH):
                     at = (row + w) * channels + c
                     if argmax.size == 0:
-                        _write(_window_max(x, n, windows, d, h, w, c), y, at, channels - c)
+                        write(_window_max(x, n, windows, d, h, w, c), y, at, channels - c)
                     else:
                         best, pixel = _window_argmax(x, argmax, n, windows, d, h, w, c)
-                        _write(best, y, at, channels - c)
-                        _write(pixel, argmax, at, channels - c)
+                        write(best, y, at, channels - c)
+                        write(pixel, argmax, at, channels - c)
 
 
 @kernel(parallel=True)
@@ -148,9 +131,9 @@ def max_backward(dy, argmax, dx, covers, queue, threads):
                             row = ((n * places_d + i) * places_h + j) * places_w
                             for k in range(covers[2, w, 0], covers[2, w, 1]):
                                 at = (row + k) * channels + c
-                                chosen = _read(argmax, at, channels - c) == pixel
-                                sums = sums + where(chosen, _read(dy, at, channels - c), 0.0)
-                    _write(sums, dx, (n * depth * height * width + pixel) * channels + c, channels - c)
+                                chosen = read(argmax, at, channels - c) == pixel
+                                sums = sums + where(chosen, read(dy, at, channels - c), 0.0)
+                    write(sums, dx, (n * depth * height * width + pixel) * channels + c, channels - c)
 
 
 # Average -------------------------------------------------------------------------------------------------------------
@@ -166,7 +149,7 @@ def _window_sum(x, n, windows, d, h, w, c):
             row = ((n * depth + i) * height + j) * width
             line = zeros(x, 1, VECTORS)
             for k in range(windows[2, w, 0], windows[2, w, 1]):
-                line = line + _read(x, (row + k) * channels + c, channels - c)
+                line = line + read(x, (row + k) * channels + c, channels - c)
             total = total + line
     return total
 
@@ -188,7 +171,7 @@ def average_forward(x, y, windows, queue, threads):
                 count = windows[0, d, 3] * windows[1, h, 3] * windows[2, w, 3]
                 for c in range(channel, end, WIDTH):
                     mean = _window_sum(x, n, windows, d, h, w, c) / count
-                    _write(mean, y, (row + w) * channels + c, channels - c)
+                    write(mean, y, (row + w) * channels + c, channels - c)
 
 
 @kernel(parallel=True)
@@ -213,8 +196,8 @@ def average_backward(dy, dx, windows, covers, queue, threads):
                             row = ((n * places_d + i) * places_h + j) * places_w
                             for k in range(covers[2, w, 0], covers[2, w, 1]):
                                 count = windows[0, i, 3] * windows[1, j, 3] * windows[2, k, 3]
-                                sums = sums + _read(dy, (row + k) * channels + c, channels - c) * (1.0 / count)
-                    _write(sums, dx, (pixels + w) * channels + c, channels - c)
+                                sums = sums + read(dy, (row + k) * channels + c, channels - c) * (1.0 / count)
+                    write(sums, dx, (pixels + w) * channels + c, channels - c)
 
 
 # Lp ------------------------------------------------------------------------------------------------------------------
@@ -260,8 +243,8 @@ def lp_forward(x, y, windows, p, queue, threads):
                         for j in range(windows[1, h, 0], windows[1, h, 1]):
                             row = ((n * pixels_d + i) * pixels_h + j) * pixels_w
                             for k in range(windows[2, w, 0], windows[2, w, 1]):
-                                sums = sums + _power(abs(_read(x, (row + k) * channels + c, channels - c)), p)
-                    _write(_power(sums, 1.0 / p), y, (places + w) * channels + c, channels - c)
+                                sums = sums + _power(abs(read(x, (row + k) * channels + c, channels - c)), p)
+                    write(_power(sums, 1.0 / p), y, (places + w) * channels + c, channels - c)
 
 
 @kernel(parallel=True)
@@ -281,7 +264,7 @@ def lp_backward(x, y, dy, dx, covers, p, queue, threads):
             for w in range(first, last):
                 for c in range(channel, end, WIDTH):
                     at = (pixels + w) * channels + c
-                    value = _read(x, at, channels - c)
+                    value = read(x, at, channels - c)
                     size = where(value == 0.0, 1.0, abs(value))
                     sums = zeros(dx, 1, VECTORS)
                     for i in range(covers[0, d, 0], covers[0, d, 1]):
@@ -289,8 +272,8 @@ def lp_backward(x, y, dy, dx, covers, p, queue, threads):
                             row = ((n * places_d + i) * places_h + j) * places_w
                             for k in range(covers[2, w, 0], covers[2, w, 1]):
                                 near = (row + k) * channels + c
-                                norm = _read(y, near, channels - c)
+                                norm = read(y, near, channels - c)
                                 ratio = size / where(norm == 0.0, 1.0, norm)
-                                sums = sums + _read(dy, near, channels - c) * _ratio_power(ratio, p)
+                                sums = sums + read(dy, near, channels - c) * _ratio_power(ratio, p)
                     slope = where(value > 0.0, sums, where(value < 0.0, -sums, where(value == 0.0, 0.0, value)))
-                    _write(slope, dx, at, channels - c)
+                    write(slope, dx, at, channels - c)

@@ -113,15 +113,17 @@ class _PixelNorm(Layer):
         """Gradients; with ``fixed`` statistics the mean and variance count as constants."""
         norm, groups = kernels.norm, self._group_count(dy.shape[-1])
         (mean, rstd), weight = self._per_set(b), _or_nothing(p, "weight", dy)
-        none = np.empty((0, 0), dy.dtype)
-        slope, offset = (none, none) if fixed else (b["slope"], b["offset"])
         if dp or not fixed:
-            partials = b["partials"][:2]
-            norm.partial_gradients(x, dy, mean, partials)
-            gradients = _or_nothing(dp, "weight", dy), _or_nothing(dp, "bias", dy)
-            norm.merge_gradients(partials, x.shape[1], groups, rstd, weight, *gradients, slope, offset)
-        if dx is not None:
-            norm.normalise_backward(x, dy, self._view(dx), mean, rstd, weight, slope, offset)
+            norm.partial_gradients(x, dy, mean, b["partials"][:2])
+        if dp:
+            norm.merge_gradients(b["partials"][:2], rstd, _or_nothing(dp, "weight", dy), _or_nothing(dp, "bias", dy))
+        if dx is None:
+            return
+        slope = offset = np.empty((0, 0), dy.dtype)
+        if not fixed:
+            slope, offset = b["slope"], b["offset"]
+            norm.merge_slopes(b["partials"][:2], x.shape[1], groups, rstd, weight, slope, offset)
+        norm.normalise_backward(x, dy, self._view(dx), mean, rstd, weight, slope, offset)
 
 
 @dataclasses.dataclass(frozen=True)
