@@ -18,6 +18,7 @@ import contextlib
 import functools
 import hashlib
 import inspect
+import itertools
 import os
 import pickle
 import platform
@@ -34,18 +35,27 @@ import numba
 import numpy as np
 from numba import types
 from numba.core import config as numba_config
+from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
 
+from .. import simd  # noqa: F401  before simd_python, which starts from it
 from ..errors import ConfigError
 from ..paths import cache_folder
+from ..simd_python import plain
+from .linking import attach_environments, linked_later
 
 FASTMATH = {"contract", "nsz"}  # fused multiply-add, and no care for the sign of zero; NaN and infinity stay exact
 FLAGS: dict[str, Any] = dict(nogil=True, error_model="numpy", fastmath=FASTMATH)
 PARALLEL = dict(
     comprehension=False, reduction=False, inplace_binop=False, setitem=False, numpy=False, stencil=False, fusion=False, prange=True
 )  # only explicit prange loops: cheaper to compile, and nothing is parallel by accident
+
+# Numba numbers functions from 1 on in each process, and names machine code by that. Cache files come from many processes: two closures
+# of one factory would get one name, and one would silently run in place of the other. So each process numbers from elsewhere.
+FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(6), "little"))
+
 QUEUE_CELLS = 8  # int64 cells of work queue that a parallel kernel gets
 JIT_DISABLED = bool(numba_config.DISABLE_JIT)
 
@@ -216,6 +226,7 @@ def set_num_threads(count: int) -> None:
     if not 1 <= count <= numba_config.NUMBA_NUM_THREADS:
         raise ConfigError(f"{count} threads were asked for; this machine allows 1 to {numba_config.NUMBA_NUM_THREADS}.")
     _thread_count = count
+    numba.set_num_threads(count)  # threads that are not to work must not wait for work either: they would take the CPU
 
 
 def num_threads() -> int:
@@ -265,7 +276,7 @@ class Kernel:
         self._views = frozenset(k for k, name in enumerate(inspect.signature(function).parameters) if name in views)
         functools.update_wrapper(self, function)
         options = dict(FLAGS, parallel=PARALLEL) if parallel else FLAGS
-        self.dispatcher = numba.njit(**options)(function)
+        self.dispatcher: Any = plain(function) if JIT_DISABLED else numba.njit(**options)(function)
         if not JIT_DISABLED:
             self.dispatcher._cache = DiskCache(function)
         self._entries: dict[tuple, Callable] = {}
@@ -279,8 +290,14 @@ class Kernel:
         kinds = tuple(_kind(argument, k in self._views) for k, argument in enumerate(arguments))
         entry = self._entries.get(kinds)
         if entry is None:
-            entry = self._entries[kinds] = self.dispatcher.compile(tuple(map(_numba_type, kinds)))
+            entry = self._entries[kinds] = self._compile(tuple(map(_numba_type, kinds)))
         return entry, arguments
+
+    def _compile(self, signature: tuple) -> Callable:
+        with linked_later(self.function.__qualname__, _helpers):
+            entry = self.dispatcher.compile(signature)
+        attach_environments(self.dispatcher.overloads[signature].library)
+        return entry
 
     def __call__(self, *arguments: Any) -> None:
         step = self.bind(*arguments)
@@ -318,9 +335,13 @@ def kernel(function: Callable | None = None, *, parallel: bool = False, views: t
     return Kernel(function, parallel, views)
 
 
+_helpers: set[str] = set()  # qualified names of inlined functions
+
+
 def inline(function: Callable) -> Any:
-    """Decorator: a helper that kernels call; not to be called from Python."""
-    return numba.njit(**FLAGS)(function)
+    """Decorator: a helper that kernels call."""
+    _helpers.add(function.__qualname__)
+    return plain(function) if JIT_DISABLED else numba.njit(no_cfunc_wrapper=True, **FLAGS)(function)
 
 
 def source_of(function: Callable) -> str:

@@ -1,0 +1,91 @@
+"""Compile a kernel's helpers once instead of four times.
+
+Numba optimises every function that a kernel calls, and every layer that it puts around a parallel loop, turns each into machine code,
+and then does all of it again where they are linked into the kernel. Only the kernel's own code ever runs, so within
+:func:`linked_later` the others are just linked; whoever asks for the address of one still gets it compiled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from numba.core.codegen import CPUCodeLibrary, JITCodeLibrary
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.environment import lookup_environment
+from numba.core.registry import cpu_target
+
+REFUSAL: int = ctypes.cast(ctypes.pythonapi.PyErr_BadArgument, ctypes.c_void_p).value  # type: ignore[assignment]
+"""What runs when Python calls a function that is compiled for kernels only: it raises TypeError."""
+
+
+class LinkedLater(JITCodeLibrary):
+    """A code library that stays unoptimised until somebody asks for an address in it."""
+
+    def __init__(self, codegen: Any, name: str):
+        super().__init__(codegen, name)
+        self._generated = False
+
+    def finalize(self) -> None:
+        self._raise_if_finalized()
+        for library in dict.fromkeys(self._linking_libraries):
+            self._reload_init.update(library._reload_init)
+            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        self._ensure_finalized()
+        if not self._defines(name):
+            return REFUSAL
+        if not self._generated:
+            self._optimize_final_module()
+            self._final_module.verify()
+            CPUCodeLibrary._finalize_final_module(self)
+            self._generated = True
+        return super().get_pointer_to_function(name)
+
+    def _defines(self, name: str) -> bool:
+        """Whether anybody could call the function: the body of a parallel loop is only called from its kernel."""
+        try:
+            return not self._final_module.get_function(name).is_declaration and "__numba_parfor_gufunc" not in name
+        except NameError:
+            return False
+
+
+@contextlib.contextmanager
+def linked_later(kernel: str, helpers: Collection[str]) -> Iterator[None]:
+    """Within the block, all libraries but the one named ``kernel`` are only linked, and those named in ``helpers`` get no entry point
+    for Python."""
+    target = cpu_target.target_context
+    codegen = target.codegen()
+    eager, set_environment, wrap = codegen._library_class, codegen.set_env, target.create_cpython_wrapper
+
+    def library(codegen: Any, name: str, **options: Any) -> Any:
+        return eager(codegen, name, **options) if name == kernel else LinkedLater(codegen, name, **options)
+
+    def set_generated(name: str, environment: Any) -> None:
+        if codegen._engine.get_global_value_address(name):
+            set_environment(name, environment)
+
+    def wrap_public(library: Any, *arguments: Any, **options: Any) -> None:
+        if library.name not in helpers:
+            wrap(library, *arguments, **options)
+
+    with global_compiler_lock:
+        codegen._library_class, codegen.set_env, target.create_cpython_wrapper = library, set_generated, wrap_public
+        try:
+            yield
+        finally:
+            codegen._library_class, codegen.set_env, target.create_cpython_wrapper = eager, set_environment, wrap
+
+
+def attach_environments(library: Any) -> None:
+    """Give a kernel's machine code the Python environments of the functions that were linked into it."""
+    for variable in library._final_module.global_variables:
+        if variable.name.startswith("_ZN08NumbaEnv"):
+            environment = lookup_environment(variable.name)
+            if environment is not None:
+                library.codegen.set_env(variable.name, environment)
