@@ -101,7 +101,8 @@ def depthwise(residual, activation):
                         if is_inner and column + ROWS <= inner_to:
                             for channel in range(0, channels, LANES):
                                 tall(
-                                    x, x_pixel + channel, x_step, x_tap, w, channel, channels, bias, addend, addend_pixel + channel, addend_step,
+                                    x, x_pixel + channel, x_step, x_tap, w, channel, channels,
+                                    bias, addend, addend_pixel + channel, addend_step,
                                     y, y_pixel + channel, y_step, channel, min(LANES, channels - channel), extent,
                                     (d_first, h_first, 0), (d_last, h_last, extent[2]),
                                 )  # fmt: skip
@@ -110,7 +111,8 @@ def depthwise(residual, activation):
                             w_first, w_last = _inside(column * strides[2] - padding[2], dilation[2], extent[2], x.shape[3])
                             for channel in range(0, channels, LANES):
                                 flat(
-                                    x, x_pixel + channel, x_step, x_tap, w, channel, channels, bias, addend, addend_pixel + channel, addend_step,
+                                    x, x_pixel + channel, x_step, x_tap, w, channel, channels,
+                                    bias, addend, addend_pixel + channel, addend_step,
                                     y, y_pixel + channel, y_step, channel, min(LANES, channels - channel), extent,
                                     (d_first, h_first, w_first), (d_last, h_last, w_last),
                                 )  # fmt: skip
