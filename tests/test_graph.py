@@ -143,8 +143,8 @@ def test_activation_field_with_parameters_of_its_own():
     x = nc.Input((4, 4, 2))
     model = nc.Model(x, nc.Conv2D(3, 1, activation=nc.PReLU())(x, name="c"))
     assert "c.activation.weight" in model.parameters
-    plan = model.training_plan(1)
-    assert "c.activation.weight" in plan.gradients
+    assert {local for step in model._plan(1, True, False).backward for local in step.dp} == {"weight", "bias"}
+    assert list(model._plan(1, True, False).backward[0].dp.values()) == ["c.activation.weight"]
     with pytest.raises(UnknownNameError, match="'relu'"):
         nc.Conv2D(3, 1, activation="rleu")(x)
 

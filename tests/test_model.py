@@ -12,7 +12,7 @@ from numbacnn.errors import ConfigError, ShapeError, UnknownNameError
 from tests.small_layers import Affine, Noise, Sum, Tanh, Twice
 
 
-def small_network(dtype="float32", seed=0):
+def small_network(dtype="float64", seed=0):
     x = nc.Input((7, 5, 3))
     h = nc.Conv2D(6, 3, padding="same", activation="relu")(x)
     h = nc.MaxPool2D(2)(h)
@@ -20,7 +20,7 @@ def small_network(dtype="float32", seed=0):
     return nc.Model(x, nc.Dense(5)(h), seed=seed, dtype=dtype)
 
 
-def images(count, dtype="float32", seed=0):
+def images(count, dtype="float64", seed=0):
     return np.random.default_rng(seed).standard_normal((count, 7, 5, 3)).astype(dtype)
 
 
@@ -42,10 +42,10 @@ def test_predict_is_the_same_for_any_batch_size(dtype):
 def test_predict_takes_what_numpy_takes():
     model = small_network()
     batch = np.random.default_rng(0).integers(0, 255, (4, 7, 5, 3), np.uint8)
-    expected = model.predict(batch.astype(np.float32))
+    expected = model.predict(batch.astype(np.float64))
     np.testing.assert_array_equal(model.predict(batch), expected)
     np.testing.assert_array_equal(model.predict(batch.tolist()), expected)
-    np.testing.assert_array_equal(model.predict(batch.astype(np.float64)), expected)
+    np.testing.assert_array_equal(model.predict(batch.astype(np.float32)), expected)
     np.testing.assert_array_equal(model.predict(np.repeat(batch, 2, axis=0)[::2]), expected)
     np.testing.assert_array_equal(model.predict(np.asfortranarray(batch)), expected)
 
@@ -112,7 +112,7 @@ def test_wrong_options(options):
 
 
 def layers_of(model):
-    return [type(run.node.layer).__name__ for run in model._inference_plan(1).plan.forward]
+    return [type(run.node.layer).__name__ for run in model._plan(1, False, False).forward]
 
 
 def unfused(model, batch):
@@ -126,7 +126,7 @@ def unfused(model, batch):
 def test_activation_becomes_the_epilogue():
     model = small_network()
     assert layers_of(model) == ["FusedEpilogue", "MaxPool2D", "Conv2D", "Dense"]
-    np.testing.assert_allclose(model.predict(images(3)), unfused(model, images(3))[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.predict(images(3)), unfused(model, images(3))[0], rtol=1e-10, atol=1e-12)
 
 
 def frozen_norm(x, number):
@@ -160,6 +160,27 @@ def test_norm_residual_and_activation_become_the_epilogue():
     np.testing.assert_allclose(model.predict(batch), unfused(model, batch)[0], rtol=1e-10)
 
 
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_sum_in_place_over_any_input(position):
+    x = nc.Input((3, 4))
+    parts = [nc.Dense(4)(x), x, x]
+    parts[0], parts[position] = parts[position], parts[0]
+    model = nc.Model(x, nc.Dense(2)(nc.Add()(*parts)), dtype="float64")
+    batch = np.random.default_rng(0).standard_normal((2, 3, 4))
+    p = model.parameters
+    total = batch @ p["dense1.weight"] + p["dense1.bias"] + 2 * batch
+    np.testing.assert_allclose(unfused(model, batch)[0], total @ p["dense2.weight"] + p["dense2.bias"], rtol=1e-12)
+    add = model.training_plan(2).plan.forward[1]
+    assert add.y[0].block is add.x[position].block
+    plan = model.training_plan(2, input_gradients=True)
+    plan.inputs[0][...] = batch
+    plan.forward()
+    plan.output_gradients[0][...] = 1
+    plan.backward()
+    dy = np.ones((2, 3, 2)) @ p["dense2.weight"].T
+    np.testing.assert_allclose(plan.input_gradients[0], dy @ p["dense1.weight"].T + 2 * dy, rtol=1e-12)
+
+
 def test_nothing_is_fused_that_somebody_else_reads():
     x = nc.Input((4, 4, 2))
     h = nc.Conv2D(2, 1)(x)
@@ -180,7 +201,7 @@ def test_identities_are_dropped():
     h = nc.StochasticDepth(0.1)(nc.SpatialDropout(0.2)(h))
     model = nc.Model(x, nc.Activation("relu")(h))
     assert layers_of(model) == ["FusedEpilogue"]
-    assert [type(run.node.layer).__name__ for run in model.training_plan(1).plan.forward][-1] == "Activation"
+    assert [type(run.node.layer).__name__ for run in model._plan(1, True, False).forward][-1] == "Activation"
 
 
 # Training plans ------------------------------------------------------------------------------------------------------
@@ -197,8 +218,8 @@ def step(model, batch, number=0):
 
 
 def test_gradients_agree_with_differences():
-    model = small_network("float64")
-    batch = images(3, "float64")
+    model = small_network()
+    batch = images(3)
     gradients = step(model, batch)
 
     def loss():
@@ -306,7 +327,7 @@ def test_training_moves_running_statistics_and_predict_notices():
 
 def test_error_in_training_names_the_layer():
     x = nc.Input((4,))
-    model = nc.Model(x, nc.BatchNorm()(nc.Dense(4)(x), name="norm"))
+    model = nc.Model(x, nc.BatchNorm()(nc.Dense(4)(x), name="norm"), dtype="float64")
     with pytest.raises(ShapeError, match="BatchNorm layer 'norm': "):
         model.training_plan(1)
 
@@ -354,7 +375,7 @@ def test_threads_may_predict_at_once():
 
 def test_sequential():
     block = nc.Sequential([nc.Dense(6), nc.Dense(4)])
-    model = nc.Sequential([nc.Dense(8, activation="relu"), block]).build((3,), seed=4)
+    model = nc.Sequential([nc.Dense(8, activation="relu"), block]).build((3,), seed=4, dtype="float64")
     assert [node.name for node in model.graph.nodes] == ["dense1", "dense2", "dense3"]
     assert model.predict(np.zeros((2, 3))).shape == (2, 4)
     assert "3 layers" in repr(model)

@@ -19,6 +19,7 @@ class _Dropping(Layer):
     backward_reads: ClassVar[tuple[str, ...]] = ()
     in_place: ClassVar[bool] = True
     random: ClassVar[bool] = True
+    inference_identity: ClassVar[bool] = True
     recordable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from .. import kernels
 from ..errors import ShapeError
 from .base import Buffer, Layer, Shape
-from .shape import parts, resolve_axis
+from .shape import check_integer, parts, resolve_axis
 
 Arrays = Sequence[np.ndarray]
 
@@ -43,6 +43,8 @@ def _aligned(array: np.ndarray, axes: int) -> np.ndarray:
 def _pass_on(dy: np.ndarray, dx: np.ndarray) -> None:
     """``dx = dy``, summed over the axes along which ``dx`` is repeated."""
     dx = _aligned(dx, dy.ndim)
+    if dx.ctypes.data == dy.ctypes.data:  # made in place, nothing is left to do
+        return
     if dx.shape == dy.shape:
         kernels.rearrange.copy(dy, dx)
     else:
@@ -78,11 +80,12 @@ class Add(_Elementwise):
     """Sum of any number of inputs: ``y = x[0] + x[1] + ...``, element by element, with broadcasting."""
 
     backward_reads: ClassVar[tuple[str, ...]] = ()
+    in_place: ClassVar[bool] = True
     residual_sum: ClassVar[bool] = True
     stem: ClassVar[str] = "add"
 
     def forward(self, x: Arrays, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
-        _fold(kernels.merge.add, x, y)
+        _fold(kernels.merge.add, sorted(x, key=lambda array: array.ctypes.data != y.ctypes.data), y)  # one that y overwrites is read first
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: Sequence[np.ndarray | None], p: dict, dp: dict, b: dict) -> None:
         for gradient in dx:
@@ -178,6 +181,9 @@ class Concatenate(Layer):
     backward_reads: ClassVar[tuple[str, ...]] = ()
     recordable: ClassVar[bool] = True
     stem: ClassVar[str] = "concatenate"
+
+    def __post_init__(self) -> None:
+        check_integer(self, "axis")
 
     def output_shape(self, x: Sequence[Shape]) -> Shape:
         axis = resolve_axis(self.axis, x[0])
