@@ -60,7 +60,7 @@ CASES: dict[str, list[Case]] = {
         on((5, 4, 2), filters=3, size=3, padding="same"),
         on((7, 11, 3), filters=17, size=(3, 2), stride=(2, 3), padding=((0, 2), (1, 0)), dilation=(2, 1), bias=False),
         on((6, 5, 6), filters=4, size=3, groups=2, padding="full", activation="relu"),
-        on((9, 9, 1), filters=33, size=4, stride=2, padding="same", activation="gelu"),
+        on((9, 9, 1), filters=33, size=4, stride=2, padding="same", activation="relu"),
         on((1, 1, 1), filters=1, size=1),
         on((1, 1, 3), filters=2, size=5, padding=2),
     ],
@@ -95,7 +95,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "SeparableConv3D": [on((3, 3, 2, 2), filters=3, size=2), on((1, 1, 1, 1), filters=1, size=1)],
     # Dense
-    "Dense": [on((3,), units=2), on((37,), units=19, activation="tanh"), on((3, 5, 2), units=4, bias=False), on((1,), units=1)],
+    "Dense": [on((3,), units=2), on((37,), units=19, activation="relu"), on((3, 5, 2), units=4, bias=False), on((1,), units=1)],
     # Pooling
     "MaxPool1D": [on((6, 2), size=2), on((7, 3), size=3, stride=2, padding="same"), on((1, 1), size=1)],
     "MaxPool2D": [
