@@ -20,7 +20,7 @@ from numba.core.typeconv import Conversion
 from numba.extending import intrinsic, make_attribute_wrapper, models, overload, register_jitable, register_model
 
 from . import elementary  # noqa: F401  dual functions are made of functions of Tiles
-from .simd import Mask, Tile, where, widened
+from .simd import JIT_DISABLED, Mask, Tile, where, widened
 
 LOG2_E, LOG10_E = math.log2(math.e), math.log10(math.e)
 TWO_OVER_SQRT_PI = 2.0 / math.sqrt(math.pi)
@@ -295,3 +295,7 @@ def _exponential(function: Callable, offset: float) -> None:
 
 _exponential(math.exp, 0.0)
 _exponential(math.expm1, 1.0)
+
+
+if JIT_DISABLED:
+    from .simd_python import dual, slope, value  # noqa: F811

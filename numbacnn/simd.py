@@ -10,7 +10,8 @@ through loops too. A kernel is a plain Python loop over :func:`load`, :func:`out
 
 Arrays are addressed by an offset in elements from their first element, whatever their number of axes; strides are in
 elements too (:func:`stride`). ``rows`` and ``vectors`` are literal numbers or constants of an enclosing factory.
-Comparisons give a *Mask*, which :func:`where` takes. With ``NUMBA_DISABLE_JIT=1`` the same names work on NumPy arrays.
+Comparisons give a *Mask*, which :func:`where` takes. With ``NUMBA_DISABLE_JIT=1`` the same names come from
+``simd_python.py``.
 """
 
 from __future__ import annotations
@@ -741,3 +742,10 @@ def _across(name: str, combine: Any) -> Any:
 total = _across("total", _arithmetic("add"))
 largest = _across("largest", _extreme(">"))
 smallest = _across("smallest", _extreme("<"))
+
+
+if JIT_DISABLED:  # the same names in plain Python
+    from .simd_python import (  # noqa: F811
+        absolute, apply, bits, columns, convert, each, floor, fma, from_bits, largest, load, load_part, nearest, negative, outer, power,
+        row_sum, select, smallest, splat, square_root, store, store_part, stride, take, total, where, zeros,
+    )  # fmt: skip

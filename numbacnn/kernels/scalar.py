@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import inspect
 import math
 import types as python_types
 from collections.abc import Callable, Iterator
@@ -19,8 +20,9 @@ from numba.core.errors import NumbaError
 
 from .. import dual, simd
 from ..errors import ConfigError
-from ..simd import apply
-from .jit import inline, source_of
+from ..simd import JIT_DISABLED, apply
+from ..simd_python import shim
+from .jit import inline
 
 Scalar = Callable[[Any], Any]
 
@@ -66,7 +68,7 @@ def explained(function: Scalar) -> Iterator[None]:
     try:
         yield
     except NumbaError as error:
-        text = " ".join(source_of(function).split())
+        text = _source(function)
         lines = [line.strip() for line in str(error).splitlines()]
         why = next((line for line in lines if line.startswith(_REASONS)), lines[0])
         raise ConfigError(
@@ -75,16 +77,27 @@ def explained(function: Scalar) -> Iterator[None]:
         ) from error
 
 
+def _source(function: Callable) -> str:
+    try:
+        return " ".join(inspect.getsource(function).split())
+    except (OSError, TypeError):  # typed at a prompt
+        return function.__name__
+
+
 _REASONS = ("No implementation of function", "Untyped global name", "Unknown attribute", "NameError", "Use of unsupported", "Unsupported")
 
 
 # From NumPy's names to the ones that kernels know --------------------------------------------------------------------
 
-_RENAMED = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh"}
-_FROM_NUMPY: dict[str, Any] = {"abs": abs, "absolute": abs, "maximum": max, "minimum": min, "where": simd.where, "power": pow}
-_FROM_NUMPY |= {name: getattr(math, _RENAMED.get(name, name)) for name in (*_RENAMED, "exp", "expm1", "log", "log1p", "log2", "log10")}
-_FROM_NUMPY |= {name: getattr(math, name) for name in ("sqrt", "fabs", "floor", "sin", "cos", "tan", "sinh", "cosh", "tanh")}
-_FROM_NUMPY |= {name: getattr(math, name) for name in ("pi", "e", "inf", "nan")}
+_OWN = {f"numbacnn.{name}" for name in ("simd", "simd_python", "dual")}  # functions that kernels know already
+_known: Any = shim if JIT_DISABLED else python_types.SimpleNamespace(**vars(math), max=max, min=min)
+_RENAMED = {
+    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "maximum": "max",
+    "minimum": "min",
+}  # fmt: skip
+_SAME = "exp expm1 log log1p log2 log10 sqrt fabs floor sin cos tan sinh cosh tanh pi e inf nan".split()
+_FROM_NUMPY: dict[str, Any] = {"abs": abs, "absolute": abs, "where": simd.where, "power": pow}
+_FROM_NUMPY |= {name: getattr(_known, _RENAMED.get(name, name)) for name in (*_RENAMED, *_SAME)}
 
 _numpy = python_types.ModuleType("numbacnn.kernels.scalar_numpy", "What a scalar function finds when it says numpy.")
 _numpy.__dict__.update(_FROM_NUMPY, __file__=__file__)
@@ -115,7 +128,7 @@ def _replacement(value: Any) -> Any:
         return _numpy
     if isinstance(value, np.ufunc) or value is np.where:
         return _FROM_NUMPY.get(value.__name__, value)
-    if isinstance(value, python_types.FunctionType) and value.__module__ not in (simd.__name__, dual.__name__):
+    if isinstance(value, python_types.FunctionType) and value.__module__ not in _OWN:
         return _helper(value)
     return value
 
