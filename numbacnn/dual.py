@@ -298,4 +298,4 @@ _exponential(math.expm1, 1.0)
 
 
 if JIT_DISABLED:
-    from .simd_python import dual, slope, value  # noqa: F811
+    from .simd_python import dual, slope, value

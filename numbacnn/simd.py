@@ -19,7 +19,6 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
@@ -262,7 +261,8 @@ def load_part(typing_context, array, offset, row_stride, count, rows, vectors):
         masks = [_column_mask(builder, args[3], vector) for vector in range(tile.vectors)]
         return _build(context, builder, tile, [
             builder.call(read, [
-                _vector_pointer(builder, pointer, args[2], row, vector), ir.Constant(_i32, align), masks[vector], ir.Constant(vector_type, None),
+                _vector_pointer(builder, pointer, args[2], row, vector), ir.Constant(_i32, align), masks[vector],
+                ir.Constant(vector_type, None),
             ])
             for row in range(tile.rows) for vector in range(tile.vectors)
         ])  # fmt: skip
@@ -745,7 +745,6 @@ smallest = _across("smallest", _extreme("<"))
 
 
 if JIT_DISABLED:  # the same names in plain Python
-    from .simd_python import (  # noqa: F811
-        absolute, apply, bits, columns, convert, each, floor, fma, from_bits, largest, load, load_part, nearest, negative, outer, power,
-        row_sum, select, smallest, splat, square_root, store, store_part, stride, take, total, where, zeros,
-    )  # fmt: skip
+    from . import simd_python
+
+    globals().update(simd_python.OF_TILES)

@@ -52,6 +52,10 @@ def _binary(operation: Callable) -> tuple[Callable, Callable]:
     return forward, reflected
 
 
+def _unary(operation: Callable) -> Callable:
+    return lambda self: PyTile(operation(self.values))
+
+
 for _name in ("add", "sub", "mul", "truediv", "pow", "and", "or", "xor", "lshift", "rshift"):
     _operation = getattr(operator, {"and": "and_", "or": "or_"}.get(_name, _name))
     for _prefix, _method in zip(("__", "__r"), _binary(_operation)):
@@ -59,7 +63,7 @@ for _name in ("add", "sub", "mul", "truediv", "pow", "and", "or", "xor", "lshift
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     setattr(PyTile, f"__{_name}__", _binary(getattr(operator, _name))[0])
 for _name in ("neg", "pos", "abs"):
-    setattr(PyTile, f"__{_name}__", lambda self, operation=getattr(operator, _name): PyTile(operation(self.values)))
+    setattr(PyTile, f"__{_name}__", _unary(getattr(operator, _name)))
 PyTile.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
@@ -217,6 +221,16 @@ def smallest(tile):
     return tile.values.min()
 
 
+OF_TILES: dict[str, Callable] = {
+    function.__name__: function
+    for function in (
+        absolute, apply, bits, columns, convert, each, floor, fma, from_bits, largest, load, load_part, nearest, negative, outer, power,
+        row_sum, select, smallest, splat, square_root, store, store_part, stride, take, total, where, zeros,
+    )
+}  # fmt: skip
+"""What takes the place of ``simd.py``'s functions, by name."""
+
+
 # Dual numbers --------------------------------------------------------------------------------------------------------
 
 
@@ -243,6 +257,10 @@ def _quotient(a, b):
     return Dual(value(a) / value(b), (slope(a) - value(a) / value(b) * slope(b)) / value(b))
 
 
+def _comparison(operation: Callable) -> Callable:
+    return lambda a, b: operation(value(a), value(b))
+
+
 def _power(a, b):
     if isinstance(b, Dual):
         return shim.exp(b * shim.log(a))
@@ -259,7 +277,7 @@ for _name, _rule in {
     setattr(Dual, f"__{_name}__", _rule)
     setattr(Dual, f"__r{_name}__", lambda b, a, rule=_rule: rule(a, b))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
-    setattr(Dual, f"__{_name}__", lambda a, b, compare=getattr(operator, _name): compare(value(a), value(b)))
+    setattr(Dual, f"__{_name}__", _comparison(getattr(operator, _name)))
 Dual.__neg__ = lambda x: Dual(-x.value, -x.slope)  # type: ignore[attr-defined]
 Dual.__pos__ = lambda x: x  # type: ignore[attr-defined]
 Dual.__abs__ = lambda x: Dual(abs(x.value), where(x.value > 0, x.slope, where(x.value < 0, -x.slope, 0.0)))  # type: ignore[attr-defined]

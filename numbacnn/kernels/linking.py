@@ -66,6 +66,8 @@ def linked_later(kernel: str, helpers: Collection[str]) -> Iterator[None]:
     def library(codegen: Any, name: str, **options: Any) -> Any:
         return eager(codegen, name, **options) if name == kernel else LinkedLater(codegen, name, **options)
 
+    library._unserialize = eager._unserialize  # type: ignore[attr-defined]  # for code from the disk cache
+
     def set_generated(name: str, environment: Any) -> None:
         if codegen._engine.get_global_value_address(name):
             set_environment(name, environment)

@@ -95,7 +95,10 @@ _RENAMED = {
     "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "maximum": "max",
     "minimum": "min",
 }  # fmt: skip
-_SAME = "exp expm1 log log1p log2 log10 sqrt fabs floor sin cos tan sinh cosh tanh pi e inf nan".split()
+_SAME = (
+    "exp", "expm1", "log", "log1p", "log2", "log10", "sqrt", "fabs", "floor", "sin", "cos", "tan", "sinh", "cosh", "tanh", "pi", "e",
+    "inf", "nan",
+)  # fmt: skip
 _FROM_NUMPY: dict[str, Any] = {"abs": abs, "absolute": abs, "where": simd.where, "power": pow}
 _FROM_NUMPY |= {name: getattr(_known, _RENAMED.get(name, name)) for name in (*_RENAMED, *_SAME)}
 
