@@ -1,0 +1,1 @@
+"""Benchmarks: the airspeed velocity suite, and comparisons with other libraries."""

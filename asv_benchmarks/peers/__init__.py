@@ -1,0 +1,1 @@
+"""The same work here and in other libraries, timed in turn within one run."""
