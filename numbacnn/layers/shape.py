@@ -9,6 +9,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,7 +42,8 @@ def _is_integer(value: Any, minimum: int | None = None) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and (minimum is None or value >= minimum)
 
 
-def _check_integer(layer: Layer, field: str, minimum: int | None = None) -> None:
+def check_integer(layer: Layer, field: str, minimum: int | None = None) -> None:
+    """ConfigError unless the field is an integer of at least ``minimum``."""
     value = getattr(layer, field)
     if not _is_integer(value, minimum):
         raise ConfigError(
@@ -203,6 +205,10 @@ class ZeroPad(_Move):
     def output_shape(self, x: Shape) -> Shape:
         return (*(n + before + after for n, (before, after) in zip(x, self._pairs(x))), x[-1])
 
+    def window(self, x: Shape) -> tuple[Shape, Shape, Shape]:
+        ones = (1,) * (len(x) - 1)
+        return ones, ones, tuple(before for before, _ in self._pairs(x))
+
     def views(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return x, _interior(y, self._pairs(x.shape[1:]))
 
@@ -231,6 +237,10 @@ class Crop(_Move):
                 )
         return (*(n - before - after for n, (before, after) in zip(x, pairs)), x[-1])
 
+    def window(self, x: Shape) -> tuple[Shape, Shape, Shape]:
+        ones = (1,) * (len(x) - 1)
+        return ones, ones, tuple(-before for before, _ in self._pairs(x))
+
     def views(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return _interior(x, self._pairs(x.shape[1:])), y
 
@@ -246,10 +256,10 @@ class Slice(_Move):
     stem: ClassVar[str] = "slice"
 
     def __post_init__(self) -> None:
-        _check_integer(self, "axis")
-        _check_integer(self, "start")
+        check_integer(self, "axis")
+        check_integer(self, "start")
         if self.stop is not None:
-            _check_integer(self, "stop")
+            check_integer(self, "stop")
 
     def output_shape(self, x: Shape) -> Shape:
         axis = resolve_axis(self.axis, x)
@@ -257,6 +267,11 @@ class Slice(_Move):
         if not length:
             raise ShapeError(f"given shape {tuple(x)}, needs a slice that is not empty; {self.start}:{self.stop} of axis {self.axis} is.")
         return (*x[:axis], length, *x[axis + 1 :])
+
+    def window(self, x: Shape) -> tuple[Shape, Shape, Shape]:
+        axis, ones = resolve_axis(self.axis, x), (1,) * (len(x) - 1)
+        start = range(x[axis])[self.start : self.stop].start
+        return ones, ones, tuple(-start if k == axis else 0 for k in range(len(ones)))
 
     def views(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         axis = resolve_axis(self.axis, x.shape[1:])
@@ -275,7 +290,7 @@ class ChannelShuffle(_Move):
     stem: ClassVar[str] = "shuffle"
 
     def __post_init__(self) -> None:
-        _check_integer(self, "groups", 1)
+        check_integer(self, "groups", 1)
 
     def output_shape(self, x: Shape) -> Shape:
         if not x or x[-1] % self.groups:
@@ -294,7 +309,7 @@ class _Blocks(_Move):
     order: str
 
     def _check(self) -> None:
-        _check_integer(self, "block", 1)
+        check_integer(self, "block", 1)
         if self.order not in ORDERS:
             raise ConfigError(f"order of {type(self).__name__} is {self.order!r}; it takes {' or '.join(map(repr, ORDERS))}.")
 
@@ -337,6 +352,11 @@ class DepthToSpace(_Blocks):
             raise ShapeError(f"given shape {tuple(x)}, needs channels in a multiple of {count}, the pixels of a block of {self.block}.")
         return (*(n * self.block for n in spatial), x[-1] // count)
 
+    def window(self, x: Shape) -> tuple[Any, Any, Any]:
+        """``block`` places see one: the stride is ``1 / block``."""
+        axes, rest = len(x) - 1, Fraction(self.block - 1, self.block)
+        return (1 + rest,) * axes, (Fraction(1, self.block),) * axes, (rest,) * axes
+
     def views(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._block_views(x, y)
 
@@ -362,6 +382,10 @@ class SpaceToDepth(_Blocks):
             raise ShapeError(f"given shape {tuple(x)}, needs a multiple of {self.block} along each spatial axis, so that blocks fill it.")
         return (*(n // self.block for n in spatial), x[-1] * self.block ** len(spatial))
 
+    def window(self, x: Shape) -> tuple[Shape, Shape, Shape]:
+        axes = len(x) - 1
+        return (self.block,) * axes, (self.block,) * axes, (0,) * axes
+
     def views(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         wide, deep = x, y
         source, target = self._block_views(deep, wide)
@@ -380,7 +404,7 @@ class Split(Layer):
     stem: ClassVar[str] = "split"
 
     def __post_init__(self) -> None:
-        _check_integer(self, "axis")
+        check_integer(self, "axis")
         sizes = (self.parts,) if _is_integer(self.parts) else self.parts
         if not isinstance(sizes, Sequence) or not sizes or not all(_is_integer(n, 1) for n in sizes):
             raise ConfigError(
@@ -436,7 +460,7 @@ class Scale(Layer):
     stem: ClassVar[str] = "scale"
 
     def __post_init__(self) -> None:
-        _check_integer(self, "axis")
+        check_integer(self, "axis")
         if not isinstance(self.initial, numbers.Real) or not math.isfinite(self.initial):
             raise ConfigError(f"initial of Scale is {self.initial!r}; it takes a finite number.")
 
