@@ -6,6 +6,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -68,6 +69,22 @@ class Upsample(Layer):
     def flops(self, x: Shape) -> int:
         reads = 0 if self.mode == "nearest" else 2 ** (len(x) - 1)
         return 2 * reads * math.prod(self.output_shape(x))
+
+    def window(self, x: Shape) -> tuple[Any, Any, Any]:
+        """A place sees the input pixel that it falls on (nearest), or the two around its centre (linear). Where exactly they lie
+        depends on the place, by less than a pixel, which the extent covers."""
+        extents, steps, padding = [], [], []
+        field, values = self._per_axis(x)
+        for n, places, value in zip(x, self.output_shape(x), values):
+            step = 1 / Fraction(value).limit_denominator(1000) if field == "scale" else Fraction(n, places)
+            if self.align_corners:
+                step = Fraction(n - 1, max(places - 1, 1))
+            shift = Fraction(0) if self.mode == "nearest" or self.align_corners else (step - 1) / 2
+            slack = 1 - Fraction(1, (step.denominator * (2 if shift else 1)))
+            extents.append((1 if self.mode == "nearest" else 2) + slack)
+            steps.append(step)
+            padding.append(slack - shift)
+        return tuple(extents), tuple(steps), tuple(padding)
 
     def _taps(self, x: Shape) -> list[Any]:
         """One table per axis of ``(D, H, W)``."""
