@@ -134,7 +134,7 @@ CASES: dict[str, list[Case]] = {
         for axes in (1, 2, 3)
     },
     # Normalisation
-    "BatchNorm": [on((3, 2, 3)), Case((5,), options=SEVERAL), on((3, 5, 17)), Case((1, 1, 1), options=SEVERAL)],
+    "BatchNorm": [on((3, 2, 3)), on((3, 2, 3), frozen=True), Case((5,), options=SEVERAL), on((3, 5, 17)), Case((1, 1, 1), options=SEVERAL)],
     "LayerNorm": [on((3, 2, 5)), on((7,)), on((1, 1, 3))],
     "GroupNorm": [on((3, 2, 4), groups=2), on((5, 3, 6), groups=3), on((1, 1, 4), groups=1)],
     "InstanceNorm": [on((3, 2, 3)), on((5, 7, 2))],
@@ -151,22 +151,33 @@ CASES: dict[str, list[Case]] = {
     # Merging
     **{name: [on([(3, 2, 2)] * 2), on([(5, 3, 1)] * 3), on([(37,)] * 2)] for name in ("Add", "Multiply", "Maximum")},
     "Subtract": [on([(3, 2, 2)] * 2), on([(37,)] * 2)],
-    "Concatenate": [on([(3, 2, 2), (3, 2, 3)]), on([(5, 1, 1), (5, 1, 17), (5, 1, 2)]), on([(3,), (4,)])],
+    "Concatenate": [
+        on([(3, 2, 2), (3, 2, 3)]),
+        on([(5, 1, 1), (5, 1, 17), (5, 1, 2)]),
+        on([(3,), (4,)]),
+        on([(2, 5, 3), (1, 5, 3)], axis=0),
+    ],
     # Shapes
-    "Split": [on((3, 2, 4), parts=2), on((5, 1, 5), parts=(2, 3))],
-    "Slice": [on((5, 4, 3), start=1, stop=3)],
+    "Split": [on((3, 2, 4), parts=2), on((5, 1, 5), parts=(2, 3)), on((5, 2, 3), parts=(1, 4), axis=0)],
+    "Slice": [on((5, 4, 3), start=1, stop=3), on((5, 4, 3), axis=0, start=-2), on((1, 1, 1))],
     "Flatten": [on((3, 2, 2)), on((1, 1, 1)), on((5,))],
     "Reshape": [on((3, 4, 2), shape=(4, 6)), on((6,), shape=(3, 2, 1))],
-    "Permute": [on((3, 4, 2), order=(1, 0, 2)), on((5, 3), order=(1, 0))],
+    "Permute": [on((3, 4, 2), order=(1, 0, 2)), on((5, 3), order=(1, 0)), on((3, 5, 2, 4), order=(3, 0, 2, 1))],
     "ZeroPad": [on((3, 4, 2), padding=1), on((1, 1, 1), padding=((0, 2), (1, 0)))],
     "Crop": [on((5, 4, 2), cropping=1), on((3, 5, 1), cropping=((0, 2), (1, 0)))],
-    "DepthToSpace": [on((2, 3, 8)), on((1, 1, 9), block=3)],
-    "SpaceToDepth": [on((4, 6, 3)), on((3, 3, 1), block=3)],
+    "DepthToSpace": [on((2, 3, 8)), on((1, 1, 9), block=3), on((3, 5, 8), order="CRD")],
+    "SpaceToDepth": [on((4, 6, 3)), on((3, 3, 1), block=3), on((2, 4, 3), order="CRD")],
     "ChannelShuffle": [on((2, 3, 4), groups=2), on((1, 1, 6), groups=3)],
-    "Scale": [on((3, 5, 2)), on((37,)), on((1, 1, 1))],
+    "Scale": [on((3, 5, 2)), on((3, 5, 2), axis=0, initial=0.5), on((37,)), on((1, 1, 1))],
     "Identity": [on((3, 5, 2)), on((1,))],
     # Resizing
-    "Upsample": [on((2, 3, 2)), on((3, 5, 1), mode="bilinear"), on((3, 2, 3), mode="bilinear", align_corners=True, size=(3, 2))],
+    "Upsample": [
+        on((2, 3, 2)),
+        on((5, 3), scale=2.5),
+        on((1, 1, 1), mode="bilinear"),
+        on((3, 5, 1), mode="bilinear"),
+        on((3, 2, 3), mode="bilinear", align_corners=True, size=(3, 2)),
+    ],
 }
 
 

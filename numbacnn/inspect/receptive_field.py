@@ -13,7 +13,8 @@ padding lies below it). A sliding layer with window extent ``e = dilation * (ker
 "Computing receptive fields of convolutional neural networks", Distill 2019). Where branches of different reach meet, the result is
 the smallest interval that covers all of them: the largest of the branches when they have one centre. Sizes are those of the
 arithmetic: they count padding, and may exceed the image. Behind layers that enlarge (a stride below one) elements do not all see
-equally much; size is then a bound, at most one place of the coarsest tensor too large. What normalisation sees through its statistics does not count.
+equally much; size is then a bound, at most one place of the coarsest tensor too large. What normalisation sees through its
+statistics does not count.
 """
 
 from __future__ import annotations
