@@ -31,6 +31,8 @@ _NAMES = {
     "training.trainer": "Trainer",
     "training.optimizers": "SGD Adam AdamW RMSprop Adagrad",
     "training.losses": "SoftmaxCrossEntropy MultiClassHinge BinaryCrossEntropy MeanSquaredError MeanAbsoluteError Huber",
+    "training.callbacks": "Callback EarlyStopping",
+    "data.dataset": "ArrayDataset",
     "plugin.hookspecs": "hookimpl",
     "kernels.jit": "kernel inline",
     "errors": "NumbacnnError ConfigError ShapeError DataError WeightsError PluginError DivergenceError UnknownNameError",
@@ -51,12 +53,14 @@ __all__ = [  # written out, because type checkers read it
     "AdaptiveMaxPool2D",
     "AdaptiveMaxPool3D",
     "Add",
+    "ArrayDataset",
     "AveragePool1D",
     "AveragePool2D",
     "AveragePool3D",
     "BatchNorm",
     "BinaryCrossEntropy",
     "Buffer",
+    "Callback",
     "ChannelShuffle",
     "Concatenate",
     "ConfigError",
@@ -75,6 +79,7 @@ __all__ = [  # written out, because type checkers read it
     "DepthwiseConv3D",
     "DivergenceError",
     "Dropout",
+    "EarlyStopping",
     "Flatten",
     "GlobalAveragePool1D",
     "GlobalAveragePool2D",
@@ -199,6 +204,7 @@ def set_num_threads(count: int) -> None:
 
 
 if TYPE_CHECKING:
+    from .data.dataset import ArrayDataset
     from .errors import (
         ConfigError,
         DataError,
@@ -271,6 +277,7 @@ if TYPE_CHECKING:
     )
     from .model import Model, Sequential, create, load
     from .plugin.hookspecs import hookimpl
+    from .training.callbacks import Callback, EarlyStopping
     from .training.losses import BinaryCrossEntropy, Huber, MeanAbsoluteError, MeanSquaredError, MultiClassHinge, SoftmaxCrossEntropy
     from .training.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
     from .training.trainer import Trainer

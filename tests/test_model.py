@@ -1,8 +1,10 @@
 """Models: predict, training plans, memory figures, freezing, saving, threads, and what importing costs."""
 
+import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -434,6 +436,13 @@ def test_import_brings_only_itself():
 def test_public_names(name):
     assert getattr(nc, name) is not None
     assert name in dir(nc)
+
+
+def test_public_names_are_written_out_for_type_checkers():
+    functions = {"list_architectures", "list_augmentations", "list_datasets", "list_layers", "list_plugins", "set_num_threads"}
+    assert set(nc.__all__) == {*nc._HOME, *functions, "__version__"}
+    source = Path(nc.__file__).read_text().partition("if TYPE_CHECKING:")[2]
+    assert all(re.search(rf"\b{name}\b", source) for name in nc._HOME)
 
 
 def test_unknown_name():
