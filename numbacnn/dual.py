@@ -227,7 +227,7 @@ def _floor(x):
         return lambda x: dual(math.floor(x.value), 0.0)
 
 
-@overload(where, inline="always")
+@overload(where)
 def _where(condition, a, b):
     if isinstance(condition, Mask | types.Boolean) and (isinstance(a, Dual) or isinstance(b, Dual)):
         return lambda condition, a, b: dual(where(condition, value(a), value(b)), where(condition, slope(a), slope(b)))

@@ -612,7 +612,7 @@ def where(condition, a, b):
     return a if condition else b
 
 
-@overload(where, inline="always")
+@overload(where, inline=lambda call, caller, callee: isinstance(callee.signature.args[0], Mask))
 def _where(condition, a, b):
     if not all(isinstance(kind, Tile) or _number(kind) for kind in (a, b)):
         return None
