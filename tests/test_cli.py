@@ -340,23 +340,62 @@ def test_wrong_files(trained, tmp_path):
     folder, _ = trained
     text = tmp_path / "text.png"
     text.write_text("no image")
-    colour = tmp_path / "colour" / "a"
-    colour.mkdir(parents=True)
-    Image.new("RGB", (8, 8), "red").save(colour / "red.png")
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes((folder / "model.safetensors").read_bytes()[:5000])
     (tmp_path / "empty").mkdir()
     assert "text.png" in refused("predict", folder, text)
     assert "missing.png" in refused("predict", folder, tmp_path / "missing.png")
     assert "holds no image files" in refused("predict", folder, tmp_path / "empty")
-    assert "1 channel" in refused("evaluate", folder, colour.parent)
     assert "cut.safetensors" in refused("evaluate", cut, "digits")
     assert "text.png" in refused("summary", text)
 
 
+DATASET = """
+@nc.hookimpl
+def numbacnn_datasets():
+    yield DatasetSpec("colourful", "painter_module:colourful", "colour images without meaning")
+
+def colourful(split, folder=None):
+    import numpy as np
+    from numbacnn.data.dataset import ArrayDataset
+    return ArrayDataset(np.zeros((4, 8, 8, 3), np.float32), np.arange(4), ["a", "b", "c", "d"])
+"""
+
+
+def test_wrong_channel_count(trained, install):
+    install("painter", DATASET)
+    folder, _ = trained
+    sentence = refused("evaluate", folder, "colourful")
+    assert "(8, 8, 3)" in sentence
+    assert "(8, 8, 1)" in sentence
+
+
+def photos(folder, classes):
+    """A folder of class folders, five images each, all of one grey per class."""
+    for k, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("L", (9, 7), 250 - 40 * k - number).save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_folders_of_images(tmp_path):
+    pictures = photos(tmp_path / "pictures", ["dark", "light"])
+    out = tmp_path / "out"
+    result = run("train", "cnn", pictures, "--epochs", 1, "--batch-size", 8, "--input-size", "8", "--output", out, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert run("evaluate", out, pictures, "--json").exit_code == 0
+    only = photos(tmp_path / "only", ["light"])
+    assert json.loads(run("evaluate", out, only, "--json").stdout)["images"] == 1
+    assert "'other'" in refused("evaluate", out, photos(tmp_path / "more", ["light", "other"]))
+    told = json.loads(run("predict", out, only, "--json").stdout)
+    assert {p["class"] for p in told[0]["predictions"]} == {"dark", "light"}
+
+
 def test_a_loss_that_is_no_number_is_one_sentence(tmp_path):
     out = tmp_path / "out"
-    assert "loss" in refused("train", "cnn", "digits", "--optimizer", "sgd", "--rate", "1e30", "--epochs", 1, "--output", out).lower()
+    args = ["train", "cnn", "digits", "--optimizer", "sgd", "--rate", "1e30", "--epochs", 1, "--output", out, "--json"]
+    assert "Try a smaller rate" in refused(*args)
     assert not (out / "model.safetensors").exists()
 
 

@@ -63,7 +63,7 @@ def warm(architecture: str, input_shape: tuple[int, ...] | None, classes: int, t
     from ..training.trainer import Trainer
 
     before, start = len(kernel_files()), time.perf_counter()
-    model = new_model(architecture(architecture, input_shape), classes)
+    model = new_model(architecture, input_shape, classes)
     images = np.zeros((2, *model.graph.inputs[0].shape), np.float32)
     for optimizer in ("sgd", "adam"):
         Trainer(model, optimizer=optimizer).step(images, np.arange(2) % classes)

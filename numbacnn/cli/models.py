@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, WeightsError
+from ..errors import WeightsError
 
 
 def is_file(name: str) -> bool:
@@ -33,15 +33,12 @@ def new_model(architecture: str, input_shape: tuple[int, ...] | None, classes: i
 
 
 def open_fitting(dataset: str, split: str, folder: Path | None, model: Any) -> Any:
-    """A data set with its images as the model takes them. Raises DataError where resizing is not enough to make them so."""
+    """A data set with its images and classes as the model knows them. Raises DataError where that cannot be."""
+    from ..data.folder import ImageFolder
     from ..data.sources import open_dataset
 
-    wanted = tuple(model.graph.inputs[0].shape)
-    given = tuple(open_dataset(dataset, split, folder).input_shape)
-    if given[-1] != wanted[-1]:
-        raise DataError(f"The model takes images with {channels(wanted)}; those of the data set {dataset!r} have {channels(given)}.")
-    return open_dataset(dataset, split, folder, wanted)
-
-
-def channels(shape: tuple[int, ...]) -> str:
-    return f"{shape[-1]} channel{'s' if shape[-1] > 1 else ''}"
+    shape = tuple(model.graph.inputs[0].shape)
+    data = open_dataset(dataset, split, folder, shape)
+    if isinstance(data, ImageFolder) and model.classes and data.classes != model.classes:
+        return ImageFolder(dataset, split, shape[:2], shape[2], model.classes)
+    return data

@@ -22,7 +22,7 @@ from .models import is_file, new_model, saved_model
 @options.as_json
 def command(model: str, input_shape: tuple[int, ...] | None, classes: int, batch_size: int, as_json: bool) -> None:
     """Show the layers of an architecture or of a saved model: shapes, parameters, operations, receptive field, memory."""
-    network = saved_model(model) if is_file(model) else new_model(model(model, input_shape), classes)
+    network = saved_model(model) if is_file(model) else new_model(model, input_shape, classes)
     summary = network.summary()
     memory = {"training": network.memory(batch_size, training=True), "prediction": network.memory(batch_size, training=False)}
     if as_json:

@@ -80,7 +80,8 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
     if not as_json:
         click.echo(f"{model!r}")
         click.echo(f"{dataset}: {len(train):,} images to train with, {len(test):,} to test with, {len(train.classes)} classes")
-        click.echo(f"{brief(trainer.optimizer)}, {brief(trainer.schedule)}, {epochs} epochs, batches of {recipe['batch_size']}")
+        plural = "s" if epochs > 1 else ""
+        click.echo(f"{brief(trainer.optimizer)}, {brief(trainer.schedule)}, {epochs} epoch{plural}, batches of {recipe['batch_size']}")
     start = time.perf_counter()
     try:
         history = trainer.fit(
