@@ -92,7 +92,7 @@ def test_pairwise_kernels_cut_large_arrays_into_tasks(rng):
     doubled = flat + flat
     kernels.merge.add(flat, flat, flat)
     np.testing.assert_array_equal(flat, doubled)
-    wide = rng.standard_normal((3, 20_011))[:, 3:20_003]  # several blocks of columns in several rows
+    wide = rng.standard_normal((4, 20_011))[:, 3:20_003]  # several blocks of columns in several rows
     y = np.full(wide.shape, np.nan)
     kernels.merge.subtract(wide, wide[:, :1], y)
     np.testing.assert_array_equal(y, wide - wide[:, :1])
