@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -402,6 +403,24 @@ def test_a_loss_that_is_no_number_is_one_sentence(tmp_path):
 def test_an_output_that_is_a_file(tmp_path):
     (tmp_path / "out").write_text("in the way")
     assert str(tmp_path / "out") in refused("train", "cnn", "digits", "--epochs", 1, "--output", tmp_path / "out")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are of POSIX")
+def test_ctrl_c_saves_and_says_how_to_go_on(trained, tmp_path):
+    args = ["train", "cnn", "digits", "--schedule", "constant", "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-u", "-m", "numbacnn.cli.main", *args, "--epochs", "1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        while not running.stdout.readline().startswith("epoch 1/"):
+            assert running.poll() is None, running.stderr.read()
+        running.send_signal(signal.SIGINT)
+        _, told = running.communicate(timeout=120)
+    assert running.returncode == 130, told
+    assert told.count("\n") == 1
+    assert f"numbacnn train cnn digits --schedule constant --output {tmp_path / 'out'} --epochs 1000 --resume" in told
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    result = run(*args, "--epochs", 1, "--resume", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["epochs"] >= 1
 
 
 def test_processes_end_with_the_status():

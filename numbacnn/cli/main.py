@@ -48,10 +48,10 @@ class Commands(click.Group):
         ctx.meta["numbacnn.arguments"] = list(args)
         return super().parse_args(ctx, args)
 
-    def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:  # type: ignore[override]
         given, blocked = _without_blocked(sys.argv[1:] if args is None else args)
         with _blocking(blocked), warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _show_warning  # type: ignore[assignment]
             sys.exit(self._status(given, options))
 
     def _status(self, args: list[str], options: dict[str, Any]) -> int:
@@ -102,7 +102,9 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> N
 
 def _without_blocked(args: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments without ``--no-plugin NAME``, which may stand anywhere, and the names."""
-    rest, blocked, waiting = [], [], list(args)
+    rest: list[str] = []
+    blocked: list[str] = []
+    waiting = list(args)
     while waiting:
         argument = waiting.pop(0)
         if argument == "--":

@@ -31,7 +31,7 @@ def command(model: str, files: tuple[Path, ...], top: int, batch_size: int, thre
     options.use(threads, device)
     network = saved_model(model)
     paths = _image_files(files)
-    results = [
+    results: list[dict[str, Any]] = [
         {"file": str(path), "predictions": predictions}
         for at in range(0, len(paths), batch_size)
         for path, predictions in _predict(network, paths[at : at + batch_size], top)

@@ -76,7 +76,7 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
     model.classes = train.classes
     trainer = Trainer(model, optimizer=make_optimizer(recipe), schedule=recipe["schedule"], seed=given["seed"])
     epochs = given["epochs"] or recipe.get("epochs") or default_epochs(len(train), recipe["batch_size"])
-    output = given["output"] or Path("runs", f"{architecture}-{Path(dataset).name}".replace(":", "-"))
+    output = given["output"] or Path("runs", f"{architecture}-{Path(dataset).resolve().name}".replace(":", "-"))
     if not as_json:
         click.echo(f"{model!r}")
         click.echo(f"{dataset}: {len(train):,} images to train with, {len(test):,} to test with, {len(train.classes)} classes")
@@ -99,7 +99,7 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
     seconds = time.perf_counter() - start
     model.save(output / "model.safetensors")
     history.to_json(output / "history.json")
-    result = {
+    result: dict[str, Any] = {
         "architecture": architecture,
         "dataset": dataset,
         "epochs": len(history),

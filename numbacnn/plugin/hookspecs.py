@@ -17,6 +17,7 @@ A plugin is a module named by an entry point of the group ``numbacnn``. It imple
 a plugin for another major version is not loaded.
 """
 
+# mypy: disable-error-code="empty-body"
 from __future__ import annotations
 
 from collections.abc import Iterable

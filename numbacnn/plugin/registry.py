@@ -102,13 +102,16 @@ def origin(kind: str, name_or_object: Any, manager: PluginManager | None = None)
     name and no distribution."""
     manager = manager or default_manager()
     if isinstance(name_or_object, str):
-        entry: Entry | None = find(kind, name_or_object, manager)
-    else:
-        thing = name_or_object if hasattr(name_or_object, "__qualname__") else type(name_or_object)
-        kinds = [kind, _FALLBACK[kind]] if kind in _FALLBACK else [kind]
-        entry = next((e for k in kinds for e in entries(k, manager) if _imported(e) is thing), None)
-        if entry is None:
-            return Origin(thing.__name__, None, None)
+        return _origin_of(find(kind, name_or_object, manager))
+    thing = name_or_object if hasattr(name_or_object, "__qualname__") else type(name_or_object)
+    kinds = [kind, _FALLBACK[kind]] if kind in _FALLBACK else [kind]
+    for entry in (entry for k in kinds for entry in entries(k, manager)):
+        if _imported(entry) is thing:
+            return _origin_of(entry)
+    return Origin(thing.__name__, None, None)
+
+
+def _origin_of(entry: Entry) -> Origin:
     return Origin(entry.spec.name, entry.distribution, entry.version)
 
 
