@@ -242,7 +242,10 @@ class Dual:
 
 
 def dual(value, slope):
-    return Dual(value, slope)
+    tile = next((x for x in (value, slope) if isinstance(x, PyTile)), None)
+    if tile is None:
+        return Dual(value, slope)
+    return Dual(*(PyTile(np.broadcast_to(tile._number(x), tile.values.shape)) for x in (value, slope)))
 
 
 def value(x):

@@ -30,6 +30,7 @@ from numbacnn.layers.activation import (
 from numbacnn.simd import where
 from tests.naive import activation as naive
 
+compiled = pytest.mark.skipif(jit.JIT_DISABLED, reason="about compiled code")
 ELEMENTWISE = sorted({*BUILT_IN} - {"prelu", "softmax", "log_softmax", "identity", "swish"})
 SIZE = 1009  # a prime: every loop has a remainder
 
@@ -83,11 +84,12 @@ def test_in_place_and_threads(name):
     z, dz = x.copy(), dy.copy()
     layer.forward(z, z, {}, {}, True)
     reads = layer.backward_reads
+    threads = jit.num_threads()
     jit.set_num_threads(1)
     try:
         layer.backward(x if "x" in reads else None, z if "y" in reads else None, dz, dz, {}, {}, {})
     finally:
-        jit.set_num_threads(2)
+        jit.set_num_threads(threads)
     assert np.array_equal(y, z)
     assert np.array_equal(dx, dz)
 
@@ -263,6 +265,7 @@ def test_own_function(name):
     np.testing.assert_allclose(dx, [(function(v + h) - function(v - h)) / (2 * h) for v in x], rtol=2e-5, atol=2e-5)
 
 
+@compiled
 def test_tiles_go_through_unbranched_functions(tmp_path, monkeypatch):
     """Functions that a Tile can go through really do, and only others are called element by element."""
     monkeypatch.setenv("NUMBACNN_CACHE_DIR", str(tmp_path))  # with compiled code at hand, nothing would be typed
@@ -295,6 +298,7 @@ def test_own_layer_is_a_layer():
     assert Own().elementwise
 
 
+@compiled
 def test_own_function_errors():
     with pytest.raises(ConfigError, match="must take one number"):
         activation("own", lambda x, y: x)
@@ -327,17 +331,18 @@ SCRIPT = """
 """
 
 
+@compiled
 def test_own_function_is_found_by_the_next_process(tmp_path):
     """Compiled once; another number in the closure is another kernel."""
 
-    def compiled(beta):
+    def compilations(beta):
         environment = os.environ | {"NUMBACNN_CACHE_DIR": str(tmp_path)}
         script = textwrap.dedent(SCRIPT).format(beta=beta)
         path = tmp_path / "script.py"
         path.write_text(script)
         return int(subprocess.run([sys.executable, str(path)], env=environment, check=True, capture_output=True, text=True).stdout)
 
-    assert [compiled(2.0), compiled(2.0), compiled(3.0)] == [2, 0, 2]
+    assert [compilations(2.0), compilations(2.0), compilations(3.0)] == [2, 0, 2]
 
 
 # PyTorch -------------------------------------------------------------------------------------------------------------

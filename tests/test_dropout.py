@@ -84,11 +84,12 @@ def test_backward_has_the_mask_of_forward(layer, shape):
     b = stream(step=3)
     y, dx = np.empty_like(x), np.empty_like(x)
     layer.forward(x, y, {}, b, True)
+    threads = jit.num_threads()
     jit.set_num_threads(1)
     try:
         layer.backward(None, None, x, dx, {}, {}, b)
     finally:
-        jit.set_num_threads(2)
+        jit.set_num_threads(threads)
     assert np.array_equal(y, dx)
     wide = x.astype(np.float64)
     layer.forward(wide, wide, {}, b, True)

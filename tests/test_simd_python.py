@@ -1,0 +1,77 @@
+"""The same tests pass with ``NUMBA_DISABLE_JIT=1``, where kernels are plain Python over NumPy."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from numbacnn.simd import LANES
+from numbacnn.simd_python import PyTile, load, load_part, outer, plain, row_sum, store_part, stride, where, zeros
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tests/test_dual.py", "tests/test_elementary.py", "-k", "not cpus and not four_ulps"],
+        ["tests/test_activation.py", "-k", "own or softmax or prelu or parameters"],
+        ["tests/test_dropout.py", "-k", "stream or inference or infinities"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_without_compilation(arguments):
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    command = [sys.executable, "-m", "pytest", "-m", "not oracle", "-p", "no:cacheprovider", *arguments]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert " passed" in run.stdout
+
+
+def test_addresses():
+    """Offsets and strides count elements of the array's memory, views included; columns after the last valid one stay untouched."""
+    memory = np.arange(4 * LANES * 3, dtype=np.float32).reshape(3, -1)
+    view = memory[:, 1::2]
+    assert stride(view, 0) == 4 * LANES
+    assert stride(view, 1) == 2
+    np.testing.assert_array_equal(load(view, 1, stride(view, 0), 3, 1).values, memory[:, 2 : 2 + LANES])
+    part = load_part(view, 0, 0, 2, 2, 1)
+    assert part.values[:, :3].tolist() == [[1, 2, 0]] * 2
+    store_part(part + 1, memory, 0, 4 * LANES, 1)
+    assert memory[:, 0].tolist() == [2, 2, 8 * LANES]
+    assert memory[0, 1] == 1
+    for offset in (-1, memory.size - 1):
+        with pytest.raises(IndexError):
+            load(memory, offset, 0, 1, 1)
+
+
+def test_outer_and_row_sum():
+    a, b = np.arange(3, dtype=np.float32), np.arange(LANES, dtype=np.float32)
+    product = outer(zeros(a, 3, 1), a, 0, 1, b, 0)
+    np.testing.assert_array_equal(product.values, a[:, None] * b)
+    np.testing.assert_array_equal(row_sum(product).values, 3 * b[None])
+
+
+def test_a_tile_is_no_truth_value():
+    tile = PyTile(np.zeros((1, LANES)))
+    with pytest.raises(TypeError, match="where"):
+        bool(tile > 0)
+    assert where(tile > 0, 1.0, 2.0).values.tolist() == [[2] * LANES]
+
+
+def test_plain_functions_see_their_module():
+    """math, max and min take Tiles; names that are defined later are found; division by zero gives infinity."""
+    twin = plain(later)
+    assert twin(PyTile(np.array([[4.0, 1.0]]))).values.tolist() == [[2, 3]]
+    assert plain(lambda x: np.float64(1.0) / x)(0.0) == np.inf
+
+
+def later(x):
+    return max(math.sqrt(x), SOME)
+
+
+SOME = PyTile(np.array([[0.0, 3.0]]))
