@@ -35,6 +35,8 @@ _NAMES = {
     "data.dataset": "ArrayDataset",
     "plugin.hookspecs": "hookimpl",
     "kernels.jit": "kernel inline",
+    "simd": "where",
+    "layers.initializers": "Initializer Constant Normal TruncatedNormal Uniform VarianceScaling Orthogonal",
     "errors": "NumbacnnError ConfigError ShapeError DataError WeightsError PluginError DivergenceError UnknownNameError",
 }
 _HOME = {name: f".layers.{module}" for module, names in _LAYERS.items() for name in names.split()}
@@ -64,6 +66,7 @@ __all__ = [  # written out, because type checkers read it
     "ChannelShuffle",
     "Concatenate",
     "ConfigError",
+    "Constant",
     "Conv1D",
     "Conv1DTranspose",
     "Conv2D",
@@ -90,6 +93,7 @@ __all__ = [  # written out, because type checkers read it
     "GroupNorm",
     "Huber",
     "Identity",
+    "Initializer",
     "Input",
     "InstanceNorm",
     "Layer",
@@ -108,7 +112,9 @@ __all__ = [  # written out, because type checkers read it
     "Model",
     "MultiClassHinge",
     "Multiply",
+    "Normal",
     "NumbacnnError",
+    "Orthogonal",
     "PReLU",
     "Parameter",
     "Permute",
@@ -131,8 +137,11 @@ __all__ = [  # written out, because type checkers read it
     "Subtract",
     "Tensor",
     "Trainer",
+    "TruncatedNormal",
+    "Uniform",
     "UnknownNameError",
     "Upsample",
+    "VarianceScaling",
     "WeightsError",
     "ZeroPad",
     "__version__",
@@ -149,6 +158,7 @@ __all__ = [  # written out, because type checkers read it
     "load",
     "scope",
     "set_num_threads",
+    "where",
 ]
 
 
@@ -235,6 +245,7 @@ if TYPE_CHECKING:
     )
     from .layers.dense import Dense
     from .layers.dropout import Dropout, SpatialDropout, StochasticDepth
+    from .layers.initializers import Constant, Initializer, Normal, Orthogonal, TruncatedNormal, Uniform, VarianceScaling
     from .layers.merge import Add, Concatenate, Maximum, Multiply, Subtract
     from .layers.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, LocalResponseNorm
     from .layers.pool import (
@@ -277,6 +288,7 @@ if TYPE_CHECKING:
     )
     from .model import Model, Sequential, create, load
     from .plugin.hookspecs import hookimpl
+    from .simd import where
     from .training.callbacks import Callback, EarlyStopping
     from .training.losses import BinaryCrossEntropy, Huber, MeanAbsoluteError, MeanSquaredError, MultiClassHinge, SoftmaxCrossEntropy
     from .training.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop

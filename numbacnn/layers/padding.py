@@ -80,8 +80,8 @@ def window_places(
         extent = d * (k - 1) + 1
         if n + before + after < extent:
             raise ShapeError(
-                f"given shape {tuple(given)}, needs at least {extent - before - after} along each axis that a window of {extent} slides over: "
-                f"a kernel of {k} with dilation {d} and padding ({before}, {after}) does not fit into {n}."
+                f"given shape {tuple(given)}, needs at least {extent - before - after} along each axis "
+                f"that a window of {extent} slides over: a kernel of {k} with dilation {d} and padding ({before}, {after}) does not fit into {n}."
             )
         places.append((n + before + after - extent) // s + 1)
     return tuple(places)
