@@ -162,7 +162,7 @@ def test_the_same_bits_with_any_number_of_threads():
     try:
         for threads in sorted({1, before}):
             jit.set_num_threads(threads)
-            store = ParameterStore({"dense.weight": Parameter((300, 401), "he_normal")}, 0, "float32")
+            store = ParameterStore({"dense.weight": Parameter((600, 401), "he_normal")}, 0, "float32")
             run(Adam(clip_norm=2.0, weight_decay=0.1), store, 3)
             results.append(store.trainable.copy())
     finally:

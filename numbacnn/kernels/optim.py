@@ -23,7 +23,7 @@ FACTOR, NORM_FACTOR, LARGEST, DECOUPLED, OWN = 0, 1, 2, 3, 4
 RATE, WEIGHT_DECAY, L1 = 0, 1, 2
 VECTORS = 4
 WIDTH = VECTORS * LANES
-SERIAL = 1 << 15  # elements that one thread updates sooner than several threads start
+SERIAL = 1 << 17  # elements that one thread updates sooner than several threads start
 
 
 @inline

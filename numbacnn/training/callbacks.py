@@ -136,8 +136,9 @@ class ModelCheckpoint(Callback):
             _values(trainer, self.monitor, "ModelCheckpoint")
             if trainer.history.best(self.monitor) is not trainer.history[-1]:
                 return
-        Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-        trainer.model.save(self.path)
+        path = Path(self.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trainer.model.save(path)
 
 
 def resolve(callback: str | Callback) -> Callback:

@@ -118,7 +118,7 @@ def _checksum(arrays: Mapping[str, np.ndarray], state: str) -> int:
     checksum = zlib.crc32(state.encode())
     for name in sorted(arrays):
         checksum = zlib.crc32(name.encode(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data, checksum)
     return checksum
 
 

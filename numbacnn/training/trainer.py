@@ -184,8 +184,8 @@ class Trainer:
                 means.add(f"loss {k}", total[0] * total[1], total[1])
             means.measure(self.metrics, outputs[0], targets[0])
         values = means.values()
-        loss = sum(weight * values.pop(f"loss {k}") for k, weight in enumerate(self.loss_weights))
-        return {"loss": loss, **values}
+        weighted = sum(weight * values.pop(f"loss {k}") for k, weight in enumerate(self.loss_weights))
+        return {"loss": weighted, **values}
 
     def _open(self, source: Any, split: str) -> Any:
         return open_dataset(source, split, input_shape=self.model.graph.inputs[0].shape)
@@ -267,7 +267,7 @@ class _Run:
 
     def __init__(self, trainer: Trainer, loader: Loader, validation: Any, epochs: int, folder: Any, every: int | None):
         self.trainer, self.loader, self.validation, self.epochs = trainer, loader, validation, epochs
-        self.folder = None if folder is None else os.fspath(folder)
+        self.folder: str | None = None if folder is None else os.fspath(folder)
         self.every = every
         self.first_epoch, self.first_step = trainer.epochs, trainer.steps
         self.batch = 0  # batches of the current epoch that are done
@@ -282,7 +282,7 @@ class _Run:
         trainer.history, trainer._stopped = History(), False
         if resume and self.folder is None:
             raise ConfigError("fit was given resume=True without a checkpoint folder to resume from.")
-        resumed = resume and self._restore()
+        resumed = resume and self.folder is not None and self._restore(self.folder)
         if self.folder is not None and not resumed:
             checkpoints.clear(self.folder)
             self._save()
@@ -324,7 +324,8 @@ class _Run:
         watchers = [c for c in trainer.callbacks if type(c).on_step_end is not callback_room.Callback.on_step_end]
         factor = self._factor(self.batch)
         start = time.perf_counter()
-        with contextlib.closing(self.loader.epoch(trainer.epochs, self.batch)) as batches:
+        batches: Any = self.loader.epoch(trainer.epochs, self.batch)
+        with contextlib.closing(batches):  # ends the loader's threads
             for images, labels in batches:
                 if trainer.schedule.per_step:
                     factor = self._factor(self.batch)
@@ -392,13 +393,13 @@ class _Run:
         }
         checkpoints.save(self.folder, trainer.steps, checkpoints.Checkpoint(arrays, state))
 
-    def _restore(self) -> bool:
+    def _restore(self, folder: str) -> bool:
         """Go back to the newest checkpoint; False where there is none."""
-        saved = checkpoints.newest(self.folder)
+        saved = checkpoints.newest(folder)
         if saved is None:
             return False
         trainer, store, state = self.trainer, self.trainer.model.store, saved.state
-        checkpoints.check_fingerprint(self.folder, state["fingerprint"], self._fingerprint())
+        checkpoints.check_fingerprint(folder, state["fingerprint"], self._fingerprint())
         for name in store.specs:
             store.view(name)[...] = saved.arrays[name]
         for name, array in trainer.updater.arrays().items():
@@ -415,7 +416,7 @@ class _Run:
     def _fingerprint(self) -> dict[str, Any]:
         """What must not change between the parts of a run."""
         trainer = self.trainer
-        config = json.dumps(trainer.model.to_config(), sort_keys=True)
+        config = json.dumps(_without_versions(trainer.model.to_config()), sort_keys=True)
         return {
             "model": f"a model with digest {hashlib.sha256(config.encode()).hexdigest()[:16]}",
             "frozen parameters": sorted(trainer.model.store.frozen),
@@ -429,6 +430,13 @@ class _Run:
             "shuffle": bool(self.loader.shuffle),
             "number of training samples": len(self.loader.dataset),
         }
+
+
+def _without_versions(config: Any) -> Any:
+    """A model's description without the versions of packages: an update of one does not make it another model."""
+    if isinstance(config, dict):
+        return {key: _without_versions(value) for key, value in config.items() if key != "distribution_version"}
+    return [_without_versions(value) for value in config] if isinstance(config, list) else config
 
 
 # Ctrl-C --------------------------------------------------------------------------------------------------------------
