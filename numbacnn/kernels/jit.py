@@ -154,6 +154,9 @@ def _environment() -> str:
 # The disk cache ------------------------------------------------------------------------------------------------------
 
 
+DIGEST_BYTES = hashlib.sha256().digest_size  # in front of each file, of what follows
+
+
 class DiskCache(_Cache):
     """Numba's cache protocol over one file per kernel and signature."""
 
@@ -190,10 +193,13 @@ class DiskCache(_Cache):
         target_context.refresh()
         path = self._path(sig, target_context.codegen())
         try:
-            return CompileResult._rebuild(target_context, *pickle.loads(path.read_bytes()))
+            content = path.read_bytes()
+            if content[:DIGEST_BYTES] != hashlib.sha256(content[DIGEST_BYTES:]).digest():
+                return None  # damaged: machine code with a wrong bit would run
+            return CompileResult._rebuild(target_context, *pickle.loads(content[DIGEST_BYTES:]))
         except OSError:
             return None
-        except Exception:  # a damaged or foreign file: compile again, and write over it
+        except Exception:  # a foreign file: compile again, and write over it
             return None
 
     def save_overload(self, sig: Any, data: CompileResult) -> None:
@@ -205,7 +211,8 @@ class DiskCache(_Cache):
             handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
             try:
                 with os.fdopen(handle, "wb") as file:
-                    file.write(numba.core.serialize.dumps(data._reduce()))
+                    content = numba.core.serialize.dumps(data._reduce())
+                    file.write(hashlib.sha256(content).digest() + content)
                 os.replace(temporary, path)
             except BaseException:
                 with contextlib.suppress(OSError):
