@@ -65,9 +65,7 @@ make_attribute_wrapper(Dual, "value", "value")
 make_attribute_wrapper(Dual, "slope", "slope")
 
 
-@intrinsic
-def dual(typing_context, value, slope):
-    """The dual number of a value and a slope. A plain number beside a Tile holds for the whole Tile."""
+def _typed_dual(typing_context, value, slope):
     kinds = [types.unliteral(kind) for kind in (value, slope)]
     kind = next((k for k in kinds if isinstance(k, Tile)), None) or typing_context.unify_types(*kinds, types.float32)
     if not isinstance(kind, Tile | types.Float) or any(isinstance(k, Tile) and k != kind for k in kinds):
@@ -81,6 +79,10 @@ def dual(typing_context, value, slope):
         return _packed(context, builder, sig.return_type, *parts)
 
     return Dual(kind)(*kinds), generate
+
+
+dual: Any = intrinsic(_typed_dual)
+"""``dual(value, slope)``: the dual number of both. A plain number beside a Tile holds for the whole Tile."""
 
 
 def _packed(context: Any, builder: Any, kind: Dual, value: Any, slope: Any) -> Any:

@@ -240,6 +240,15 @@ class Dual:
     def __init__(self, value: Any, slope: Any):
         self.value, self.slope = value, slope
 
+    def __neg__(self) -> Dual:
+        return Dual(-self.value, -self.slope)
+
+    def __pos__(self) -> Dual:
+        return self
+
+    def __abs__(self) -> Dual:
+        return Dual(abs(self.value), where(self.value > 0, self.slope, where(self.value < 0, -self.slope, 0.0)))
+
 
 def dual(value, slope):
     tile = next((x for x in (value, slope) if isinstance(x, PyTile)), None)
@@ -281,9 +290,6 @@ for _name, _rule in {
     setattr(Dual, f"__r{_name}__", lambda b, a, rule=_rule: rule(a, b))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     setattr(Dual, f"__{_name}__", _comparison(getattr(operator, _name)))
-Dual.__neg__ = lambda x: Dual(-x.value, -x.slope)  # type: ignore[attr-defined]
-Dual.__pos__ = lambda x: x  # type: ignore[attr-defined]
-Dual.__abs__ = lambda x: Dual(abs(x.value), where(x.value > 0, x.slope, where(x.value < 0, -x.slope, 0.0)))  # type: ignore[attr-defined]
 Dual.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 

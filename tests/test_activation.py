@@ -11,6 +11,7 @@ import types
 import numpy as np
 import pytest
 
+import numbacnn as nc
 from numbacnn import kernels
 from numbacnn.errors import ConfigError, ShapeError, UnknownNameError
 from numbacnn.kernels import jit, scalar
@@ -247,6 +248,7 @@ OWN = {
     "helper": lambda x: cube(x) - abs(x) + max(x, -1.0),
     "where": lambda x: x * where(x > 0, 1.0, 0.1),
     "powers": lambda x: (1 + x**2) ** 0.5 + 2**x,
+    "public": lambda x: nc.where(x > 0, x, nc.where(x < -2.0, -0.4, 0.2 * x)),
     "branch": halves,
     "loop": sums,
     "ufunc": np.arctan,
