@@ -81,7 +81,8 @@ def window_places(
         if n + before + after < extent:
             raise ShapeError(
                 f"given shape {tuple(given)}, needs at least {extent - before - after} along each axis "
-                f"that a window of {extent} slides over: a kernel of {k} with dilation {d} and padding ({before}, {after}) does not fit into {n}."
+                f"that a window of {extent} slides over: a kernel of {k} with dilation {d} "
+                f"and padding ({before}, {after}) does not fit into {n}."
             )
         places.append((n + before + after - extent) // s + 1)
     return tuple(places)
