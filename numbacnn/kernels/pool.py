@@ -3,9 +3,10 @@
 All kernels take dense arrays ``(N, D, H, W, C)``, with ones in front where there are fewer axes. Which input pixels a
 window holds comes in tables, so that sliding, adaptive and global pooling are the same code:
 
-``windows[axis, place]``  ``(start, stop, step, count)``: the pixels ``range(start, stop, step)`` along that axis, clipped to
-                          the input, and what the window counts as in an average (padding may count).
-``covers[axis, pixel]``   ``(first, stop)``: the places whose windows may hold that pixel.
+``windows[axis, place]``  ``(start, taps, step)``: the pixels ``start + step * (0, 1, ... taps - 1)`` along that axis, clipped to the
+                          input;
+``covers[axis, pixel]``   ``(first, places)``: the places, from the first on, whose windows may hold that pixel;
+``shares[axis, place]``   1 / what the window counts as in an average (padding may count). Shares of the axes are multiplied.
 
 A task is a stretch of one row, and a span of channels, of the array that is written: every element is written by one
 task, and backward gathers from all windows that hold a pixel instead of scattering.
@@ -50,38 +51,55 @@ def _place(task, shape, stretches, span, spans):
     return n, d, h, first, min(first + STRETCH, width), channel, min(channel + span, channels)
 
 
+@inline
+def _window(windows, d, h, w, shape):
+    """Offset in pixels of a window's first tap in its sample; taps along each axis, and pixels between them."""
+    _, _, height, width, _ = shape
+    first = (windows[0, d, 0] * height + windows[1, h, 0]) * width + windows[2, w, 0]
+    taps = windows[0, d, 1], windows[1, h, 1], windows[2, w, 1]
+    steps = windows[0, d, 2] * height * width, windows[1, h, 2] * width, windows[2, w, 2]
+    return first, taps, steps
+
+
+@inline
+def _cover(covers, d, h, w, shape):
+    """Offset in places of the first window that may hold a pixel; windows along each axis, and places between them."""
+    _, _, height, width, _ = shape
+    first = (covers[0, d, 0] * height + covers[1, h, 0]) * width + covers[2, w, 0]
+    return first, (covers[0, d, 1], covers[1, h, 1], covers[2, w, 1]), (height * width, width, 1)
+
+
 # Max -----------------------------------------------------------------------------------------------------------------
 
 
 @inline
-def _window_max(x, n, windows, d, h, w, c):
-    _, depth, height, width, channels = x.shape
+def _window_max(x, at, taps, steps, count):
+    channels = x.shape[4]
     best = splat(x, -np.inf, 1, VECTORS)
-    for i in range(windows[0, d, 0], windows[0, d, 1], windows[0, d, 2]):
-        for j in range(windows[1, h, 0], windows[1, h, 1], windows[1, h, 2]):
-            row = ((n * depth + i) * height + j) * width
-            for k in range(windows[2, w, 0], windows[2, w, 1], windows[2, w, 2]):
-                best = max(best, read(x, (row + k) * channels + c, channels - c))
+    for i in range(taps[0]):
+        for j in range(taps[1]):
+            near = at + (i * steps[0] + j * steps[1]) * channels
+            for _k in range(taps[2]):
+                best = max(read(x, near, count), best)
+                near += steps[2] * channels
     return best
 
 
 @inline
-def _window_argmax(x, argmax, n, windows, d, h, w, c):
+def _window_argmax(x, argmax, at, first, taps, steps, count):
     """The maxima, and the pixel of the sample where each was first met; not a number beats every number."""
-    _, depth, height, width, channels = x.shape
-    best = splat(x, -np.inf, 1, VECTORS)
-    first = (windows[0, d, 0] * height + windows[1, h, 0]) * width + windows[2, w, 0]
-    pixel = splat(argmax, first, 1, VECTORS)
-    sample = n * depth * height * width
-    for i in range(windows[0, d, 0], windows[0, d, 1], windows[0, d, 2]):
-        for j in range(windows[1, h, 0], windows[1, h, 1], windows[1, h, 2]):
-            row = (i * height + j) * width
-            for k in range(windows[2, w, 0], windows[2, w, 1], windows[2, w, 2]):
-                value = read(x, (sample + row + k) * channels + c, channels - c)
+    channels = x.shape[4]
+    best, chosen = splat(x, -np.inf, 1, VECTORS), splat(argmax, first, 1, VECTORS)
+    for i in range(taps[0]):
+        for j in range(taps[1]):
+            pixel = i * steps[0] + j * steps[1]
+            for _k in range(taps[2]):
+                value = read(x, at + pixel * channels, count)
                 better = (value > best) | (value != value)  # noqa: PLR0124 (true of what is not a number)
                 best = where(better, value, best)
-                pixel = where(better, row + k, pixel)
-    return best, pixel
+                chosen = where(better, first + pixel, chosen)
+                pixel += steps[2]
+    return best, chosen
 
 
 @kernel(parallel=True)
@@ -97,16 +115,17 @@ def max_forward(x, y, argmax, windows, queue, threads):
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
-            row = ((n * depth + d) * height + h) * width
+            row, sample = ((n * depth + d) * height + h) * width, n * x.shape[1] * x.shape[2] * x.shape[3]
             for w in range(first, last):
+                tap, taps, steps = _window(windows, d, h, w, x.shape)
                 for c in range(channel, end, WIDTH):
-                    at = (row + w) * channels + c
+                    at, to, count = (sample + tap) * channels + c, (row + w) * channels + c, channels - c
                     if argmax.size == 0:
-                        write(_window_max(x, n, windows, d, h, w, c), y, at, channels - c)
+                        write(_window_max(x, at, taps, steps, count), y, to, count)
                     else:
-                        best, pixel = _window_argmax(x, argmax, n, windows, d, h, w, c)
-                        write(best, y, at, channels - c)
-                        write(pixel, argmax, at, channels - c)
+                        best, chosen = _window_argmax(x, argmax, at, tap, taps, steps, count)
+                        write(best, y, to, count)
+                        write(chosen, argmax, to, count)
 
 
 @kernel(parallel=True)
@@ -122,41 +141,44 @@ def max_backward(dy, argmax, dx, covers, queue, threads):
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, dx.shape, stretches, span, spans)
+            sample = n * places_d * places_h * places_w
             for w in range(first, last):
                 pixel = (d * height + h) * width + w
+                place, places, steps = _cover(covers, d, h, w, dy.shape)
                 for c in range(channel, end, WIDTH):
+                    at, count = (sample + place) * channels + c, channels - c
                     sums = zeros(dx, 1, VECTORS)
-                    for i in range(covers[0, d, 0], covers[0, d, 1]):
-                        for j in range(covers[1, h, 0], covers[1, h, 1]):
-                            row = ((n * places_d + i) * places_h + j) * places_w
-                            for k in range(covers[2, w, 0], covers[2, w, 1]):
-                                at = (row + k) * channels + c
-                                chosen = read(argmax, at, channels - c) == pixel
-                                sums = sums + where(chosen, read(dy, at, channels - c), 0.0)
-                    write(sums, dx, (n * depth * height * width + pixel) * channels + c, channels - c)
+                    for i in range(places[0]):
+                        for j in range(places[1]):
+                            near = at + (i * steps[0] + j * steps[1]) * channels
+                            for _k in range(places[2]):
+                                sums = sums + where(read(argmax, near, count) == pixel, read(dy, near, count), 0.0)
+                                near += channels
+                    write(sums, dx, (n * depth * height * width + pixel) * channels + c, count)
 
 
 # Average -------------------------------------------------------------------------------------------------------------
 
 
 @inline
-def _window_sum(x, n, windows, d, h, w, c):
+def _window_sum(x, at, taps, steps, count):
     """Sum over a window, line by line: rounding errors grow with its side, not with its area."""
-    _, depth, height, width, channels = x.shape
+    channels = x.shape[4]
     total = zeros(x, 1, VECTORS)
-    for i in range(windows[0, d, 0], windows[0, d, 1]):
-        for j in range(windows[1, h, 0], windows[1, h, 1]):
-            row = ((n * depth + i) * height + j) * width
+    for i in range(taps[0]):
+        for j in range(taps[1]):
+            near = at + (i * steps[0] + j * steps[1]) * channels
             line = zeros(x, 1, VECTORS)
-            for k in range(windows[2, w, 0], windows[2, w, 1]):
-                line = line + read(x, (row + k) * channels + c, channels - c)
+            for _k in range(taps[2]):
+                line = line + read(x, near, count)
+                near += channels
             total = total + line
     return total
 
 
 @kernel(parallel=True)
-def average_forward(x, y, windows, queue, threads):
-    """``y`` = sum of each window / its count."""
+def average_forward(x, y, windows, shares, queue, threads):
+    """``y`` = sum of each window times its share."""
     stretches, span, spans, tasks = _partition(y.shape)
     _, depth, height, width, channels = y.shape
     queue[0] = 0
@@ -166,17 +188,18 @@ def average_forward(x, y, windows, queue, threads):
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
-            row = ((n * depth + d) * height + h) * width
+            row, sample = ((n * depth + d) * height + h) * width, n * x.shape[1] * x.shape[2] * x.shape[3]
             for w in range(first, last):
-                count = windows[0, d, 3] * windows[1, h, 3] * windows[2, w, 3]
+                tap, taps, steps = _window(windows, d, h, w, x.shape)
+                share = shares[0, d] * shares[1, h] * shares[2, w]
                 for c in range(channel, end, WIDTH):
-                    mean = _window_sum(x, n, windows, d, h, w, c) / count
-                    write(mean, y, (row + w) * channels + c, channels - c)
+                    total = _window_sum(x, (sample + tap) * channels + c, taps, steps, channels - c)
+                    write(total * share, y, (row + w) * channels + c, channels - c)
 
 
 @kernel(parallel=True)
-def average_backward(dy, dx, windows, covers, queue, threads):
-    """``dx`` = sum of ``dy`` / count over the windows that hold the pixel."""
+def average_backward(dy, dx, covers, shares, queue, threads):
+    """``dx`` = sum of ``dy`` times share over the windows that hold the pixel."""
     stretches, span, spans, tasks = _partition(dx.shape)
     _, depth, height, width, channels = dx.shape
     _, places_d, places_h, places_w, _ = dy.shape
@@ -187,17 +210,21 @@ def average_backward(dy, dx, windows, covers, queue, threads):
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, dx.shape, stretches, span, spans)
-            pixels = ((n * depth + d) * height + h) * width
+            pixels, sample = ((n * depth + d) * height + h) * width, n * places_d * places_h * places_w
             for w in range(first, last):
+                place, places, steps = _cover(covers, d, h, w, dy.shape)
+                first_d, first_h, first_w = covers[0, d, 0], covers[1, h, 0], covers[2, w, 0]
                 for c in range(channel, end, WIDTH):
+                    at, count = (sample + place) * channels + c, channels - c
                     sums = zeros(dx, 1, VECTORS)
-                    for i in range(covers[0, d, 0], covers[0, d, 1]):
-                        for j in range(covers[1, h, 0], covers[1, h, 1]):
-                            row = ((n * places_d + i) * places_h + j) * places_w
-                            for k in range(covers[2, w, 0], covers[2, w, 1]):
-                                count = windows[0, i, 3] * windows[1, j, 3] * windows[2, k, 3]
-                                sums = sums + read(dy, (row + k) * channels + c, channels - c) * (1.0 / count)
-                    write(sums, dx, (pixels + w) * channels + c, channels - c)
+                    for i in range(places[0]):
+                        for j in range(places[1]):
+                            near = at + (i * steps[0] + j * steps[1]) * channels
+                            plane = shares[0, first_d + i] * shares[1, first_h + j]
+                            for k in range(places[2]):
+                                sums = sums + read(dy, near, count) * (plane * shares[2, first_w + k])
+                                near += channels
+                    write(sums, dx, (pixels + w) * channels + c, count)
 
 
 # Lp ------------------------------------------------------------------------------------------------------------------
@@ -227,7 +254,6 @@ def lp_forward(x, y, windows, p, queue, threads):
     """``y`` = (sum of ``|x| ** p`` over each window) ** (1 / p)."""
     stretches, span, spans, tasks = _partition(y.shape)
     _, depth, height, width, channels = y.shape
-    _, pixels_d, pixels_h, pixels_w, _ = x.shape
     queue[0] = 0
     for _ in prange(threads):
         while True:
@@ -235,16 +261,19 @@ def lp_forward(x, y, windows, p, queue, threads):
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
-            places = ((n * depth + d) * height + h) * width
+            row, sample = ((n * depth + d) * height + h) * width, n * x.shape[1] * x.shape[2] * x.shape[3]
             for w in range(first, last):
+                tap, taps, steps = _window(windows, d, h, w, x.shape)
                 for c in range(channel, end, WIDTH):
+                    at, count = (sample + tap) * channels + c, channels - c
                     sums = zeros(x, 1, VECTORS)
-                    for i in range(windows[0, d, 0], windows[0, d, 1]):
-                        for j in range(windows[1, h, 0], windows[1, h, 1]):
-                            row = ((n * pixels_d + i) * pixels_h + j) * pixels_w
-                            for k in range(windows[2, w, 0], windows[2, w, 1]):
-                                sums = sums + _power(abs(read(x, (row + k) * channels + c, channels - c)), p)
-                    write(_power(sums, 1.0 / p), y, (places + w) * channels + c, channels - c)
+                    for i in range(taps[0]):
+                        for j in range(taps[1]):
+                            near = at + (i * steps[0] + j * steps[1]) * channels
+                            for _k in range(taps[2]):
+                                sums = sums + _power(abs(read(x, near, count)), p)
+                                near += channels
+                    write(_power(sums, 1.0 / p), y, (row + w) * channels + c, count)
 
 
 @kernel(parallel=True)
@@ -260,20 +289,21 @@ def lp_backward(x, y, dy, dx, covers, p, queue, threads):
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, dx.shape, stretches, span, spans)
-            pixels = ((n * depth + d) * height + h) * width
+            pixels, sample = ((n * depth + d) * height + h) * width, n * places_d * places_h * places_w
             for w in range(first, last):
+                place, places, steps = _cover(covers, d, h, w, dy.shape)
                 for c in range(channel, end, WIDTH):
-                    at = (pixels + w) * channels + c
-                    value = read(x, at, channels - c)
+                    at, to, count = (sample + place) * channels + c, (pixels + w) * channels + c, channels - c
+                    value = read(x, to, count)
                     size = where(value == 0.0, 1.0, abs(value))
                     sums = zeros(dx, 1, VECTORS)
-                    for i in range(covers[0, d, 0], covers[0, d, 1]):
-                        for j in range(covers[1, h, 0], covers[1, h, 1]):
-                            row = ((n * places_d + i) * places_h + j) * places_w
-                            for k in range(covers[2, w, 0], covers[2, w, 1]):
-                                near = (row + k) * channels + c
-                                norm = read(y, near, channels - c)
+                    for i in range(places[0]):
+                        for j in range(places[1]):
+                            near = at + (i * steps[0] + j * steps[1]) * channels
+                            for _k in range(places[2]):
+                                norm = read(y, near, count)
                                 ratio = size / where(norm == 0.0, 1.0, norm)
-                                sums = sums + read(dy, near, channels - c) * _ratio_power(ratio, p)
+                                sums = sums + read(dy, near, count) * _ratio_power(ratio, p)
+                                near += channels
                     slope = where(value > 0.0, sums, where(value < 0.0, -sums, where(value == 0.0, 0.0, value)))
-                    write(slope, dx, at, channels - c)
+                    write(slope, dx, to, count)

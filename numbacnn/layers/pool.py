@@ -50,21 +50,22 @@ def _adaptive(size: int, places: int) -> _AxisWindows:
 
 
 @functools.lru_cache(maxsize=256)
-def _tables(axes: tuple[_AxisWindows, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The tables ``windows`` and ``covers`` that :mod:`numbacnn.kernels.pool` describes."""
+def _tables(axes: tuple[_AxisWindows, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The tables ``windows``, ``covers`` and ``shares`` that :mod:`numbacnn.kernels.pool` describes."""
     axes = (_AxisWindows(1, (0,), (1,)),) * (3 - len(axes)) + axes
-    windows = np.zeros((3, max(len(axis.starts) for axis in axes), 4), np.int64)
+    windows = np.zeros((3, max(len(axis.starts) for axis in axes), 3), np.int64)
+    shares = np.zeros(windows.shape[:2])
     covers = np.zeros((3, max(axis.size for axis in axes), 2), np.int64)
-    for axis, window, cover in zip(axes, windows, covers):
+    for axis, window, cover, share in zip(axes, windows, covers, shares):
         starts, stops = np.array(axis.starts), np.minimum(axis.stops, axis.size)
         inside = starts + axis.step * np.maximum(0, -(starts // axis.step))
         pixels = np.maximum(0, -((inside - stops) // axis.step))
-        counts = pixels if axis.counts is None else axis.counts
-        window[: starts.size] = np.stack([inside, stops, np.full(starts.size, axis.step), counts], axis=1)
+        window[: starts.size] = np.stack([inside, pixels, np.full(starts.size, axis.step)], axis=1)
+        share[: starts.size] = 1 / np.maximum(1, pixels if axis.counts is None else axis.counts)
         every = np.arange(axis.size)
         cover[: axis.size, 0] = np.searchsorted(stops, every, side="right")
-        cover[: axis.size, 1] = np.searchsorted(starts, every, side="right")
-    return windows, covers
+        cover[: axis.size, 1] = np.maximum(0, np.searchsorted(starts, every, side="right") - cover[: axis.size, 0])
+    return windows, covers, shares
 
 
 def _lifted(array: np.ndarray, spatial: Shape) -> np.ndarray:
@@ -96,9 +97,8 @@ class _Pool(Layer):
         return (*self._places(x), x[-1])
 
     def flops(self, x: Shape) -> int:
-        windows, _ = _tables(self.axis_windows(x))
-        pixels = np.maximum(0, -((windows[..., 0] - windows[..., 1]) // np.maximum(windows[..., 2], 1)))
-        return x[-1] * math.prod(pixels.sum(axis=1).tolist())
+        windows, _, _ = _tables(self.axis_windows(x))
+        return x[-1] * math.prod(windows[..., 1].sum(axis=1).tolist())
 
     def _places(self, x: Shape) -> Shape:
         return tuple(len(axis.starts) for axis in self.axis_windows(x))
@@ -140,14 +140,16 @@ class _Average(_Pool):
     def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
         shape = x.shape[1:]
         x, y = self._views(shape, [x], [y])
-        kernels.pool.average_forward(x, y, _tables(self.axis_windows(shape))[0])
+        windows, _, shares = _tables(self.axis_windows(shape))
+        kernels.pool.average_forward(x, y, windows, shares)
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         if dx is None:
             return
         shape = dx.shape[1:]
         dx, dy = self._views(shape, [dx], [dy])
-        kernels.pool.average_backward(dy, dx, *_tables(self.axis_windows(shape)))
+        _, covers, shares = _tables(self.axis_windows(shape))
+        kernels.pool.average_backward(dy, dx, covers, shares)
 
 
 # Sliding windows -----------------------------------------------------------------------------------------------------
@@ -195,9 +197,9 @@ class _Sliding(_Pool):
 
     def output_shape(self, x: Shape) -> Shape:
         shape = super().output_shape(x)
-        windows, _ = _tables(self.axis_windows(x))
+        windows, _, _ = _tables(self.axis_windows(x))
         for axis, places in enumerate(shape[:-1], 3 - self.axes):
-            if (windows[axis, :places, 0] >= windows[axis, :places, 1]).any():
+            if not windows[axis, :places, 1].all():
                 raise ShapeError(
                     f"given shape {tuple(x)}, padding {self.padding!r} is so wide that a window of size {self.size} holds padding only."
                 )
