@@ -59,13 +59,24 @@ def _layer_config(layer: Layer) -> dict[str, Any]:
         "version": layer.version,
         "distribution": origin.distribution,
         "distribution_version": origin.version,
+        "activations": _activation_origins(layer),
         "config": {name: _encode(value) for name, value in layer.config().items()},
     }
+
+
+def _activation_origins(layer: Layer) -> list[list[Any]]:
+    """``[name, distribution, version]`` of the activation that a field of the layer names, if it is a plugin's."""
+    named = {getattr(layer, field, None) for field in ("activation", "function")}
+    known = [name for name in named if isinstance(name, str) and (":" in name or name in registry.names("activation"))]
+    origins = [registry.origin("activation", name) for name in known]
+    return [[o.name, o.distribution, o.version] for o in origins if o.distribution != "numbacnn"]
 
 
 def _layer_from(entry: Mapping[str, Any]) -> Layer:
     name, package = entry["name"], entry["distribution"]
     factory = registry.load_saved("layer", name, package, entry["distribution_version"])
+    for activation in entry.get("activations", ()):
+        registry.load_saved("activation", *activation)
     if entry["version"] > factory.version:
         raise PluginError(
             f"The model has a {name!r} layer of version {entry['version']}, newer than the installed {package} has: "
