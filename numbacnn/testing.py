@@ -581,11 +581,12 @@ def _check_predict(case: LayerCase) -> None:
 
 def _activated(layer: Layer, outputs: list[np.ndarray]) -> list[np.ndarray]:
     """Outputs after the activation that the layer carries, if any."""
-    if getattr(layer, "activation", None) is None:
-        return outputs
     from .layers.activation import resolve
 
-    trial = Trial(resolve(layer.activation), [outputs[0].shape[1:]], len(outputs[0]), str(outputs[0].dtype), training=False)
+    activation = resolve(getattr(layer, "activation", None))
+    if activation is None:
+        return outputs
+    trial = Trial(activation, [outputs[0].shape[1:]], len(outputs[0]), str(outputs[0].dtype), training=False)
     trial.x = outputs
     return trial.forward()
 

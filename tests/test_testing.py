@@ -10,7 +10,7 @@ import pytest
 
 from numbacnn.errors import ConfigError, ShapeError
 from numbacnn.layers.base import Buffer, Layer, Parameter
-from numbacnn.testing import CHECKS, check_layer, gradient_check
+from numbacnn.testing import CHECKS, check_architecture, check_layer, gradient_check
 
 SHAPE = (3, 4, 2)
 
@@ -232,3 +232,12 @@ def test_gradient_check_finds_wrong_gradients_in_large_arrays_too(layer):
 def test_unknown_checks_are_refused():
     with pytest.raises(ConfigError, match="'gradient'"):
         check_layer(Tilt(), SHAPE, skip=["gradient"])
+
+
+def test_an_architecture_is_checked():
+    check_architecture("lenet5", (28, 28, 1))
+
+
+def test_a_wrong_architecture_is_found():
+    with pytest.raises(AssertionError, match=r"check 'architecture' fails for 'lenet5' on input shape \(2, 2, 1\): ShapeError"):
+        check_architecture("lenet5", (2, 2, 1))
