@@ -279,7 +279,8 @@ class Kernel:
     """
 
     def __init__(self, function: Callable, parallel: bool, views: tuple[str, ...] = ()):
-        self.function, self.parallel = function, parallel
+        self.function: Any = function
+        self.parallel = parallel
         self._views = frozenset(k for k, name in enumerate(inspect.signature(function).parameters) if name in views)
         functools.update_wrapper(self, function)
         options = dict(FLAGS, parallel=PARALLEL) if parallel else FLAGS

@@ -153,3 +153,9 @@ class Layer:
     def config(self) -> dict[str, Any]:
         """The fields, as they were given."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+
+def document(classes: tuple[type, ...], common: type) -> None:
+    """Put what the classes share behind what tells them apart."""
+    for each in classes:
+        each.__doc__ = f"{each.__doc__}\n\n{common.__doc__}"

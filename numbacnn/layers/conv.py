@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import kernels
 from ..errors import ConfigError, ShapeError
-from .base import Buffer, Layer, Parameter, Shape
+from .base import Buffer, Layer, Parameter, Shape, document
 from .padding import check_padding, per_axis, resolve_padding, window_places
 
 
@@ -226,8 +226,7 @@ class Conv3D(_Convolution):
     axes = 3
 
 
-for _class in (Conv1D, Conv2D, Conv3D):
-    _class.__doc__ = f"{_class.__doc__}\n\n{_Convolution.__doc__}"
+document((Conv1D, Conv2D, Conv3D), _Convolution)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -379,8 +378,7 @@ class Conv3DTranspose(_TransposedConvolution):
     axes = 3
 
 
-for _class in (Conv1DTranspose, Conv2DTranspose, Conv3DTranspose):
-    _class.__doc__ = f"{_class.__doc__}\n\n{_TransposedConvolution.__doc__}"
+document((Conv1DTranspose, Conv2DTranspose, Conv3DTranspose), _TransposedConvolution)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -489,8 +487,7 @@ class DepthwiseConv3D(_DepthwiseConvolution):
     plain = Conv3D
 
 
-for _class in (DepthwiseConv1D, DepthwiseConv2D, DepthwiseConv3D):
-    _class.__doc__ = f"{_class.__doc__}\n\n{_DepthwiseConvolution.__doc__}"
+document((DepthwiseConv1D, DepthwiseConv2D, DepthwiseConv3D), _DepthwiseConvolution)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -609,15 +606,14 @@ class SeparableConv3D(_SeparableConvolution):
     plain, depthwise = Conv3D, DepthwiseConv3D
 
 
-for _class in (SeparableConv1D, SeparableConv2D, SeparableConv3D):
-    _class.__doc__ = f"{_class.__doc__}\n\n{_SeparableConvolution.__doc__}"
+document((SeparableConv1D, SeparableConv2D, SeparableConv3D), _SeparableConvolution)
 
 
 @dataclasses.dataclass(frozen=True)
 class FusedEpilogue(Layer):
     """A convolution or dense layer with folded normalisation, residual and activation; made by the planner for inference."""
 
-    base: _Sliding
+    base: Any
     epilogue: Layer | None
     residual: bool
     folded: bool

@@ -165,7 +165,7 @@ class Maximum(_Elementwise):
             taken = gradient if whole else b["left"] if gradient is None else b["taken"]
             kernels.merge.claim(_aligned(array, dy.ndim), y, left, taken, b["left"])
             left = b["left"]
-            if gradient is not None and not whole:
+            if gradient is not None and taken is not None and not whole:
                 _pass_on(taken, gradient)
         if dx[-1] is not None:
             _pass_on(left, dx[-1])

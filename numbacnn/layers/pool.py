@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import kernels
 from ..errors import ConfigError, ShapeError
-from .base import Buffer, Layer, Shape
+from .base import Buffer, Layer, Shape, document
 from .padding import check_padding, per_axis, resolve_padding, window_places
 
 AXIS_NAMES = ("depth", "height", "width")
@@ -385,105 +385,135 @@ class _GlobalMaxPool(_Max, _GlobalPool):
 
 
 class MaxPool1D(_MaxPool):
-    __doc__ = _MaxPool.__doc__
+    """1-D."""
+
     axes: ClassVar[int] = 1
 
 
 class MaxPool2D(_MaxPool):
-    __doc__ = _MaxPool.__doc__
+    """2-D."""
+
     axes: ClassVar[int] = 2
 
 
 class MaxPool3D(_MaxPool):
-    __doc__ = _MaxPool.__doc__
+    """3-D."""
+
     axes: ClassVar[int] = 3
 
 
 class AveragePool1D(_AveragePool):
-    __doc__ = _AveragePool.__doc__
+    """1-D."""
+
     axes: ClassVar[int] = 1
 
 
 class AveragePool2D(_AveragePool):
-    __doc__ = _AveragePool.__doc__
+    """2-D."""
+
     axes: ClassVar[int] = 2
 
 
 class AveragePool3D(_AveragePool):
-    __doc__ = _AveragePool.__doc__
+    """3-D."""
+
     axes: ClassVar[int] = 3
 
 
 class LpPool1D(_LpPool):
-    __doc__ = _LpPool.__doc__
+    """1-D."""
+
     axes: ClassVar[int] = 1
 
 
 class LpPool2D(_LpPool):
-    __doc__ = _LpPool.__doc__
+    """2-D."""
+
     axes: ClassVar[int] = 2
 
 
 class LpPool3D(_LpPool):
-    __doc__ = _LpPool.__doc__
+    """3-D."""
+
     axes: ClassVar[int] = 3
 
 
 class AdaptiveAveragePool1D(_AdaptiveAveragePool):
-    __doc__ = _AdaptiveAveragePool.__doc__
+    """1-D."""
+
     axes: ClassVar[int] = 1
 
 
 class AdaptiveAveragePool2D(_AdaptiveAveragePool):
-    __doc__ = _AdaptiveAveragePool.__doc__
+    """2-D."""
+
     axes: ClassVar[int] = 2
 
 
 class AdaptiveAveragePool3D(_AdaptiveAveragePool):
-    __doc__ = _AdaptiveAveragePool.__doc__
+    """3-D."""
+
     axes: ClassVar[int] = 3
 
 
 class AdaptiveMaxPool1D(_AdaptiveMaxPool):
-    __doc__ = _AdaptiveMaxPool.__doc__
+    """1-D."""
+
     axes: ClassVar[int] = 1
 
 
 class AdaptiveMaxPool2D(_AdaptiveMaxPool):
-    __doc__ = _AdaptiveMaxPool.__doc__
+    """2-D."""
+
     axes: ClassVar[int] = 2
 
 
 class AdaptiveMaxPool3D(_AdaptiveMaxPool):
-    __doc__ = _AdaptiveMaxPool.__doc__
+    """3-D."""
+
     axes: ClassVar[int] = 3
 
 
 class GlobalAveragePool1D(_GlobalAveragePool):
-    __doc__ = _GlobalAveragePool.__doc__
+    """1-D."""
+
     axes: ClassVar[int] = 1
 
 
 class GlobalAveragePool2D(_GlobalAveragePool):
-    __doc__ = _GlobalAveragePool.__doc__
+    """2-D."""
+
     axes: ClassVar[int] = 2
 
 
 class GlobalAveragePool3D(_GlobalAveragePool):
-    __doc__ = _GlobalAveragePool.__doc__
+    """3-D."""
+
     axes: ClassVar[int] = 3
 
 
 class GlobalMaxPool1D(_GlobalMaxPool):
-    __doc__ = _GlobalMaxPool.__doc__
+    """1-D."""
+
     axes: ClassVar[int] = 1
 
 
 class GlobalMaxPool2D(_GlobalMaxPool):
-    __doc__ = _GlobalMaxPool.__doc__
+    """2-D."""
+
     axes: ClassVar[int] = 2
 
 
 class GlobalMaxPool3D(_GlobalMaxPool):
-    __doc__ = _GlobalMaxPool.__doc__
+    """3-D."""
+
     axes: ClassVar[int] = 3
+
+
+document((MaxPool1D, MaxPool2D, MaxPool3D), _MaxPool)
+document((AveragePool1D, AveragePool2D, AveragePool3D), _AveragePool)
+document((LpPool1D, LpPool2D, LpPool3D), _LpPool)
+document((AdaptiveAveragePool1D, AdaptiveAveragePool2D, AdaptiveAveragePool3D), _AdaptiveAveragePool)
+document((AdaptiveMaxPool1D, AdaptiveMaxPool2D, AdaptiveMaxPool3D), _AdaptiveMaxPool)
+document((GlobalAveragePool1D, GlobalAveragePool2D, GlobalAveragePool3D), _GlobalAveragePool)
+document((GlobalMaxPool1D, GlobalMaxPool2D, GlobalMaxPool3D), _GlobalMaxPool)

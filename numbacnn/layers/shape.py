@@ -39,7 +39,7 @@ def parts(array: np.ndarray, axis: int, sizes: Sequence[int]) -> Iterator[np.nda
 
 
 def _is_integer(value: Any, minimum: int | None = None) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and (minimum is None or value >= minimum)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and (minimum is None or int(value) >= minimum)
 
 
 def check_integer(layer: Layer, field: str, minimum: int | None = None) -> None:
@@ -420,7 +420,7 @@ class Split(Layer):
                 )
             sizes: Sequence[int] = (x[axis] // self.parts,) * self.parts
         else:
-            sizes = self.parts
+            sizes = tuple(self.parts)  # type: ignore[arg-type]
         if sum(sizes) != x[axis]:
             raise ShapeError(f"given shape {tuple(x)}, needs {sum(sizes)} along axis {self.axis}, the sum of the parts {tuple(sizes)}.")
         return [(*x[:axis], size, *x[axis + 1 :]) for size in sizes]
