@@ -47,7 +47,7 @@ from ..simd_python import plain
 from .linking import attach_environments, linked_later
 
 FASTMATH = {"contract", "nsz"}  # fused multiply-add, and no care for the sign of zero; NaN and infinity stay exact
-FLAGS: dict[str, Any] = dict(nogil=True, error_model="numpy", fastmath=FASTMATH)
+FLAGS: dict[str, Any] = dict(nogil=True, error_model="numpy", fastmath=FASTMATH, no_cfunc_wrapper=True)
 PARALLEL = dict(
     comprehension=False, reduction=False, inplace_binop=False, setitem=False, numpy=False, stencil=False, fusion=False, prange=True
 )  # only explicit prange loops: cheaper to compile, and nothing is parallel by accident
@@ -56,6 +56,7 @@ PARALLEL = dict(
 # of one factory would get one name, and one would silently run in place of the other. So each process numbers from elsewhere.
 FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(6), "little"))
 
+SERIAL_ELEMENTS = 8192  # a launch whose arrays are at most that large runs in the caller's thread
 QUEUE_CELLS = 8  # int64 cells of work queue that a parallel kernel gets
 JIT_DISABLED = bool(numba_config.DISABLE_JIT)
 
@@ -281,12 +282,15 @@ class Kernel:
     def __init__(self, function: Callable, parallel: bool, views: tuple[str, ...] = ()):
         self.function: Any = function
         self.parallel = parallel
-        self._views = frozenset(k for k, name in enumerate(inspect.signature(function).parameters) if name in views)
+        names = list(inspect.signature(function).parameters)
+        self._views = frozenset(k for k, name in enumerate(names) if name in views)
+        self._workspace = frozenset(k for k, name in enumerate(names) if name in ("scratch", "queue"))
         functools.update_wrapper(self, function)
         options = dict(FLAGS, parallel=PARALLEL) if parallel else FLAGS
-        self.dispatcher: Any = plain(function) if JIT_DISABLED else numba.njit(**options)(function)
+        dispatcher: Any = plain(function) if JIT_DISABLED else numba.njit(**options)(function)
         if not JIT_DISABLED:
-            self.dispatcher._cache = DiskCache(function)
+            dispatcher._cache = DiskCache(function)
+        self.dispatcher = dispatcher
         self._entries: dict[tuple, Callable] = {}
 
     def bind(self, *arguments: Any) -> Step:
@@ -299,7 +303,13 @@ class Kernel:
         entry = self._entries.get(kinds)
         if entry is None:
             entry = self._entries[kinds] = self._compile(tuple(map(_numba_type, kinds)))
-        return entry, arguments
+        threads = self._threads(arguments) if self.parallel else numba_config.NUMBA_NUM_THREADS
+        return (entry if threads == numba_config.NUMBA_NUM_THREADS else _limited(entry, threads)), arguments
+
+    def _threads(self, arguments: tuple) -> int:
+        """Threads to wake for a launch: none but the caller's where all arrays are small, since a launch has to wait for each of them."""
+        sizes = [a.size for k, a in enumerate(arguments) if isinstance(a, np.ndarray) and k not in self._workspace]
+        return num_threads() if max(sizes, default=0) > SERIAL_ELEMENTS else 1
 
     def _compile(self, signature: tuple) -> Callable:
         with linked_later(self.function.__qualname__, _helpers):
@@ -315,6 +325,20 @@ class Kernel:
             return
         with launch_guard():
             step[0](*step[1])
+
+
+def _limited(entry: Callable, threads: int) -> Callable:
+    """The compiled function run by that many threads."""
+
+    def launch(*arguments: Any) -> None:
+        before = numba.get_num_threads()
+        numba.set_num_threads(threads)
+        try:
+            entry(*arguments)
+        finally:
+            numba.set_num_threads(before)
+
+    return launch
 
 
 def _kind(argument: Any, view: bool = False) -> Any:
@@ -349,7 +373,7 @@ _helpers: set[str] = set()  # qualified names of inlined functions
 def inline(function: Callable) -> Any:
     """Decorator: a helper that kernels call."""
     _helpers.add(function.__qualname__)
-    return plain(function) if JIT_DISABLED else numba.njit(no_cfunc_wrapper=True, **FLAGS)(function)
+    return plain(function) if JIT_DISABLED else numba.njit(**FLAGS)(function)
 
 
 def source_of(function: Callable) -> str:
