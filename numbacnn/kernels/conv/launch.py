@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from ..jit import inline, num_threads
+from ..jit import num_threads
+from ..scalar import compiled
 from .depthwise import depthwise, depthwise_weight_gradient, pack_taps
 from .direct import convolution, pack_weights, weight_gradient
 from .tiles import MAX_ROWS, WIDTH, tile_heights
@@ -141,7 +142,7 @@ def _rounded(elements: int) -> int:
 @functools.cache
 def inlined(scalar: Callable | None) -> Callable | None:
     """A scalar function for use as an epilogue."""
-    return None if scalar is None else inline(scalar)
+    return None if scalar is None else compiled(scalar)
 
 
 def forward_elements(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int) -> int:
