@@ -1,4 +1,4 @@
-"""Tiles along the channels of a pixel, the last of which may be cut short."""
+"""Tiles along the channels of a pixel, the last of which may be cut short: a masked access costs several times a full one."""
 
 from __future__ import annotations
 

@@ -106,8 +106,39 @@ class _Sliding(Layer):
         raise NotImplementedError
 
 
+class _ChannelMixing(_Sliding):
+    """What plain and transposed convolutions share: a kernel that sees all channels of a group, and parameters made of it."""
+
+    filters: int
+    groups: int
+    initializer: Any
+    bias_initializer: Any
+
+    def _geometry(self, x: Shape) -> tuple[Any, Shape]:
+        """Padding and output places for input shape ``x``."""
+        raise NotImplementedError
+
+    def output_shape(self, x: Shape) -> Shape:
+        self._check_axes(x)
+        self._check_groups(x[-1], self.filters, self.groups, x)
+        return (*self._geometry(x)[1], self.filters)
+
+    def lifted(self, x: Shape) -> Any:
+        """The window over three axes, as the kernels take it."""
+        conv, numbers = kernels.conv, self._numbers()
+        before = tuple(before for before, _ in self._geometry(x)[0])
+        lift = conv.lift
+        return conv.Window(lift(numbers.size, 1), lift(numbers.stride, 1), lift(numbers.dilation, 1), lift(before, 0), self.groups)
+
+    def _parameters(self, inputs: int, outputs: int) -> dict[str, Parameter]:
+        weight = Parameter((*self._numbers().size, inputs, outputs), self.initializer)
+        return (
+            {"weight": weight, "bias": Parameter((self.filters,), self.bias_initializer, decay=False)} if self.bias else {"weight": weight}
+        )
+
+
 @dataclasses.dataclass(frozen=True)
-class _Convolution(_Sliding):
+class _Convolution(_ChannelMixing):
     """Common to Conv1D, Conv2D and Conv3D.
 
     Args:
@@ -137,15 +168,9 @@ class _Convolution(_Sliding):
     stem: ClassVar[str] = "conv"
 
     def _geometry(self, x: Shape) -> tuple[Any, Shape]:
-        """Padding and places for input shape ``x``."""
         numbers = self._numbers()
         padding = resolve_padding(self.padding, x[:-1], numbers.size, numbers.stride, numbers.dilation)
         return padding, window_places(x, x[:-1], numbers.size, numbers.stride, numbers.dilation, padding)
-
-    def output_shape(self, x: Shape) -> Shape:
-        self._check_axes(x)
-        self._check_groups(x[-1], self.filters, self.groups, x)
-        return (*self._geometry(x)[1], self.filters)
 
     def parameters(self, x: Shape) -> dict[str, Parameter]:
         weight = Parameter((*self._numbers().size, x[-1] // self.groups, self.filters), self.initializer)
@@ -159,13 +184,6 @@ class _Convolution(_Sliding):
     def window(self, x: Shape) -> tuple[Shape, Shape, Shape]:
         numbers = self._numbers()
         return numbers.extent, numbers.stride, tuple(before for before, _ in self._geometry(x)[0])
-
-    def lifted(self, x: Shape) -> Any:
-        """The window over three axes, as the kernels take it."""
-        conv, numbers = kernels.conv, self._numbers()
-        before = tuple(before for before, _ in self._geometry(x)[0])
-        lift = conv.lift
-        return conv.Window(lift(numbers.size, 1), lift(numbers.stride, 1), lift(numbers.dilation, 1), lift(before, 0), self.groups)
 
     def prepared(self, x: Shape, training: bool) -> dict[str, Buffer]:
         elements = kernels.conv.packed_elements(x[-1], self.filters, math.prod(self._numbers().size), self.groups)
@@ -230,7 +248,7 @@ document((Conv1D, Conv2D, Conv3D), _Convolution)
 
 
 @dataclasses.dataclass(frozen=True)
-class _TransposedConvolution(_Sliding):
+class _TransposedConvolution(_ChannelMixing):
     """Common to Conv1DTranspose, Conv2DTranspose and Conv3DTranspose: the data gradient of a convolution, used as a layer.
 
     Output places: ``(size - 1) * stride + dilation * (kernel - 1) + 1 - padding + output_padding``; padding ``"same"`` gives
@@ -286,11 +304,6 @@ class _TransposedConvolution(_Sliding):
             raise ShapeError(f"given shape {x}, needs more places than padding {self.padding!r} cuts off: the output would have {places}.")
         return padding, places
 
-    def output_shape(self, x: Shape) -> Shape:
-        self._check_axes(x)
-        self._check_groups(x[-1], self.filters, self.groups, x)
-        return (*self._geometry(x)[1], self.filters)
-
     def parameters(self, x: Shape) -> dict[str, Parameter]:
         weight = Parameter((*self._numbers().size, self.filters // self.groups, x[-1]), self.initializer)
         return (
@@ -310,13 +323,6 @@ class _TransposedConvolution(_Sliding):
             tuple(Fraction(1, s) for s in numbers.stride),
             tuple(Fraction(extent - 1 - cut, s) for extent, s, cut in zip(numbers.extent, numbers.stride, before)),
         )
-
-    def lifted(self, x: Shape) -> Any:
-        """The window over three axes, as the kernels take it."""
-        conv, numbers = kernels.conv, self._numbers()
-        before = tuple(before for before, _ in self._geometry(x)[0])
-        lift = conv.lift
-        return conv.Window(lift(numbers.size, 1), lift(numbers.stride, 1), lift(numbers.dilation, 1), lift(before, 0), self.groups)
 
     def prepared(self, x: Shape, training: bool) -> dict[str, Buffer]:
         conv = kernels.conv

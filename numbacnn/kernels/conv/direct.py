@@ -15,9 +15,10 @@ import functools
 
 from numba import prange
 
-from ...simd import load, load_part, store, store_part, stride, take, zeros
+from ...simd import load, store, stride, take, zeros
+from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel
-from .tiles import VECTORS, WIDTH, clear_run, copy_run, correlations, products
+from .tiles import clear_run, copy_run, correlations, products
 
 SUM_BLOCK = 512  # pixels that are summed before they are added to the total
 TRANSPOSE_BLOCK = 64  # weights of one channel that are read at a time: what they are spread over stays in a first-level cache
@@ -44,29 +45,12 @@ def _pack_line(x, n, d, h, column, count, channel, channels, target, at):
 
 
 @inline
-def _load_columns(array, at, count):
-    """The first ``count`` channels of a panel, zeros behind; a masked access costs several times a full one."""
-    if count == WIDTH:
-        return load(array, at, 0, 1, VECTORS)
-    return load_part(array, at, 0, count, 1, VECTORS)
-
-
-@inline
-def _store_columns(value, array, at, count):
-    """Write the first ``count`` channels of a panel."""
-    if count == WIDTH:
-        store(value, array, at, 0)
-    else:
-        store_part(value, array, at, 0, count)
-
-
-@inline
 def _accumulate(sums, sums_at, array, at, count, first):
     """``array (+)= sums`` for the first ``count`` channels of a panel; ``first`` overwrites."""
     value = load(sums, sums_at, 0, 1, VECTORS)
     if not first:
-        value = value + _load_columns(array, at, count)
-    _store_columns(value, array, at, count)
+        value = value + read(array, at, count)
+    write(value, array, at, count)
 
 
 @functools.cache
@@ -179,7 +163,7 @@ def convolution(packed, residual, activation):
                                 done += rows
                     channel = group * out_channels + panel * WIDTH
                     count = min(WIDTH, out_channels - panel * WIDTH)
-                    shift = _load_columns(bias, channel, count)
+                    shift = read(bias, channel, count)
                     for r in range(row_count):
                         to = n * stride(y, 0) + plane * stride(y, 1) + (row + r) * stride(y, 2) + column * stride(y, 3) + channel
                         more = 0
@@ -194,10 +178,10 @@ def convolution(packed, residual, activation):
                         for c in range(column_count):
                             value = load(sums, (r * column_count + c) * WIDTH, 0, 1, VECTORS) + shift
                             if residual:
-                                value = value + _load_columns(addend, more + c * stride(addend, 3), count)
+                                value = value + read(addend, more + c * stride(addend, 3), count)
                             if has_activation:
                                 value = activate(value)
-                            _store_columns(value, y, to + c * stride(y, 3), count)
+                            write(value, y, to + c * stride(y, 3), count)
 
     return convolve
 
@@ -241,10 +225,10 @@ def pack_weights(w, taps, groups, transposed, scale, packed, queue, threads):
                                 packed[at + k * WIDTH + column] = 0
                 else:
                     channel = group * outputs + panel * WIDTH
-                    factors = _load_columns(scale, channel, count)
+                    factors = read(scale, channel, count)
                     for k in range(along):
                         source_at = (taps[t] * inputs + k) * w.shape[2] + channel
-                        store(_load_columns(w, source_at, count) * factors, packed, at + k * WIDTH, 0)
+                        store(read(w, source_at, count) * factors, packed, at + k * WIDTH, 0)
 
 
 @kernel(parallel=True, views=("x", "dy"))
@@ -326,7 +310,7 @@ def weight_gradient(
                                         + out_channel
                                     )
                                     for c in range(column_count):
-                                        store(_load_columns(dy, source + c * stride(dy, 3), valid), gradients, at, 0)
+                                        store(read(dy, source + c * stride(dy, 3), valid), gradients, at, 0)
                                         at += WIDTH
                             for panel in range(first_panel, last_panel):
                                 out_channel = group * out_channels + panel * WIDTH
@@ -366,9 +350,9 @@ def channel_sums(x, sums, queue, threads):
             for start in range(0, pixels, SUM_BLOCK):
                 block = zeros(x, 1, VECTORS)
                 for pixel in range(start, min(pixels, start + SUM_BLOCK)):
-                    block = block + _load_columns(x, pixel * channels + channel, count)
+                    block = block + read(x, pixel * channels + channel, count)
                 total = total + block
-            store_part(total, sums, channel, 0, count)
+            write(total, sums, channel, count)
 
 
 @kernel

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from ..channels import WIDTH
 from ..jit import num_threads
 from ..scalar import compiled
 from .depthwise import depthwise, depthwise_weight_gradient, pack_taps
 from .direct import convolution, pack_weights, weight_gradient
-from .tiles import MAX_ROWS, WIDTH, tile_heights
+from .tiles import MAX_ROWS, tile_heights
 
 Triple = tuple[int, int, int]
 

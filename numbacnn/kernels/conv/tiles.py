@@ -1,6 +1,6 @@
 """The register-tile inner loops that convolution, its gradients and matrix products share.
 
-A *panel* is :data:`WIDTH` neighbouring output channels: packed weights lie panel by panel, ``[panel][depth][WIDTH]``, zeros behind the
+A *panel* is ``WIDTH`` neighbouring output channels: packed weights lie panel by panel, ``[panel][depth][WIDTH]``, zeros behind the
 last channel. A tile is up to :data:`MAX_ROWS` pixels by one panel; its sums go through a small array in the L1 cache (``sums``), from which
 an epilogue writes the output row by row.
 """
@@ -12,11 +12,8 @@ import functools
 import numpy as np
 
 from ...simd import LANES, VECTOR_BITS, load, load_part, outer, store, store_part, zeros
+from ..channels import VECTORS, WIDTH
 from ..jit import inline
-
-VECTORS = 2
-WIDTH = VECTORS * LANES
-"""Channels per panel."""
 
 LADDER = (14, 10, 7, 4, 2, 1) if VECTOR_BITS == 512 else (6, 5, 4, 3, 2, 1)
 """Tile heights that are compiled: the first one fills the registers (32 of them with AVX-512, 16 with AVX2)."""
