@@ -185,7 +185,7 @@ class Trainer:
             means.measure(self.metrics, outputs[0], targets[0])
         values = means.values()
         weighted = sum(weight * values.pop(f"loss {k}") for k, weight in enumerate(self.loss_weights))
-        return {"loss": weighted, **values}
+        return {"loss": float(weighted), **values}
 
     def _open(self, source: Any, split: str) -> Any:
         return open_dataset(source, split, input_shape=self.model.graph.inputs[0].shape)
