@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from numbacnn.cli import train
 from numbacnn.cli.main import main
 from numbacnn.plugin import builtins, manager
 
@@ -265,6 +266,18 @@ def test_train_tells_and_writes(trained):
     assert told["test"]["accuracy"] > 0.5
     assert {"model.safetensors", "history.json"} <= {path.name for path in folder.iterdir()}
     assert json.loads((folder / "history.json").read_text())
+
+
+def test_options_of_an_optimizer_count_with_that_optimizer():
+    none = dict.fromkeys([*train.OPTIMIZER_OPTIONS, "optimizer", "schedule", "batch_size", "label_smoothing"])
+    assert train.chosen(none, {}) == train.RECIPE
+    assert train.chosen({**none, "optimizer": "adamw", "rate": 0.5}, {})["weight_decay"] == train.RECIPE["weight_decay"]
+    assert not {"rate", "weight_decay"} & set(train.chosen({**none, "optimizer": "sgd"}, {}))
+    recipe = {"optimizer": "sgd", "rate": 0.1, "momentum": 0.9}
+    assert train.chosen(none, recipe)["momentum"] == 0.9
+    assert "weight_decay" not in train.chosen(none, recipe)
+    assert "momentum" not in train.chosen({**none, "optimizer": "adam"}, recipe)
+    assert "does not have it" in refused("train", "cnn", "digits", "--optimizer", "adam", "--momentum", "0.9")
 
 
 def test_train_speaks_to_people(tmp_path, monkeypatch):

@@ -18,9 +18,16 @@ from ..plugin import registry
 from . import options
 from .models import new_model
 
-RECIPE: dict[str, Any] = {"optimizer": "adam", "rate": 2e-3, "schedule": "cosine", "batch_size": 64}
+RECIPE: dict[str, Any] = {
+    "optimizer": "adamw",
+    "rate": 4e-3,
+    "weight_decay": 0.02,
+    "schedule": "one_cycle",
+    "batch_size": 64,
+    "label_smoothing": 0.1,
+}
 """What counts where neither the command line nor the architecture's recipe says otherwise."""
-LEAST_EPOCHS, LEAST_STEPS = 10, 1500  # of a run for which nobody chose the number of epochs
+LEAST_EPOCHS, LEAST_STEPS = 10, 900  # of a run for which nobody chose the number of epochs
 OPTIMIZER_OPTIONS = ("rate", "momentum", "weight_decay")
 
 
@@ -41,11 +48,22 @@ OPTIMIZER_OPTIONS = ("rate", "momentum", "weight_decay")
 @click.option("--batch-size", type=options.POSITIVE, help=f"Images per step. [default: {RECIPE['batch_size']}]")
 @click.option("--optimizer", help=f"A registered name: sgd, adam, adamw, rmsprop... [default: {RECIPE['optimizer']}]")
 @click.option(
-    "--rate", type=options.RATE, help=f"Learning rate. [default: {RECIPE['rate']} for {RECIPE['optimizer']}, else the optimizer's own]"
+    "--rate",
+    type=options.RATE,
+    help=f"Learning rate, at its highest. [default: {RECIPE['rate']} for {RECIPE['optimizer']}, else the optimizer's own]",
 )
 @click.option("--momentum", type=options.NOT_NEGATIVE, help="Momentum, for an optimizer that has it.")
-@click.option("--weight-decay", type=options.NOT_NEGATIVE, help="Factor of the L2 penalty; spares biases and normalisation.")
-@click.option("--schedule", help=f"How the rate changes, a registered name: cosine, constant, step... [default: {RECIPE['schedule']}]")
+@click.option(
+    "--weight-decay",
+    type=options.NOT_NEGATIVE,
+    help=f"Spares biases and normalisation. [default: {RECIPE['weight_decay']} for {RECIPE['optimizer']}, else the optimizer's own]",
+)
+@click.option(
+    "--label-smoothing",
+    type=options.Number(min=0, max=1, max_open=True),
+    help=f"Share of each label that goes to all classes alike. [default: {RECIPE['label_smoothing']}]",
+)
+@click.option("--schedule", help=f"How the rate changes, a registered name: one_cycle, cosine, constant... [default: {RECIPE['schedule']}]")
 @click.option("--augment", type=click.Choice(["none"]), default="none", show_default=True, help="Augmentation of the training images.")
 @click.option(
     "--input-size",
@@ -67,6 +85,7 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
     and says how to go on.
     """
     options.use(given["threads"], given["device"])
+    from ..training.losses import SoftmaxCrossEntropy
     from ..training.trainer import Trainer, TrainingInterrupted
 
     spec: Any = registry.find("architecture", architecture).spec
@@ -74,7 +93,8 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
     train, test = open_splits(dataset, given["data_folder"], given["input_size"] or spec.input_size)
     model = new_model(architecture, train.input_shape, len(train.classes), given["seed"])
     model.classes = train.classes
-    trainer = Trainer(model, optimizer=make_optimizer(recipe), schedule=recipe["schedule"], seed=given["seed"])
+    loss = SoftmaxCrossEntropy(label_smoothing=recipe["label_smoothing"])
+    trainer = Trainer(model, loss, make_optimizer(recipe), schedule=recipe["schedule"], seed=given["seed"])
     epochs = given["epochs"] or recipe.get("epochs") or default_epochs(len(train), recipe["batch_size"])
     output = given["output"] or Path("runs", f"{architecture}-{Path(dataset).resolve().name}".replace(":", "-"))
     if not as_json:
@@ -103,7 +123,7 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
         "architecture": architecture,
         "dataset": dataset,
         "epochs": len(history),
-        "test": {"loss": history[-1]["val_loss"], "accuracy": history[-1]["val_accuracy"]},
+        "test": Trainer(model).evaluate(test),
         "seconds": seconds,
         "model": str(output / "model.safetensors"),
         "history": list(history),
@@ -117,15 +137,16 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
 
 
 def chosen(given: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What the command line says, else the architecture's recipe, else ours. Options of an optimizer count only together
-    with that optimizer."""
-    result = {**RECIPE, **recipe}
-    if "optimizer" in recipe and recipe["optimizer"] != RECIPE["optimizer"] and "rate" not in recipe:
-        del result["rate"]
-    if given["optimizer"] not in (None, result["optimizer"]):
-        result = {name: value for name, value in result.items() if name not in OPTIMIZER_OPTIONS}
-    names = (*OPTIMIZER_OPTIONS, "optimizer", "schedule", "batch_size")
-    return {**result, **{name: given[name] for name in names if given[name] is not None}}
+    """What the command line says, else the architecture's recipe, else ours."""
+    names = (*OPTIMIZER_OPTIONS, "optimizer", "schedule", "batch_size", "label_smoothing")
+    return _over(_over(RECIPE, recipe), {name: given[name] for name in names if given[name] is not None})
+
+
+def _over(base: Mapping[str, Any], choice: Mapping[str, Any]) -> dict[str, Any]:
+    """``choice`` over ``base``, whose options of an optimizer count only together with that optimizer."""
+    if choice.get("optimizer", base["optimizer"]) != base["optimizer"]:
+        base = {name: value for name, value in base.items() if name not in OPTIMIZER_OPTIONS}
+    return {**base, **choice}
 
 
 def make_optimizer(recipe: Mapping[str, Any]) -> Any:
