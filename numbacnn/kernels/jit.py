@@ -39,6 +39,7 @@ from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
+from numba.np.ufunc.parallel import _launch_threads
 
 from .. import simd  # noqa: F401  before simd_python, which starts from it
 from ..errors import ConfigError
@@ -56,6 +57,7 @@ PARALLEL = dict(
 # of one factory would get one name, and one would silently run in place of the other. So each process numbers from elsewhere.
 FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(6), "little"))
 
+SPINS = "1000"  # some 20 microseconds, about as long as the pause between two launches
 SERIAL_ELEMENTS = 8192  # a launch whose arrays are at most that large runs in the caller's thread
 QUEUE_CELLS = 8  # int64 cells of work queue that a parallel kernel gets
 JIT_DISABLED = bool(numba_config.DISABLE_JIT)
@@ -242,6 +244,21 @@ def num_threads() -> int:
     return _thread_count or numba_config.NUMBA_NUM_THREADS
 
 
+@functools.cache
+def _start_threads() -> None:
+    """Load Numba's threads, with the GNU OpenMP runtime's told to fall asleep soon while they wait.
+
+    It spins for milliseconds otherwise. Where another process keeps a core busy, a thread then spins on the very core that the thread it
+    waits for needs, and a launch takes a time slice of the operating system: a step of LeNet-5 took 200 ms instead of 8."""
+    spins = os.environ.get("GOMP_SPINCOUNT")
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    try:
+        _launch_threads()
+    finally:
+        if spins is None:
+            del os.environ["GOMP_SPINCOUNT"]
+
+
 def launch_guard() -> contextlib.AbstractContextManager:
     """Hold this around launches of parallel kernels."""
     return contextlib.nullcontext() if JIT_DISABLED or _launches_are_safe() else _launch_lock
@@ -312,6 +329,8 @@ class Kernel:
         return num_threads() if max(sizes, default=0) > SERIAL_ELEMENTS else 1
 
     def _compile(self, signature: tuple) -> Callable:
+        if self.parallel:
+            _start_threads()
         with linked_later(self.function.__qualname__, _helpers):
             entry = self.dispatcher.compile(signature)
         attach_environments(self.dispatcher.overloads[signature].library)
