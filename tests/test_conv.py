@@ -14,12 +14,23 @@ from numbacnn.kernels import jit
 from numbacnn.layers import conv
 from numbacnn.layers.activation import Activation
 from numbacnn.layers.padding import resolve_padding, window_places
-from tests import drive
+from tests.driver import Driver
 from tests.naive import conv as naive
 
 PLAIN = (conv.Conv1D, conv.Conv2D, conv.Conv3D)
 TRANSPOSED = (conv.Conv1DTranspose, conv.Conv2DTranspose, conv.Conv3DTranspose)
 DEPTHWISE = (conv.DepthwiseConv1D, conv.DepthwiseConv2D, conv.DepthwiseConv3D)
+
+
+def random_parameters(layer, shape, dtype, rng):
+    return {name: rng.standard_normal(p.shape).astype(dtype) for name, p in layer.parameters(shape).items()}
+
+
+def forward_backward(layer, x, p, dy=None):
+    """``y, dx, dp`` of a layer in training; ``dy`` defaults to ones."""
+    driver = Driver(layer, x, **p)
+    y = driver.forward()
+    return (y, *driver.backward(np.ones_like(y) if dy is None else dy))
 
 
 @dataclasses.dataclass
@@ -68,12 +79,12 @@ def test_convolution_agrees_with_its_definition(seed):
     rng = np.random.default_rng(seed)
     case = random_case(rng)
     x = rng.standard_normal((case.batch, *case.shape))
-    p = drive.parameters(case.layer, case.shape, x.dtype, rng)
+    p = random_parameters(case.layer, case.shape, x.dtype, rng)
     numbers = case.layer._numbers()
     geometry = (numbers.stride, case.padding(), numbers.dilation, case.layer.groups)
     expected = naive.convolve(x, p["weight"], p.get("bias"), *geometry)
     dy = rng.standard_normal(expected.shape)
-    y, dx, dp = drive.forward_backward(case.layer, x, p, dy)
+    y, dx, dp = forward_backward(case.layer, x, p, dy)
     expected_dx, expected_dw, expected_db = naive.gradients(x, p["weight"], dy, *geometry)
     close(y, expected, 1e-12)
     close(dx, expected_dx, 1e-12)
@@ -104,7 +115,7 @@ def test_300_random_convolutions_agree_with_pytorch(dtype, tolerance):
         case = random_case(rng)
         axes = case.layer.axes
         x = rng.standard_normal((case.batch, *case.shape)).astype(dtype)
-        p = drive.parameters(case.layer, case.shape, dtype, rng)
+        p = random_parameters(case.layer, case.shape, dtype, rng)
         numbers = case.layer._numbers()
         tx, tw = to_torch(torch, x), torch_weight(torch, p["weight"])
         tb = torch.tensor(p["bias"], requires_grad=True) if "bias" in p else None
@@ -113,7 +124,7 @@ def test_300_random_convolutions_agree_with_pytorch(dtype, tolerance):
         ty = function(torch.nn.functional.pad(tx, pads), tw, tb, numbers.stride, 0, numbers.dilation, case.layer.groups)
         dy = rng.standard_normal((case.batch, *case.layer.output_shape(case.shape))).astype(dtype)
         ty.backward(torch.tensor(np.moveaxis(dy, -1, 1).copy()))
-        y, dx, dp = drive.forward_backward(case.layer, x, p, dy)
+        y, dx, dp = forward_backward(case.layer, x, p, dy)
         close(y, np.moveaxis(ty.detach().numpy(), 1, -1), tolerance)
         close(dx, np.moveaxis(tx.grad.numpy(), 1, -1), tolerance)
         close(dp["weight"], from_torch_weight(tw.grad), tolerance)
@@ -140,14 +151,14 @@ def test_transposed_convolution_agrees_with_pytorch(seed):
             continue
         break
     x = rng.standard_normal((2, *shape))
-    p = drive.parameters(layer, shape, x.dtype, rng)
+    p = random_parameters(layer, shape, x.dtype, rng)
     tx, tw, tb = to_torch(torch, x), torch_weight(torch, p["weight"]), torch.tensor(p["bias"], requires_grad=True)
     functional = torch.nn.functional
     function = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[axes - 1]
     ty = function(tx, tw, tb, stride, padding, extra, groups, dilation)
     dy = rng.standard_normal((2, *layer.output_shape(shape)))
     ty.backward(torch.tensor(np.moveaxis(dy, -1, 1).copy()))
-    y, dx, dp = drive.forward_backward(layer, x, p, dy)
+    y, dx, dp = forward_backward(layer, x, p, dy)
     close(y, np.moveaxis(ty.detach().numpy(), 1, -1), 1e-12)
     close(dx, np.moveaxis(tx.grad.numpy(), 1, -1), 1e-12)
     close(dp["weight"], from_torch_weight(tw.grad), 1e-12)
@@ -162,9 +173,9 @@ def test_same_transposed_convolution_is_the_adjoint_of_same_convolution(size, st
     down = conv.Conv2D(5, size, stride, "same", bias=False)
     assert up.output_shape((4, 3, 5)) == (4 * stride, 3 * stride, 3)
     x, z = rng.standard_normal((1, 4, 3, 5)), rng.standard_normal((1, 4 * stride, 3 * stride, 3))
-    p = drive.parameters(up, x.shape[1:], x.dtype, rng)
-    above = drive.forward_backward(up, x, p)[0]
-    below = drive.forward_backward(down, z, p)[0]
+    p = random_parameters(up, x.shape[1:], x.dtype, rng)
+    above = forward_backward(up, x, p)[0]
+    below = forward_backward(down, z, p)[0]
     assert np.vdot(above, z) == pytest.approx(np.vdot(x, below))
 
 
@@ -184,10 +195,10 @@ def test_depthwise_convolution_agrees_with_grouped(seed):
             continue
         break
     x = rng.standard_normal((2, *shape))
-    p = drive.parameters(layer, shape, x.dtype, rng)
+    p = random_parameters(layer, shape, x.dtype, rng)
     dy = rng.standard_normal((2, *layer.output_shape(shape)))
     grouped = layer._grouped(shape)
-    for ours, reference in zip(drive.forward_backward(layer, x, p, dy), drive.forward_backward(grouped, x, p, dy)):
+    for ours, reference in zip(forward_backward(layer, x, p, dy), forward_backward(grouped, x, p, dy)):
         if isinstance(ours, dict):
             for name in reference:
                 close(ours[name], reference[name], 1e-12)
@@ -199,14 +210,14 @@ def test_separable_convolution_is_depthwise_then_pointwise():
     rng = np.random.default_rng(0)
     layer = conv.SeparableConv2D(6, 3, stride=2, padding="same", multiplier=2)
     x = rng.standard_normal((2, 7, 6, 3))
-    p = drive.parameters(layer, x.shape[1:], x.dtype, rng)
+    p = random_parameters(layer, x.shape[1:], x.dtype, rng)
     dy = rng.standard_normal((2, 4, 3, 6))
-    y, dx, dp = drive.forward_backward(layer, x, p, dy)
+    y, dx, dp = forward_backward(layer, x, p, dy)
     first, second = conv.DepthwiseConv2D(3, 2, "same", 1, 2, bias=False), conv.Conv2D(6, 1)
-    middle = drive.forward_backward(first, x, {"weight": p["depthwise_weight"]})[0]
+    middle = forward_backward(first, x, {"weight": p["depthwise_weight"]})[0]
     pointwise = {"weight": p["pointwise_weight"], "bias": p["bias"]}
-    expected, d_middle, later = drive.forward_backward(second, middle, pointwise, dy)
-    _, expected_dx, earlier = drive.forward_backward(first, x, {"weight": p["depthwise_weight"]}, d_middle)
+    expected, d_middle, later = forward_backward(second, middle, pointwise, dy)
+    _, expected_dx, earlier = forward_backward(first, x, {"weight": p["depthwise_weight"]}, d_middle)
     close(y, expected, 1e-12)
     close(dx, expected_dx, 1e-12)
     close(dp["depthwise_weight"], earlier["weight"], 1e-12)
@@ -231,8 +242,8 @@ def test_epilogue_is_scale_shift_residual_activation(layer, residual):
     rng = np.random.default_rng(0)
     shape = (9, 7, 11)
     x = rng.standard_normal((2, *shape))
-    p = drive.parameters(layer, shape, x.dtype, rng)
-    plain = drive.forward_backward(layer, x, p)[0]
+    p = random_parameters(layer, shape, x.dtype, rng)
+    plain = forward_backward(layer, x, p)[0]
     filters = plain.shape[-1]
     p["fold_scale"], p["fold_shift"] = rng.standard_normal(filters), rng.standard_normal(filters)
     # Folding replaces the shift of the convolution's bias, which it scales.
@@ -242,7 +253,8 @@ def test_epilogue_is_scale_shift_residual_activation(layer, residual):
     expected = np.maximum(expected + addend if residual else expected, 0)
     fused = layer.with_epilogue(Activation("relu"), residual, True)
     shapes = (shape, plain.shape[1:]) if residual else shape
-    b = drive.arrays(fused, shapes, 2, x.dtype, 2, False)
+    wanted = {**fused.scratch(shapes, 2, jit.num_threads(), False), **fused.prepared(shapes, False)}
+    b = {name: np.full(((2,) if buffer.per_sample else ()) + buffer.shape, 77.0) for name, buffer in wanted.items()}
     y = np.full_like(plain, np.nan)
     fused.prepare(shapes, p, b, False)
     fused.forward((x, addend) if residual else x, y, p, b, False)
@@ -253,13 +265,13 @@ def test_same_bits_whatever_the_number_of_threads():
     rng = np.random.default_rng(0)
     layer = conv.Conv2D(40, 3, padding="same")
     x = rng.standard_normal((3, 13, 11, 20)).astype("float32")
-    p = drive.parameters(layer, x.shape[1:], x.dtype, rng)
+    p = random_parameters(layer, x.shape[1:], x.dtype, rng)
     dy = rng.standard_normal((3, 13, 11, 40)).astype("float32")
     before = jit.num_threads()
     results = []
     for threads in {1, before}:
         jit.set_num_threads(threads)
-        y, dx, dp = drive.forward_backward(layer, x, p, dy, threads)
+        y, dx, dp = forward_backward(layer, x, p, dy)
         results.append((y, dx, dp["weight"], dp["bias"]))
     jit.set_num_threads(before)
     for ours, reference in zip(results[0], results[-1]):
