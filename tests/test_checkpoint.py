@@ -157,7 +157,7 @@ def test_divergence_leaves_the_checkpoints(tmp_path, uninterrupted):
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path, uninterrupted):
     trainer = make_trainer()
     trainer.callbacks.append(at_step(STEPS, lambda: trainer.model.store.trainable.fill(np.inf)))
-    with pytest.raises(DivergenceError, match="after step 4; the checkpoints in .* are from before"):
+    with pytest.raises(DivergenceError, match=r"after step 4; the checkpoints in .* are from before"):
         trainer.fit(data(), None, EPOCHS, BATCH, tmp_path, progress=False)
     resumed = make_trainer()
     fit(resumed, tmp_path, resume=True)
