@@ -695,6 +695,29 @@ def _each(typing_context: Any, function: Any, tile: Tile) -> Any:
     return generate
 
 
+@intrinsic
+def transpose(typing_context, tile):
+    """The transposed Tile of a square one: as many rows as lanes, one vector wide."""
+    if not isinstance(tile, Tile) or (tile.rows, tile.vectors) != (LANES, 1):
+        return None
+
+    def generate(context, builder, sig, args):
+        rows = _vectors(builder, tile, args[0])
+        step = LANES // 2
+        while step:
+            low = [k if not k & step else LANES + k - step for k in range(LANES)]
+            high = [k + step if not k & step else LANES + k for k in range(LANES)]
+            for i in range(LANES):
+                if not i & step:
+                    pair = rows[i], rows[i + step]
+                    rows[i] = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(_i32, LANES), low))
+                    rows[i + step] = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(_i32, LANES), high))
+            step //= 2
+        return _build(context, builder, tile, rows)
+
+    return tile(tile), generate
+
+
 # Across rows and lanes -----------------------------------------------------------------------------------------------
 
 

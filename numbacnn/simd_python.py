@@ -205,6 +205,10 @@ def each(function, tile):
     return PyTile(np.array(results, tile.values.dtype).reshape(tile.values.shape))
 
 
+def transpose(tile):
+    return PyTile(tile.values.T.copy())
+
+
 def row_sum(tile):
     return PyTile(tile.values.sum(0, keepdims=True))
 
@@ -225,7 +229,8 @@ OF_TILES: dict[str, Callable] = {
     function.__name__: function
     for function in (
         absolute, apply, bits, columns, convert, each, floor, fma, from_bits, largest, load, load_part, nearest, negative, outer, power,
-        row_sum, select, smallest, splat, square_root, store, store_part, stride, take, total, where, zeros,
+        row_sum, select, smallest, splat, square_root, store, store_part, stride, take, total, transpose,
+        where, zeros,
     )
 }  # fmt: skip
 """What takes the place of ``simd.py``'s functions, by name."""

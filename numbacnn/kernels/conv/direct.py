@@ -15,13 +15,12 @@ import functools
 
 from numba import prange
 
-from ...simd import load, store, stride, take, zeros
+from ...simd import LANES, load, store, stride, take, transpose, zeros
 from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel
 from .tiles import clear_run, copy_run, correlations, products
 
 SUM_BLOCK = 512  # pixels that are summed before they are added to the total
-TRANSPOSE_BLOCK = 64  # weights of one channel that are read at a time: what they are spread over stays in a first-level cache
 
 
 @inline
@@ -191,6 +190,22 @@ def _identity(value):
     return value
 
 
+@inline
+def _pack_transposed(w, tap, row, rows, column, columns, scale, scale_at, packed, to):
+    """Write ``columns`` columns of ``rows`` (at most a vector) weights as rows of a panel, each multiplied by its ``scale``."""
+    at = (tap * w.shape[1] + row) * w.shape[2] + column
+    done = 0
+    if rows == LANES:
+        factors = load(scale, scale_at, 0, LANES, 1)
+        while done + LANES <= columns:
+            store(transpose(load(w, at + done, w.shape[2], LANES, 1)) * factors, packed, to + done * WIDTH, WIDTH)
+            done += LANES
+    while done < columns:
+        for lane in range(LANES):
+            packed[to + done * WIDTH + lane] = w[tap, row + lane, column + done] * scale[scale_at + lane] if lane < rows else 0
+        done += 1
+
+
 @kernel(parallel=True)
 def pack_weights(w, taps, groups, transposed, scale, packed, queue, threads):
     """Pack ``w (taps, C / groups, CO)`` into panels ``[group][panel][depth][WIDTH]``, taps in the order of the array ``taps``.
@@ -213,16 +228,12 @@ def pack_weights(w, taps, groups, transposed, scale, packed, queue, threads):
             for t in range(taps.size):
                 at = (task * taps.size + t) * along * WIDTH
                 if transposed:
-                    for start in range(0, along, TRANSPOSE_BLOCK):
-                        stop = min(along, start + TRANSPOSE_BLOCK)
-                        for column in range(count):
-                            source = w[taps[t], panel * WIDTH + column, group * outputs : (group + 1) * outputs]
-                            factor = scale[group * inputs + panel * WIDTH + column]
-                            for k in range(start, stop):
-                                packed[at + k * WIDTH + column] = source[k] * factor
-                        for column in range(count, WIDTH):
-                            for k in range(start, stop):
-                                packed[at + k * WIDTH + column] = 0
+                    for vector in range(VECTORS):
+                        first = panel * WIDTH + vector * LANES
+                        _pack_transposed(
+                            w, taps[t], first, max(0, min(LANES, across - first)), group * outputs, along,
+                            scale, group * inputs + first, packed, at + vector * LANES,
+                        )  # fmt: skip
                 else:
                     channel = group * outputs + panel * WIDTH
                     factors = read(scale, channel, count)
