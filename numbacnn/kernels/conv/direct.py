@@ -53,14 +53,16 @@ def _accumulate(sums, sums_at, array, at, count, first):
 
 
 @functools.cache
-def convolution(packed, residual, activation):
+def convolution(packed, residual, activation, narrow):
     """The kernel ``convolve`` for one kind of epilogue.
 
     ``packed``: inputs go through patches; otherwise (pointwise) they are read in place. ``residual``: a tensor is added before the
-    activation. ``activation``: an inlined function of a Tile, or None.
+    activation. ``activation``: an inlined function of a Tile, or None. ``narrow``: a group has no more output channels than one
+    vector, and only that much of a panel is computed.
     """
     has_activation = activation is not None
     activate = activation if has_activation else _identity
+    multiply = products(narrow)
 
     @kernel(parallel=True, views=("x", "addend", "y"))
     def convolve(
@@ -128,7 +130,7 @@ def convolution(packed, residual, activation):
                                 at = (r * column_count + done) * WIDTH
                                 from_pixel = first_pixel + r * row_step + done * pixel_step
                                 if packed:
-                                    products(
+                                    multiply(
                                         rows,
                                         sums,
                                         at,
@@ -144,7 +146,7 @@ def convolution(packed, residual, activation):
                                         w_at + run * length * WIDTH,
                                     )
                                 else:
-                                    products(
+                                    multiply(
                                         rows,
                                         sums,
                                         at,

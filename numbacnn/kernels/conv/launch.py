@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from ...simd import LANES
 from ..channels import WIDTH
 from ..jit import num_threads
 from ..scalar import compiled
 from .depthwise import depthwise, depthwise_weight_gradient, pack_taps
 from .direct import convolution, pack_weights, weight_gradient
-from .tiles import MAX_ROWS, tile_heights
+from .tiles import LADDER, MAX_ROWS, NARROW_LADDER, tile_heights
 
 Triple = tuple[int, int, int]
 
@@ -168,9 +169,11 @@ def convolve(
     if plan.flat:
         x, y = x.reshape(1, 1, 1, -1, x.shape[4]), y.reshape(1, 1, 1, -1, y.shape[4])
         addend = None if addend is None else addend.reshape(y.shape)
-    convolution(not plan.pointwise, addend is not None, inlined(activation))(
+    narrow = y.shape[4] // window.groups <= LANES
+    heights = tile_heights(plan.columns, NARROW_LADDER if narrow else LADDER)
+    convolution(not plan.pointwise, addend is not None, inlined(activation), narrow)(
         x, packed, bias, y if addend is None else addend, y,
-        offsets, plan.length, max(1, PASS_DEPTH // plan.length), tile_heights(plan.columns), window.groups,
+        offsets, plan.length, max(1, PASS_DEPTH // plan.length), heights, window.groups,
         *map(np.array, (window.stride, window.padding, window.dilation, window.extent)), plan.rows, plan.columns, plan.panels, scratch,
     )  # fmt: skip
 

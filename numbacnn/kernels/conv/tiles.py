@@ -15,25 +15,27 @@ from ...simd import LANES, VECTOR_BITS, load, load_part, outer, store, store_par
 from ..channels import VECTORS, WIDTH
 from ..jit import inline
 
-LADDER = (14, 10, 7, 4, 2, 1) if VECTOR_BITS == 512 else (6, 5, 4, 3, 2, 1)
+_TALL = (14, 10, 7, 4, 2, 1)
+LADDER = _TALL if VECTOR_BITS == 512 else (6, 5, 4, 3, 2, 1)
 """Tile heights that are compiled: the first one fills the registers (32 of them with AVX-512, 16 with AVX2)."""
+NARROW_LADDER = _TALL
+"""Heights of tiles that are one vector wide, where a group has no more channels than that."""
 MAX_ROWS = LADDER[0]
-_H0, _H1, _H2, _H3, _H4, _H5 = LADDER
 
 
-def tile_heights(longest):
+def tile_heights(longest, ladder=LADDER):
     """For each number of rows left to do, up to ``longest``, the height of the next tile, so that all tiles are about equally high."""
-    balanced = [-(-left // -(-left // MAX_ROWS)) for left in range(1, longest + 1)]
-    return np.array([0, *(next(height for height in LADDER if height <= wanted) for wanted in balanced)])
+    balanced = [-(-left // -(-left // ladder[0])) for left in range(1, longest + 1)]
+    return np.array([0, *(next(height for height in ladder if height <= wanted) for wanted in balanced)])
 
 
 @functools.cache
-def _product(rows):
+def _product(rows, vectors):
     @inline
     def product(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at):
-        tile = zeros(sums, rows, VECTORS)
+        tile = zeros(sums, rows, vectors)
         if not first:
-            tile = load(sums, at, WIDTH, rows, VECTORS)
+            tile = load(sums, at, WIDTH, rows, vectors)
         for run in range(run_from, run_to):
             p = x_at + offsets[run]
             for _ in range(length // 4):
@@ -52,25 +54,31 @@ def _product(rows):
     return product
 
 
-_p0, _p1, _p2, _p3, _p4, _p5 = map(_product, LADDER)
+@functools.cache
+def products(narrow):
+    """The function that multiplies ``rows`` pixels, one of the ladder's heights, with a panel, or (``narrow``) its first vector:
+    ``sums[i] (+)= sum over runs and p < length of x[x_at + offsets[run] + i * row_stride + p] * w[next row of the panel]``;
+    ``first`` overwrites."""
+    ladder, vectors = (NARROW_LADDER, 1) if narrow else (LADDER, VECTORS)
+    h0, h1, h2, h3, h4, _ = ladder
+    p0, p1, p2, p3, p4, p5 = (_product(rows, vectors) for rows in ladder)
 
+    @inline
+    def multiply(rows, sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at):
+        if rows == h0:
+            p0(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
+        elif rows == h1:
+            p1(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
+        elif rows == h2:
+            p2(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
+        elif rows == h3:
+            p3(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
+        elif rows == h4:
+            p4(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
+        else:
+            p5(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
 
-@inline
-def products(rows, sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at):
-    """``sums[i] (+)= sum over runs and p < length of x[x_at + offsets[run] + i * row_stride + p] * w[next row of the panel]``
-    for ``rows`` (one of :data:`LADDER`) pixels; ``first`` overwrites."""
-    if rows == _H0:
-        _p0(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
-    elif rows == _H1:
-        _p1(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
-    elif rows == _H2:
-        _p2(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
-    elif rows == _H3:
-        _p3(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
-    elif rows == _H4:
-        _p4(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
-    else:
-        _p5(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
+    return multiply
 
 
 @functools.cache
@@ -96,6 +104,7 @@ def _correlation(rows):
     return correlation
 
 
+_H0, _H1, _H2, _H3, _H4, _ = LADDER
 _c0, _c1, _c2, _c3, _c4, _c5 = map(_correlation, LADDER)
 
 
