@@ -16,7 +16,6 @@ from numbacnn import kernels
 from numbacnn.errors import ConfigError, ShapeError, UnknownNameError
 from numbacnn.kernels import jit, scalar
 from numbacnn.layers.activation import (
-    BUILT_IN,
     ELU,
     GELU,
     Activation,
@@ -28,11 +27,12 @@ from numbacnn.layers.activation import (
     activation,
     resolve,
 )
+from numbacnn.plugin import registry
 from numbacnn.simd import where
 from tests.naive import activation as naive
 
 compiled = pytest.mark.skipif(jit.JIT_DISABLED, reason="about compiled code")
-ELEMENTWISE = sorted({*BUILT_IN} - {"prelu", "softmax", "log_softmax", "identity", "swish"})
+ELEMENTWISE = sorted({*registry.names("activation")} - {"prelu", "softmax", "log_softmax", "identity", "swish"})
 SIZE = 1009  # a prime: every loop has a remainder
 
 

@@ -15,6 +15,7 @@ import pytest
 
 import numbacnn
 from numbacnn.errors import PluginError, UnknownNameError
+from numbacnn.layers import activation
 from numbacnn.plugin import builtins, hookspecs, manager, registry, specs
 from numbacnn.plugin.manager import PluginManager, PluginWarning
 
@@ -217,6 +218,25 @@ def test_a_plugin_does_not_shadow_a_builtin(install):
     assert registry.find("layer", "Dense", plugins).distribution == "numbacnn"
     assert status(plugins, "builtins").status == "ok"
     assert status(plugins, "plugin_a").status == "conflict"
+
+
+def test_a_plugin_does_not_shadow_a_builtin_activation(install, monkeypatch):
+    install(
+        "plugin-a",
+        """
+        @nc.hookimpl
+        def numbacnn_activations():
+            yield ActivationSpec("relu", "numbacnn.layers.activation:Tanh")
+        """,
+    )
+    monkeypatch.setenv("NUMBACNN_PLUGINS", "plugin_a")
+    x = numbacnn.Input((8, 8, 3))
+    with pytest.raises(PluginError, match="'numbacnn:relu' or 'plugin-a:relu'"):
+        numbacnn.Conv2D(4, 3, activation="relu")(x)
+    assert activation.resolve("numbacnn:relu") == activation.ReLU()
+    assert activation.resolve("plugin-a:relu") == activation.Tanh()
+    assert activation.resolve("tanh") == activation.Tanh()
+    manager._manager.cache_clear()
 
 
 def test_two_plugins_of_one_distribution_are_told_apart_by_their_own_names(install, tmp_path):

@@ -30,7 +30,7 @@ def command(as_json: bool) -> None:
 
 
 def examine() -> dict[str, Any]:
-    """Findings by name. Launches one small kernel, to learn which threading layer Numba takes."""
+    """Findings by name. Loads Numba and its threading layer."""
     from llvmlite import binding
 
     from .. import simd
@@ -44,7 +44,7 @@ def examine() -> dict[str, Any]:
         "cpu_features": [name for name in FEATURES if features.get(name)],
         "vector_width": f"{simd.VECTOR_BITS} bits, {simd.LANES} float32 numbers",
         "threads": jit.num_threads(),
-        "threading_layer": _threading_layer(),
+        "threading_layer": jit.threading_layer(),
         "jit": "off (NUMBA_DISABLE_JIT)" if jit.JIT_DISABLED else "on",
         "cache": cache_state(),
         "gpu": _gpu(),
@@ -56,24 +56,6 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _threading_layer() -> str:
-    import numba
-    import numpy as np
-
-    from ..kernels import jit
-
-    @jit.kernel(parallel=True)
-    def launch(cells: Any, queue: Any, threads: Any) -> None:
-        for k in numba.prange(threads):
-            cells[k] = k
-
-    launch(np.zeros(jit.num_threads()))
-    try:
-        return numba.threading_layer()
-    except ValueError:
-        return "none"
 
 
 def _gpu() -> str:

@@ -259,6 +259,14 @@ def _start_threads() -> None:
             del os.environ["GOMP_SPINCOUNT"]
 
 
+def threading_layer() -> str:
+    """Name of Numba's threading layer, ``"none"`` where kernels are not compiled. Loads it if nothing has yet."""
+    if JIT_DISABLED:
+        return "none"
+    _start_threads()
+    return numba.threading_layer()
+
+
 def launch_guard() -> contextlib.AbstractContextManager:
     """Hold this around launches of parallel kernels."""
     return contextlib.nullcontext() if JIT_DISABLED or _launches_are_safe() else _launch_lock

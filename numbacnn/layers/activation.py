@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from .. import kernels
-from ..errors import ConfigError, ShapeError, UnknownNameError
+from ..errors import ConfigError, ShapeError
+from ..plugin import registry
 from .base import Buffer, Layer, Parameter, Shape
 from .initializers import Constant
 
@@ -163,6 +164,11 @@ class GELU(Elementwise):
 
     def scalar(self) -> Scalar:
         return kernels.activations.gelu if self.approximate == "none" else kernels.activations.gelu_tanh
+
+
+def gelu_tanh() -> GELU:
+    """GELU by tanh, for ``activation="gelu_tanh"``."""
+    return GELU("tanh")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,7 +349,8 @@ class Activation(Elementwise):
     """An elementwise activation by its registered name: ``Activation("leaky_relu", alpha=0.2)``.
 
     ``alpha`` goes to activations that have one; None keeps their default.
-    Raises UnknownNameError for a name that nobody registers, and ConfigError for an activation that isn't elementwise.
+    Raises UnknownNameError for a name that nobody registers, PluginError for one that several plugins provide, and ConfigError for an
+    activation that isn't elementwise.
     """
 
     function: str = "relu"
@@ -375,7 +382,7 @@ class Activation(Elementwise):
 
 @functools.cache
 def _by_name(function: str, alpha: float | None) -> Elementwise:
-    make = _factory(function)
+    make = registry.load("activation", function)
     if alpha is not None and "alpha" not in inspect.signature(make).parameters:
         raise ConfigError(f"The activation {function!r} has no alpha, but alpha={alpha!r} was given.")
     layer = make() if alpha is None else make(alpha=alpha)
@@ -384,53 +391,18 @@ def _by_name(function: str, alpha: float | None) -> Elementwise:
     return layer
 
 
-def _factory(name: str) -> Callable[..., Any]:
-    if name in BUILT_IN:
-        return BUILT_IN[name]
-    from ..plugin import registry
-
-    try:
-        return registry.load("activation", name)
-    except UnknownNameError:
-        raise UnknownNameError("activation", name, {*BUILT_IN, *registry.names("activation")}) from None
-
-
 def resolve(activation: Any) -> Layer | None:
     """The layer that an ``activation=`` argument means: a registered name, a layer, a class of layers (or another callable that
-    makes one), or None for no activation. Raises UnknownNameError or ConfigError."""
+    makes one), or None for no activation. Raises UnknownNameError, PluginError where several plugins provide the name, or ConfigError."""
     if activation is None or isinstance(activation, Layer):
         return activation
     if isinstance(activation, str):
-        return _factory(activation)()
+        return registry.load("activation", activation)()
     if callable(activation):
         layer = activation()
         if isinstance(layer, Layer):
             return layer
     raise ConfigError(f"{activation!r} was given as an activation; it is a name such as 'relu', a layer, or None.")
-
-
-BUILT_IN: dict[str, Callable[..., Layer]] = {
-    "linear": Linear,
-    "identity": Linear,
-    "relu": ReLU,
-    "relu6": ReLU6,
-    "leaky_relu": LeakyReLU,
-    "elu": ELU,
-    "selu": SELU,
-    "gelu": GELU,
-    "gelu_tanh": functools.partial(GELU, "tanh"),
-    "silu": SiLU,
-    "swish": SiLU,
-    "hard_swish": HardSwish,
-    "hard_sigmoid": HardSigmoid,
-    "mish": Mish,
-    "sigmoid": Sigmoid,
-    "tanh": Tanh,
-    "softplus": Softplus,
-    "prelu": PReLU,
-    "softmax": Softmax,
-    "log_softmax": LogSoftmax,
-}
 
 
 # Of one's own --------------------------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ ACTIVATIONS = {
     "elu": ("ELU", "x above 0, alpha (exp(x) - 1) elsewhere"),
     "selu": ("SELU", "elu, scaled to keep mean and variance"),
     "gelu": ("GELU", "x times the normal distribution function"),
+    "gelu_tanh": ("gelu_tanh", "gelu, approximated by tanh"),
     "silu": ("SiLU", "x sigmoid(x)"),
     "swish": ("SiLU", "x sigmoid(x)"),
     "hard_swish": ("HardSwish", "x relu6(x + 3) / 6"),
@@ -83,6 +84,9 @@ ACTIVATIONS = {
     "sigmoid": ("Sigmoid", "1 / (1 + exp(-x))"),
     "tanh": ("Tanh", "hyperbolic tangent"),
     "softplus": ("Softplus", "log(1 + exp(x))"),
+    "prelu": ("PReLU", "leaky relu with a learned slope per channel"),
+    "softmax": ("Softmax", "probabilities over the channels"),
+    "log_softmax": ("LogSoftmax", "logarithms of probabilities over the channels"),
 }
 OPTIMIZERS = {
     "sgd": ("SGD", "stochastic gradient descent with momentum"),

@@ -84,7 +84,8 @@ class DatasetSpec(Spec):
 
 @dataclasses.dataclass(frozen=True)
 class ActivationSpec(Spec):
-    """Factory: an elementwise layer class, such as :func:`numbacnn.activation` makes from a scalar function."""
+    """Factory: what makes a layer, given nothing: an elementwise layer class, such as :func:`numbacnn.activation` makes from a
+    scalar function, or a layer class like softmax's, which keeps the shape."""
 
     kind: ClassVar[str] = "activation"
     hook: ClassVar[str] = "numbacnn_activations"
