@@ -32,7 +32,8 @@ PLANS = 8  # plans that a model keeps
 
 
 class Model:
-    """A network from symbolic ``inputs`` to ``outputs`` (one tensor each, or sequences of them), with its parameters.
+    """A network from symbolic ``inputs`` to ``outputs`` (one tensor each, or sequences of them), with its parameters. Outputs may be a
+    mapping from name to tensor; :meth:`predict` then gives one.
 
     Args:
         seed: of the initial parameters and of all randomness in training.
@@ -40,7 +41,9 @@ class Model:
         name: for the summary.
 
     ``graph`` holds the nodes, ``store`` the arrays of parameters, ``parameters`` is the mapping from name to array.
-    ``classes`` are the class names by label, None until somebody sets them; they are saved with the model.
+    ``output_names`` are the names of the outputs where they have any, else None. ``classes`` are the class names by label, None until
+    somebody sets them; ``architecture`` is the registered name that :func:`create` made the model from, else None. Both are saved with
+    the model.
     Raises ConfigError for inputs and outputs that are not connected or names that are given twice.
     """
 
@@ -49,11 +52,13 @@ class Model:
             raise ConfigError(f"A model was given dtype {dtype!r}; it takes 'float32' or 'float64'.")
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ConfigError(f"A model was given seed {seed!r}; it takes a whole number from 0 on.")
+        self.output_names = tuple(map(str, outputs)) if isinstance(outputs, Mapping) else None
         self.graph = Graph(_as_sequence(inputs), _as_sequence(outputs))
         self.seed, self.dtype, self.name = int(seed), np.dtype(dtype), name
         self.store = ParameterStore(self.graph.specs, self.seed, self.dtype)
         self.parameters = Parameters(self.store)
         self.classes: tuple[str, ...] | None = None
+        self.architecture: str | None = None
         self._plans: OrderedDict[tuple, Any] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -62,8 +67,8 @@ class Model:
     def predict(self, images: Any, batch_size: int | None = None) -> Any:
         """Outputs for ``images`` ``(N, ...)`` in inference mode, as new NumPy arrays.
 
-        A model with several inputs takes a tuple or list of arrays, one with several outputs gives a tuple. Images are
-        run ``batch_size`` at a time. Raises ShapeError and ConfigError for arrays that are not what the model takes.
+        A model with several inputs takes a tuple or list of arrays, one with several outputs gives a tuple, or a mapping if they
+        have names. Images are run ``batch_size`` at a time. Raises ShapeError and ConfigError for arrays that are not what the model takes.
         """
         batches = self._checked_inputs(images)
         size = CHUNK if batch_size is None else batch_size
@@ -75,6 +80,8 @@ class Model:
             part = slice(start, min(start + size, count))
             plan = self._inference_plan(part.stop - part.start)
             plan.forward([batch[part] for batch in batches], [result[part] for result in results])
+        if self.output_names is not None:
+            return dict(zip(self.output_names, results))
         return results[0] if len(results) == 1 else tuple(results)
 
     def __call__(self, images: Any) -> Any:
@@ -105,13 +112,23 @@ class Model:
         """The opposite of :meth:`freeze`."""
         self.store.frozen -= self._matching(patterns)
 
-    def load_weights(self, source: Any, strict: bool = True) -> Any:
+    def load_weights(self, source: Any, strict: bool = True, skip_mismatched: bool = False) -> Any:
         """Copy parameters from a file (``.safetensors``, ``.npz``) or a mapping from name to array, and report how the
-        names met (:class:`numbacnn.weights.files.Report`). ``strict`` wants every parameter and nothing else. Raises
-        WeightsError, and leaves the model as it was, where names or shapes don't fit."""
+        names met (:class:`numbacnn.weights.files.Report`).
+
+        Names and layouts are ours, or those of torchvision or timm where the architecture says what these are: whichever fits more of
+        the names. ``strict`` wants every parameter and nothing else. ``skip_mismatched`` leaves out what has another shape, such as a
+        head for another number of classes. Raises WeightsError, and leaves the model as it was, where names or shapes don't fit."""
         from .weights import files
 
-        return files.assign(self, files.read_weights(source), strict)
+        return files.assign(self, files.read_weights(source), strict, skip_mismatched)
+
+    def export(self, path: str | Path, names: str = "torchvision") -> None:
+        """Write the parameters to a ``.safetensors`` file in the names and layouts of another library. Raises UnknownNameError where the
+        architecture has no rules for it."""
+        from .weights import files
+
+        files.export(self, path, names)
 
     def save(self, path: str | Path) -> None:
         """Write weights and graph into one ``.safetensors`` file, which :func:`numbacnn.load` reads."""
@@ -121,18 +138,28 @@ class Model:
 
     def to_config(self) -> dict[str, Any]:
         """Everything but the parameters, as data that JSON can hold; :meth:`from_config` makes a model of it."""
-        classes = None if self.classes is None else list(self.classes)
-        return {"name": self.name, "seed": self.seed, "dtype": str(self.dtype), "classes": classes, "graph": to_config(self.graph)}
+        return {
+            "name": self.name,
+            "architecture": self.architecture,
+            "seed": self.seed,
+            "dtype": str(self.dtype),
+            "classes": None if self.classes is None else list(self.classes),
+            "output_names": None if self.output_names is None else list(self.output_names),
+            "graph": to_config(self.graph),
+        }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Model:
         """A freshly initialised model from what :meth:`to_config` gave. Raises WeightsError where it cannot be one, and
         PluginError where a layer's package is missing."""
         try:
-            inputs, outputs = from_config(config["graph"])
+            inputs, tensors = from_config(config["graph"])
+            named = config.get("output_names")
+            outputs = tensors if named is None else dict(zip(named, tensors))
             model = cls(inputs, outputs, seed=config["seed"], dtype=config["dtype"], name=config["name"])
             names = config["classes"]
             model.classes = None if names is None else tuple(map(str, names))
+            model.architecture = config.get("architecture")
             return model
         except (KeyError, TypeError, IndexError) as error:
             raise WeightsError(f"The description of the model is damaged: {type(error).__name__}: {error}.") from error
@@ -236,6 +263,8 @@ class Sequential:
 
 
 def _as_sequence(tensors: Any) -> tuple:
+    if isinstance(tensors, Mapping):
+        return tuple(tensors.values())
     return tuple(tensors) if isinstance(tensors, (tuple, list)) else (tensors,)
 
 
@@ -285,8 +314,10 @@ def create(name: str, **options: Any) -> Model:
 
     architecture = registry.load("architecture", name)
     try:
-        return architecture(**options)
+        model = architecture(**options)
     except TypeError as error:
         if isinstance(error, NumbacnnError) or error.__traceback__ is None or error.__traceback__.tb_next is not None:
             raise
         raise ConfigError(f"The architecture {name!r} does not take these options: {error}.") from None
+    model.architecture = name
+    return model

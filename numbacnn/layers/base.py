@@ -132,6 +132,10 @@ class Layer:
         ``dilation * (kernel - 1) + 1``), for the receptive field; None for a layer that works point by point."""
         return None
 
+    def torch_order(self, name: str, axes: int) -> Shape:
+        """The order of axes in which PyTorch keeps the parameter ``name``, for checkpoints: a permutation, as ``transpose`` takes it."""
+        return tuple(range(axes))
+
     # What all layers have --------------------------------------------------------------------------------------------
 
     def __call__(self, *inputs: Any, name: str | None = None) -> Any:

@@ -86,6 +86,9 @@ class _Sliding(Layer):
         if channels % groups or filters % groups:
             raise ShapeError(f"given shape {x}, needs channels ({channels}) and filters ({filters}) that {groups} groups divide.")
 
+    def torch_order(self, name: str, axes: int) -> Shape:
+        return (axes - 1, axes - 2, *range(axes - 2)) if axes > 1 else (0,)
+
     def with_epilogue(self, activation: Layer | None, residual: bool, scale_shift: bool) -> Layer:
         """This layer with ``activation(layer(x) * fold_scale + fold_shift + residual)`` computed while the output is written; a second
         input is the residual."""

@@ -51,6 +51,9 @@ class Dense(Layer):
         weight = Parameter((x[-1], self.units), self.initializer)
         return {"weight": weight, "bias": Parameter((self.units,), self.bias_initializer, decay=False)} if self.bias else {"weight": weight}
 
+    def torch_order(self, name: str, axes: int) -> Shape:
+        return tuple(reversed(range(axes)))
+
     def flops(self, x: Shape) -> int:
         return 2 * math.prod(x) * self.units
 

@@ -64,14 +64,18 @@ def load(kind: str, name: str, manager: PluginManager | None = None) -> Any:
 
 def resolve(entry: Entry) -> Any:
     """The thing that an entry's factory string names. Raises PluginError where it cannot be imported."""
-    module, _, path = entry.spec.factory.partition(":")
+    return attribute(entry.spec.factory, f"The {entry.spec.kind} {entry.spec.name!r} of {entry.source}")
+
+
+def attribute(dotted: str, what: str) -> Any:
+    """What ``"package.module:attribute"`` names. Raises PluginError, which speaks of it as ``what``, where it cannot be imported."""
+    module, _, path = dotted.partition(":")
     try:
         thing = importlib.import_module(module)
-        for attribute in path.split("."):
-            thing = getattr(thing, attribute)
+        for name in path.split("."):
+            thing = getattr(thing, name)
     except (Exception, SystemExit) as error:
-        what = f"The {entry.spec.kind} {entry.spec.name!r} of {entry.source}"
-        raise PluginError(f"{what} cannot be imported from {entry.spec.factory}: {type(error).__name__}: {error}") from error
+        raise PluginError(f"{what} cannot be imported from {dotted}: {type(error).__name__}: {error}") from error
     return thing
 
 

@@ -56,10 +56,15 @@ class ArchitectureSpec(Spec):
 
     ``input_size`` is the spatial size that the command line resizes images to unless told otherwise; None takes images as
     they are. ``recipe`` holds the training options that it falls back on (``{"optimizer": "adam", "rate": 1e-3}``).
+    ``names`` is the dotted string of the rules by which other libraries name the parameters, by library
+    (:mod:`numbacnn.weights.names`), or of a function of the model that gives them. ``pretrained`` is that of the weights that can be
+    had, :class:`numbacnn.weights.pretrained.Pretrained` by name.
     """
 
     input_size: tuple[int, ...] | None = None
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    names: str | None = None
+    pretrained: str | None = None
 
     kind: ClassVar[str] = "architecture"
     hook: ClassVar[str] = "numbacnn_architectures"

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import WeightsError
+from . import names
 
 FORMAT = 1
 """Version of the file's layout; a reader refuses newer ones."""
@@ -164,12 +165,14 @@ def _check_file(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Report:
-    """How the names of a file and of a model met. ``shapes`` gives (name, given shape, needed shape)."""
+    """How the names of a file and of a model met, as the file spells them. ``convention`` is whose names these are (``"numbacnn"``,
+    ``"torchvision"``...); ``shapes`` gives (name, given shape, needed shape)."""
 
     assigned: tuple[str, ...]
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     shapes: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
+    convention: str = names.OWN
 
     @property
     def complete(self) -> bool:
@@ -188,28 +191,44 @@ class Report:
         return "; ".join(parts)
 
 
-def assign(model: Any, weights: Mapping[str, Any], strict: bool = True) -> Report:
-    """Copy arrays into the model's parameters of the same names.
+def assign(model: Any, weights: Mapping[str, Any], strict: bool = True, skip_mismatched: bool = False) -> Report:
+    """Copy arrays into the model's parameters, by our names or by those of the library that more of the names fit.
 
-    Raises WeightsError, and leaves the model as it was, where a shape or kind of number does not fit or, if ``strict``,
-    where a name is missing or unexpected. Not strict, such names are skipped and reported."""
-    parameters = model.parameters
-    given = {name: np.asarray(array) for name, array in weights.items()}
-    common = [name for name in parameters if name in given]
+    Raises WeightsError, and leaves the model as it was, where a kind of number does not fit, where a shape does not and
+    ``skip_mismatched`` is not set, or, if ``strict``, where a name is missing or unexpected. What is skipped is reported."""
+    given = {name: np.asarray(array) for name, array in weights.items() if not names.IGNORED.fullmatch(name)}
+    candidates = {convention: names.places(model, convention) for convention in names.conventions(model)}
+    convention = max(candidates, key=lambda key: sum(place.name in given for place in candidates[key].values()))
+    places = {ours: place for ours, place in candidates[convention].items() if place.name in given}
+    known = {place.name for place in candidates[convention].values()}
+    fitting = {ours: place for ours, place in places.items() if _without_ones(given[place.name].shape) == _without_ones(place.shape)}
     report = Report(
-        assigned=tuple(common),
-        missing=tuple(name for name in parameters if name not in given),
-        unexpected=tuple(name for name in given if name not in parameters),
-        shapes=tuple((name, given[name].shape, parameters[name].shape) for name in common if given[name].shape != parameters[name].shape),
+        assigned=tuple(place.name for place in fitting.values()),
+        missing=tuple(place.name for place in candidates[convention].values() if place.name not in given),
+        unexpected=tuple(name for name in given if name not in known),
+        shapes=tuple((place.name, given[place.name].shape, place.shape) for ours, place in places.items() if ours not in fitting),
+        convention=convention,
     )
-    if report.shapes or (strict and not report.complete):
+    if (report.shapes and not skip_mismatched) or (strict and (report.missing or report.unexpected)):
         raise WeightsError(f"The weights do not fit the model: {_mismatch(report)}.")
-    for name in common:
-        if given[name].dtype.kind not in "fiu":
-            raise WeightsError(f"The weights do not fit the model: {name!r} holds {given[name].dtype}, real numbers are needed.")
-    for name in common:
-        parameters[name] = given[name]
+    for place in fitting.values():
+        if given[place.name].dtype.kind not in "fiu":
+            raise WeightsError(
+                f"The weights do not fit the model: {place.name!r} holds {given[place.name].dtype}, real numbers are needed."
+            )
+    for ours, place in fitting.items():
+        model.parameters[ours] = place.imported(given[place.name])
     return report
+
+
+def export(model: Any, path: str | os.PathLike, convention: str) -> None:
+    """Write the model's parameters in the names and layouts of a library. Raises UnknownNameError where there are no rules for it."""
+    places = names.places(model, convention)
+    write_weights(path, {place.name: place.exported(model.store.view(ours)) for ours, place in places.items()})
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(length for length in shape if length != 1)
 
 
 def _mismatch(report: Report) -> str:

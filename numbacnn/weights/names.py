@@ -1,0 +1,123 @@
+"""Checkpoints of other libraries: their names for our parameters, and their layouts.
+
+An architecture says how torchvision and timm name its parameters by *rules*, pairs of a pattern of our names and one of theirs::
+
+    ("stage{s}.block{b}.norm{k}", "layer{s}.{b-1}.bn{k}")
+
+A field in braces stands for a whole number, which the other side may shift by a constant. A pattern covers a layer or scope and all below
+it: what comes after it (``.weight``) is kept. The first rule that fits counts; a name that no rule fits stays as it is.
+
+Layouts follow from the layers (:meth:`numbacnn.layers.base.Layer.torch_order`). A Dense layer behind a Flatten of channels-last images
+gets its rows in another order too, as PyTorch flattens channels first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import UnknownNameError
+from ..graph.build import ACTIVATION
+from ..layers.base import Shape
+from ..layers.dense import Dense
+from ..layers.shape import Flatten
+from ..plugin import registry
+
+Rules = Sequence[tuple[str, str]]
+
+OWN = "numbacnn"
+IGNORED = re.compile(r".*\.num_batches_tracked|num_batches_tracked")
+"""Names in checkpoints that mean nothing here: PyTorch counts batches for a running mean without momentum."""
+
+_FIELD = re.compile(r"\{(\w+)([+-]\d+)?\}")
+
+
+def renamed(name: str, rules: Rules) -> str:
+    """What ``name`` is called by the first rule that fits it."""
+    for ours, theirs in rules:
+        found = _compiled(ours).match(name)
+        if found:
+            fields = found.groupdict()
+            return _FIELD.sub(lambda field: str(int(fields[field[1]]) + int(field[2] or 0)), theirs) + name[found.end() :]
+    return name
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    parts = re.split(r"\{(\w+)\}", pattern)
+    text = "".join(f"(?P<{part}>\\d+)" if odd % 2 else re.escape(part) for odd, part in enumerate(parts))
+    return re.compile(text + r"(?=\.|$)")
+
+
+def conventions(model: Any) -> dict[str, Rules]:
+    """The rules of each library that the model's architecture has rules for, and no rules under ``"numbacnn"``."""
+    rules: dict[str, Rules] = {OWN: ()}
+    if model.architecture is not None:
+        spec: Any = registry.find("architecture", model.architecture).spec
+        if spec.names:
+            found = registry.attribute(spec.names, f"The names of the architecture {model.architecture!r}")
+            rules.update(found(model) if callable(found) else found)
+    return rules
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a parameter of ours stands in a checkpoint: its name there, and the way to its layout and back."""
+
+    name: str
+    shape: Shape
+    order: tuple[int, ...]
+    flattened: Shape | None = None
+
+    def imported(self, array: np.ndarray) -> np.ndarray:
+        """``array`` of their shape, or of one that differs by axes of length one, as ours."""
+        array = array.reshape(self.shape)
+        if self.flattened is not None:
+            *places, channels = self.flattened
+            array = np.moveaxis(array.reshape(-1, channels, *places), 1, -1).reshape(self.shape)
+        return array.transpose(np.argsort(self.order))
+
+    def exported(self, array: np.ndarray) -> np.ndarray:
+        """Our ``array`` as theirs."""
+        array = array.transpose(self.order)
+        if self.flattened is not None:
+            array = np.moveaxis(array.reshape(-1, *self.flattened), -1, 1).reshape(self.shape)
+        return array
+
+
+def places(model: Any, convention: str) -> dict[str, Place]:
+    """Of every parameter, by our name, its place in a checkpoint of a library. Raises UnknownNameError for one without rules."""
+    known = conventions(model)
+    if convention not in known:
+        raise UnknownNameError("naming convention", convention, known)
+    rules, specs = known[convention], model.store.specs
+    found: dict[str, Place] = {}
+    for node in model.graph.nodes:
+        flattened = _flattened_shape(node.inputs[0])
+        for local, name in node.parameters.items():
+            shape = specs[name].shape
+            if convention == OWN:
+                found.setdefault(name, Place(name, shape, tuple(range(len(shape)))))
+                continue
+            layer, own = (node.activation, local.removeprefix(ACTIVATION)) if local.startswith(ACTIVATION) else (node.layer, local)
+            order = layer.torch_order(own, len(shape))
+            mixed = flattened if (own == "weight" if isinstance(layer, Dense) else shape == node.inputs[0].shape) else None
+            found.setdefault(name, Place(renamed(name, rules), tuple(shape[axis] for axis in order), order, mixed))
+    return found
+
+
+def _flattened_shape(tensor: Any) -> Shape | None:
+    """The shape with places that a vector was flattened from, by way of layers that leave each element where it is."""
+    while tensor.call is not None and len(tensor.shape) == 1:
+        (before, *others) = tensor.call.inputs
+        if isinstance(tensor.call.layer, Flatten):
+            return before.shape if len(before.shape) > 1 else None
+        if others or before.shape != tensor.shape or isinstance(tensor.call.layer, Dense):
+            return None
+        tensor = before
+    return None
