@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
@@ -96,9 +97,40 @@ def test_parallel_kernels_get_a_queue_and_the_number_of_threads():
 
 
 def test_numbers_of_threads_that_cannot_be():
-    for threads in (0, -1, 100_000):
-        with pytest.raises(ConfigError, match=f"{threads} threads were asked for; this machine allows 1 to"):
+    before = jit.num_threads()
+    for threads in (0, -1, 100_000, 1.5, True, "2", None):
+        with pytest.raises(
+            ConfigError, match=re.escape(f"{threads!r} threads were asked for; this machine allows a whole number from 1 to")
+        ):
             jit.set_num_threads(threads)
+    assert jit.num_threads() == before
+    jit.set_num_threads(np.int64(before))
+    assert jit.num_threads() == before
+
+
+LAUNCH_SPY = """
+    import os
+    from numba.np.ufunc import parallel
+
+    launch, spins = parallel._launch_threads, []
+
+    def spy():
+        spins.append(os.environ.get("GOMP_SPINCOUNT"))
+        launch()
+
+    parallel._launch_threads = spy
+    from numbacnn.kernels import jit
+
+    jit.set_num_threads(1)
+    print(spins[0], "GOMP_SPINCOUNT" in os.environ)
+"""
+
+
+def test_choosing_the_number_of_threads_starts_them_as_a_launch_would():
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    command = [sys.executable, "-c", textwrap.dedent(LAUNCH_SPY)]
+    result = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.stdout.split() == [jit.SPINS, "False"], result.stderr
 
 
 def test_record_collects_without_running():

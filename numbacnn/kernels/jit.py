@@ -19,6 +19,7 @@ import functools
 import hashlib
 import inspect
 import itertools
+import numbers
 import os
 import pickle
 import platform
@@ -231,12 +232,16 @@ _local = threading.local()
 
 
 def set_num_threads(count: int) -> None:
-    """Number of threads of all launches from now on, at least 1 and at most ``NUMBA_NUM_THREADS``."""
+    """Number of threads of all launches from now on, at least 1 and at most ``NUMBA_NUM_THREADS``. Raises ConfigError for anything else."""
     global _thread_count
-    if not 1 <= count <= numba_config.NUMBA_NUM_THREADS:
-        raise ConfigError(f"{count} threads were asked for; this machine allows 1 to {numba_config.NUMBA_NUM_THREADS}.")
-    _thread_count = count
-    numba.set_num_threads(count)  # threads that are not to work must not wait for work either: they would take the CPU
+    whole = isinstance(count, numbers.Integral) and not isinstance(count, bool)
+    if not whole or not 1 <= count <= numba_config.NUMBA_NUM_THREADS:
+        raise ConfigError(
+            f"{count!r} threads were asked for; this machine allows a whole number from 1 to {numba_config.NUMBA_NUM_THREADS}."
+        )
+    _start_threads()  # before Numba does, which would let them spin
+    numba.set_num_threads(int(count))  # threads that are not to work must not wait for work either: they would take the CPU
+    _thread_count = int(count)
 
 
 def num_threads() -> int:
@@ -401,11 +406,3 @@ def inline(function: Callable) -> Any:
     """Decorator: a helper that kernels call."""
     _helpers.add(function.__qualname__)
     return plain(function) if JIT_DISABLED else numba.njit(**FLAGS)(function)
-
-
-def source_of(function: Callable) -> str:
-    """The text of a function for messages, or its name where there is none."""
-    try:
-        return inspect.getsource(function).strip()
-    except (OSError, TypeError):
-        return getattr(function, "__name__", repr(function))
