@@ -28,13 +28,17 @@ def normal(*shape):
 
 
 class Training:
-    """A training plan of a one-layer model, run once so that everything is compiled."""
+    """A training plan of a one-layer model, run once so that everything is compiled. Its backward pass computes the gradients of the
+    layer's parameters if ``weights``, and of its input if ``inputs``."""
 
-    def __init__(self, layer, shape, batch):
+    def __init__(self, layer, shape, batch, weights=True, inputs=True):
         Input, Model = need("Input", "Model")
         x = Input(shape)
         self.model = Model(x, layer(x), seed=0)
-        self.plan = self.model.training_plan(batch)
+        if not weights:
+            self.model.freeze("*")
+        self.plan = self.model.training_plan(batch, input_gradients=inputs)
+        assert self.plan.plan.backward, f"the backward pass of {layer} has nothing to run"
         self.plan.inputs[0][...] = normal(batch, *shape)
         self.plan.output_gradients[0][...] = normal(*self.plan.output_gradients[0].shape)
         self.plan.forward()
