@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..errors import PluginError, WeightsError
+from ..errors import PluginError, UnknownNameError, WeightsError
 from ..layers.base import Layer
 from ..layers.initializers import Initializer
 from ..plugin import registry
@@ -74,7 +74,7 @@ def _activation_origins(layer: Layer) -> list[list[Any]]:
 
 def _layer_from(entry: Mapping[str, Any]) -> Layer:
     name, package = entry["name"], entry["distribution"]
-    factory = registry.load_saved("layer", name, package, entry["distribution_version"])
+    factory = _unregistered(name) if package is None else registry.load_saved("layer", name, package, entry["distribution_version"])
     for activation in entry.get("activations", ()):
         registry.load_saved("activation", *activation)
     if entry["version"] > factory.version:
@@ -83,6 +83,20 @@ def _layer_from(entry: Mapping[str, Any]) -> Layer:
             f"pip install --upgrade {package}"
         )
     return factory(**{key: _decode(value) for key, value in entry["config"].items()})
+
+
+def _unregistered(name: str) -> Any:
+    """The class of a layer that no plugin registered when the model was saved, if one does by now. A built-in of that name is another."""
+    try:
+        entry = registry.find("layer", name)
+    except UnknownNameError:
+        entry = None
+    if entry is None or entry.distribution == "numbacnn":
+        raise PluginError(
+            f"The model has a layer {name!r} of somebody's own, which no plugin provides: name its class in a plugin, or build the model "
+            "in code and give this file to its load_weights."
+        )
+    return registry.resolve(entry)
 
 
 def _encode(value: Any) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import kernels
 from ..errors import ConfigError, ShapeError
+from . import activation as activations
 from .base import Buffer, Layer, Parameter, Shape, document
 from .padding import check_padding, per_axis, resolve_padding, window_places
 
@@ -22,6 +23,11 @@ from .padding import check_padding, per_axis, resolve_padding, window_places
 def _as_tuples(value: Any) -> Any:
     """Lists, as a configuration file gives them, as tuples."""
     return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+def made(activation: Any) -> Any:
+    """What a field keeps of an ``activation=`` argument: a name or a layer as it is, and the layer that a class makes."""
+    return activation if isinstance(activation, str) else activations.resolve(activation)
 
 
 def _positive(value: Any, what: str, owner: str) -> None:
@@ -64,6 +70,7 @@ class _Sliding(Layer):
         for name in ("filters", "groups", "multiplier"):
             if hasattr(self, name):
                 _positive(getattr(self, name), name, type(self).__name__)
+        object.__setattr__(self, "activation", made(self.activation))
         try:
             self._numbers()
             check_padding(self.padding, self.axes)
@@ -151,7 +158,7 @@ class _Convolution(_ChannelMixing):
         padding: see :func:`numbacnn.layers.padding.resolve_padding`.
         groups: the channels fall into that many groups that do not see each other.
         bias: whether a learned vector is added.
-        activation: name or layer applied to the output.
+        activation: name, layer or class of layers applied to the output.
         initializer, bias_initializer: names or initializers.
 
     Parameters: ``weight (kernel..., C / groups, filters)``, ``bias (filters,)``.

@@ -11,7 +11,7 @@ import numpy as np
 from .. import kernels
 from ..errors import ConfigError, ShapeError
 from .base import Buffer, Layer, Parameter, Shape
-from .conv import FusedEpilogue, constant_vector
+from .conv import FusedEpilogue, constant_vector, made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Dense(Layer):
     Args:
         units: output channels.
         bias: whether a learned vector is added.
-        activation: name or layer applied to the output.
+        activation: name, layer or class of layers applied to the output.
         initializer, bias_initializer: names or initializers.
 
     Parameters: ``weight (C, units)``, ``bias (units,)``.
@@ -41,6 +41,7 @@ class Dense(Layer):
     def __post_init__(self) -> None:
         if not isinstance(self.units, int) or isinstance(self.units, bool) or self.units < 1:
             raise ConfigError(f"Dense: units is {self.units!r}; it takes an integer of at least 1.")
+        object.__setattr__(self, "activation", made(self.activation))
 
     def output_shape(self, x: Shape) -> Shape:
         if len(x) < 1:
