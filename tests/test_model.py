@@ -327,6 +327,23 @@ def test_training_moves_running_statistics_and_predict_notices():
     assert model.store.version > version
 
 
+def test_running_statistics_are_noticed_though_a_later_layer_raises():
+    class Failing(Twice):
+        def forward(self, x, y, p, b, training):
+            if training:
+                raise ArithmeticError
+            y[...] = x
+
+    x = nc.Input((4,))
+    model = nc.Model(x, Failing()(nc.BatchNorm(momentum=1.0)(x)), dtype="float64")
+    before = model.predict(np.ones((1, 4)))
+    plan = model.training_plan(2)
+    plan.inputs[0][...] = [[2] * 4, [4] * 4]
+    with pytest.raises(ArithmeticError):
+        plan.forward()
+    assert not np.allclose(model.predict(np.ones((1, 4))), before)
+
+
 def test_error_in_training_names_the_layer():
     x = nc.Input((4,))
     model = nc.Model(x, nc.BatchNorm()(nc.Dense(4)(x), name="norm"), dtype="float64")

@@ -176,9 +176,11 @@ class TrainingPlan(_Bound):
     def forward(self) -> None:
         """Fill ``outputs`` from ``inputs``."""
         with self.lock:
-            _run(self._forward_steps)
-            if self.store.state.size:  # running statistics have moved
-                self.store.touch()
+            try:
+                _run(self._forward_steps)
+            finally:
+                if self.store.state.size:  # running statistics have moved, if only those of layers before one that raised
+                    self.store.touch()
 
     def backward(self) -> None:
         """Fill ``gradients`` (and ``input_gradients``) from ``output_gradients``, after a :meth:`forward`."""
