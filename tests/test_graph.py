@@ -118,6 +118,31 @@ def test_disconnected_models():
         nc.Model([nc.Input((4,), name="z"), z], Sum()(z, z))
 
 
+def test_an_input_that_the_model_computes_too():
+    x = nc.Input((4,))
+    a, b = nc.Split(2)(x)
+    with pytest.raises(
+        ConfigError, match=r"the tensor of shape \(2,\) was given as an input of the model, which computes it too, as Split"
+    ):
+        nc.Model([x, a], a + b)
+
+
+def test_automatic_input_names_step_aside():
+    x, y, z = nc.Input((4,), name="input2"), nc.Input((4,)), nc.Input((4,))
+    assert nc.Model([x, y, z], nc.Add()(x, y, z)).graph.input_names == ("input2", "input3", "input4")
+    assert nc.Model(y, Twice()(y, name="input")).graph.input_names == ("input1",)
+    with pytest.raises(ConfigError, match="Two parts of the model are named 'input2'"):
+        nc.Model(x, Twice()(x, name="input2"))
+
+
+def test_two_parameters_of_one_name():
+    x = nc.Input((4,))
+    h = nc.Dense(4, activation="prelu")(x, name="a")
+    h = nc.PReLU()(h, name="a.activation")
+    with pytest.raises(ConfigError, match=r"^PReLU layer 'a\.activation': another layer has a parameter named 'a\.activation\.weight' too"):
+        nc.Model(x, h)
+
+
 def test_model_from_the_middle_of_a_graph():
     x = nc.Input((4,))
     h = Twice()(x)
@@ -145,8 +170,30 @@ def test_activation_field_with_parameters_of_its_own():
     assert "c.activation.weight" in model.parameters
     assert {local for step in model._plan(1, True, False).backward for local in step.dp} == {"weight", "bias"}
     assert list(model._plan(1, True, False).backward[0].dp.values()) == ["c.activation.weight"]
-    with pytest.raises(UnknownNameError, match="'relu'"):
-        nc.Conv2D(3, 1, activation="rleu")(x)
+    with pytest.raises(UnknownNameError, match=r"^Conv2D layer 'c': .*'relu'"):
+        nc.Conv2D(3, 1, activation="rleu")(x, name="c")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (nc.Flatten(), r"its activation Flatten\(\) makes shape \(48,\) of \(4, 4, 3\); an activation keeps the shape"),
+        (nc.MaxPool2D(2), "makes shape"),
+        (nc.MaxPool1D(2), "its activation MaxPool1D"),
+        (nc.Split(3), "makes shape"),
+        (nc.Add(), "as a layer of its own"),
+        (nc.Dense(3, activation="relu"), "as a layer of its own"),
+    ],
+)
+def test_an_activation_keeps_the_shape(given, words):
+    with pytest.raises(ConfigError, match=f"^Conv2D layer 'c': .*{words}"):
+        nc.Conv2D(3, 1, activation=given)(nc.Input((4, 4, 2)), name="c")
+
+
+@pytest.mark.parametrize("given", [np.tanh, lambda x: x, nc.Dense, 3, ["relu"], dict])
+def test_what_is_no_activation(given):
+    with pytest.raises(ConfigError, match=r"was given as an activation; it is a name such as 'relu'.*nc\.activation\(name, function\)"):
+        nc.Conv2D(3, 1, activation=given)(nc.Input((4, 4, 2)), name="c")
 
 
 # Parameters ----------------------------------------------------------------------------------------------------------
@@ -280,6 +327,12 @@ def test_wrong_initializers():
         initializers.VarianceScaling(1.0, "up")
     with pytest.raises(ConfigError, match="two axes"):
         initializers.Orthogonal()((3,), initializers.stream(0, "w"), "float32")
+    with pytest.raises(
+        UnknownNameError, match=r"^Dense layer 'd': parameter 'weight': There is no initializer named 'he_norml'. Did you mean"
+    ):
+        nc.Dense(3, initializer="he_norml")(nc.Input((4,)), name="d")
+    with pytest.raises(ConfigError, match=r"^Dense layer: parameter 'bias': 0.5 was given as an initializer"):
+        nc.Dense(3, bias_initializer=0.5)(nc.Input((4,)))
 
 
 def test_fans():

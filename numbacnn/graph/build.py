@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,8 +12,6 @@ from ..errors import ConfigError, ShapeError
 from ..layers.base import Layer, Parameter
 from .tensor import Call, Tensor, layer_shapes
 
-ACTIVATION = "activation."  # in front of the names of parameters that belong to a layer's activation
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Node:
@@ -20,7 +19,7 @@ class Node:
     for them, the names of its parameters in the model. ``activation`` follows the layer and, if it has parameters, owns
     those that are called ``activation.*``.
 
-    ``derived`` are parameters that a pass computes from others (see :class:`numbacnn.graph.passes.fold.Affine`).
+    ``derived`` are parameters that a pass computes from others (see :class:`numbacnn.graph.passes.fuse.Affine`).
     """
 
     name: str
@@ -64,14 +63,13 @@ class Graph:
 
     def _declare(self, call: Call, name: str, owners: dict[int, Node]) -> dict[str, str]:
         """Enter the parameters of a call into ``specs``, or find those of the layer's first call."""
-        specs = dict(call.layer.parameters(layer_shapes(call.layer, call.inputs)))
-        if call.activation is not None:
-            own = call.activation.parameters(call.outputs[0].shape)
-            specs.update((ACTIVATION + local, spec) for local, spec in own.items())
-        owner = owners.get(id(call.layer))
+        specs, owner = call.parameters, owners.get(id(call.layer))
         if owner is None:
             parameters = {local: f"{name}.{local}" for local in specs}
-            self.specs.update((parameters[local], spec) for local, spec in specs.items())
+            for local, full in parameters.items():
+                if full in self.specs:
+                    raise ConfigError(f"{call.layer.label(name)}: another layer has a parameter named {full!r} too; rename one of the two.")
+                self.specs[full] = specs[local]
             return parameters
         if specs != {local: self.specs[full] for local, full in owner.parameters.items()}:
             raise ShapeError(
@@ -111,6 +109,10 @@ def _reached(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Call]:
     for tensor in inputs:
         if tensor not in used:
             raise ConfigError(f"No output of the model depends on {_describe(tensor)}, which was given as an input.")
+        if tensor.call in calls:
+            raise ConfigError(
+                f"{_describe(tensor)} was given as an input of the model, which computes it too, as {tensor.call.label()} is a part of it."
+            )
     return sorted(calls, key=lambda call: call.serial)
 
 
@@ -139,11 +141,16 @@ def _automatic_name(call: Call, counters: Counter[str], taken: set[str]) -> str:
 
 
 def _input_names(inputs: Sequence[Tensor], taken: set[str]) -> tuple[str, ...]:
-    """The inputs' names: those given, else ``input``, or ``input1``, ``input2``... where there are several."""
+    """The inputs' names: those given, else ``input``, or ``input1``, ``input2``... where there are several or that is taken."""
+    taken = set(taken)
+    for name in (tensor.name for tensor in inputs if tensor.name):
+        if name in taken:
+            raise ConfigError(f"Two parts of the model are named {name!r}; names must be different.")
+        taken.add(name)
     names: list[str] = []
     for number, tensor in enumerate(inputs, 1):
-        name = tensor.name or ("input" if len(inputs) == 1 else f"input{number}")
-        if name in taken or name in names:
-            raise ConfigError(f"Two parts of the model are named {name!r}; names must be different.")
+        automatic = itertools.chain(["input"] if len(inputs) == 1 else [], (f"input{k}" for k in itertools.count(number)))
+        name = tensor.name or next(name for name in automatic if name not in taken)
+        taken.add(name)
         names.append(name)
     return tuple(names)

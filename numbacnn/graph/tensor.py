@@ -10,8 +10,11 @@ import numbers
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import ConfigError, ShapeError
-from ..layers.base import Layer, Shape
+from ..errors import ConfigError, ShapeError, UnknownNameError
+from ..layers import initializers
+from ..layers.base import Layer, Parameter, Shape
+
+ACTIVATION = "activation."  # in front of the names of parameters that belong to a layer's activation
 
 _scope: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("numbacnn_scope", default=())
 _serials = itertools.count()  # the order in which calls were written, which is the order in which they run
@@ -32,13 +35,24 @@ def scope(name: str) -> Iterator[None]:
         _scope.reset(token)
 
 
+@contextlib.contextmanager
+def outside_scopes() -> Iterator[None]:
+    """Names within the block are as given, whatever scopes there are around it."""
+    token = _scope.set(())
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
 def _check_name(name: Any, of: str) -> None:
     if not isinstance(name, str) or not name or any(not part for part in name.split(".")):
         raise ConfigError(f"{name!r} was given as the name of a {of}; it must be text without empty parts, such as 'stage2.conv1'.")
 
 
 class Call:
-    """One application of a layer to tensors. ``activation`` is the layer that its ``activation`` field means, if any."""
+    """One application of a layer to tensors. ``activation`` is the layer that its ``activation`` field means, if any; ``parameters`` are
+    those of both, by name."""
 
     def __init__(self, layer: Layer, inputs: tuple[Tensor, ...], name: str | None):
         self.layer, self.inputs, self.scope = layer, inputs, _scope.get()
@@ -46,8 +60,12 @@ class Call:
             _check_name(name, "layer")
         self.name = name and ".".join((*self.scope, name))
         self.serial = next(_serials)
-        self.activation = self._resolved_activation()
-        self.outputs: tuple[Tensor, ...] = tuple(Tensor(shape, self, index) for index, shape in enumerate(self._shapes()))
+        given = layer_shapes(layer, inputs)
+        with self._speaking():
+            shapes = self._output_shapes(given)
+            self.activation = self._resolved_activation(shapes)
+            self.parameters = self._checked_parameters(given, shapes)
+        self.outputs: tuple[Tensor, ...] = tuple(Tensor(shape, self, index) for index, shape in enumerate(shapes))
 
     def label(self) -> str:
         """How messages speak of this call: an automatic name is only known once a model is built."""
@@ -55,31 +73,56 @@ class Call:
             return f"{self.layer.label()} in {'.'.join(self.scope)!r}"
         return self.layer.label(self.name)
 
-    def _resolved_activation(self) -> Layer | None:
+    @contextlib.contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Puts the layer in front of what is wrong with it."""
+        try:
+            yield
+        except (ShapeError, ConfigError, UnknownNameError) as error:
+            error.args = (f"{self.label()}: {error}",)
+            raise error from None
+
+    def _output_shapes(self, given: Any) -> list[Shape]:
+        shapes = self.layer.output_shape(given)
+        result = [tuple(shape) for shape in (shapes if isinstance(shapes, list) else [shapes])]
+        for shape in result:
+            if not shape or not all(_is_extent(n) for n in shape):
+                raise ShapeError(f"given shape {given}, its output would have shape {shape}; no axis may be empty.")
+        if self.layer.alias and (len(result) != 1 or len(self.inputs) != 1 or math.prod(result[0]) != self.inputs[0].size):
+            raise ShapeError(f"given shape {given}, its output has shape {shapes}; both need as many elements.")
+        return result
+
+    def _resolved_activation(self, shapes: list[Shape]) -> Layer | None:
         given = getattr(self.layer, "activation", None)
         if not self.layer.fusable or given is None:
             return None
         from ..layers.activation import resolve
 
+        activation = resolve(given)
+        if activation is None:
+            return None
+        if activation.arity != 1 or activation.fusable:
+            raise ConfigError(f"{activation!r} was given as an activation; apply it to the output as a layer of its own.")
         try:
-            return resolve(given)
-        except ConfigError as error:
-            raise ConfigError(f"{self.label()}: {error}") from None
-
-    def _shapes(self) -> list[Shape]:
-        given = layer_shapes(self.layer, self.inputs)
-        try:
-            shapes = self.layer.output_shape(given)
+            after = activation.output_shape(shapes[0])
         except (ShapeError, ConfigError) as error:
-            raise type(error)(f"{self.label()}: {error}") from None
-        several = isinstance(shapes, list)
-        result = [tuple(shape) for shape in (shapes if several else [shapes])]
-        for shape in result:
-            if not shape or not all(_is_extent(n) for n in shape):
-                raise ShapeError(f"{self.label()}: given shape {given}, its output would have shape {shape}; no axis may be empty.")
-        if self.layer.alias and (len(result) != 1 or len(self.inputs) != 1 or math.prod(result[0]) != self.inputs[0].size):
-            raise ShapeError(f"{self.label()}: given shape {given}, its output has shape {shapes}; both need as many elements.")
-        return result
+            raise ConfigError(f"its activation {activation!r}: {error}") from None
+        if after != shapes[0]:
+            raise ConfigError(f"its activation {activation!r} makes shape {after} of {shapes[0]}; an activation keeps the shape.")
+        return activation
+
+    def _checked_parameters(self, given: Any, shapes: list[Shape]) -> dict[str, Parameter]:
+        parameters = dict(self.layer.parameters(given))
+        if self.activation is not None:
+            own = self.activation.parameters(shapes[0])
+            parameters.update((ACTIVATION + local, parameter) for local, parameter in own.items())
+        for local, parameter in parameters.items():
+            try:
+                initializers.resolve(parameter.initializer)
+            except (ConfigError, UnknownNameError) as error:
+                error.args = (f"parameter {local!r}: {error}",)
+                raise
+        return parameters
 
 
 def _is_extent(n: Any) -> bool:

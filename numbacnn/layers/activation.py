@@ -398,11 +398,16 @@ def resolve(activation: Any) -> Layer | None:
         return activation
     if isinstance(activation, str):
         return registry.load("activation", activation)()
-    if callable(activation):
+    try:
         layer = activation()
-        if isinstance(layer, Layer):
-            return layer
-    raise ConfigError(f"{activation!r} was given as an activation; it is a name such as 'relu', a layer, or None.")
+    except TypeError:  # no callable, or one that wants arguments, such as a function of numbers
+        layer = None
+    if not isinstance(layer, Layer):
+        raise ConfigError(
+            f"{activation!r} was given as an activation; it is a name such as 'relu', a layer such as nc.PReLU(), or None. "
+            "nc.activation(name, function) makes a layer of a function."
+        )
+    return layer
 
 
 # Of one's own --------------------------------------------------------------------------------------------------------

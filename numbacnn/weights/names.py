@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UnknownNameError
-from ..graph.build import ACTIVATION
+from ..graph.tensor import ACTIVATION
 from ..layers.base import Shape
 from ..layers.dense import Dense
 from ..layers.shape import Flatten

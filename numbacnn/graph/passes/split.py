@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...layers.base import Layer
-from ..build import ACTIVATION, Node
-from ..tensor import Tensor
+from ..build import Node
+from ..tensor import ACTIVATION, Tensor
 
 
 def split_activations(nodes: Sequence[Node]) -> list[Node]:
