@@ -15,8 +15,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+import numbacnn as nc
 from numbacnn.cli import train
 from numbacnn.cli.main import main
+from numbacnn.data.images import read_image
+from numbacnn.data.sources import open_dataset
 from numbacnn.plugin import builtins, manager
 
 
@@ -316,8 +319,6 @@ def test_resume_ends_where_an_uninterrupted_run_ends(trained, tmp_path):
 @pytest.fixture
 def image(tmp_path):
     """A digit of the data set as a file of another size, in colour."""
-    from numbacnn.data.sources import open_dataset
-
     images, labels = open_dataset("digits", "test").batch(np.arange(1))
     pixels = Image.fromarray((images[0, :, :, 0] * 255).astype(np.uint8)).resize((40, 40)).convert("RGB")
     path = tmp_path / "photos" / "digit.png"
@@ -339,6 +340,68 @@ def test_predict_files_and_folders(trained, image):
         assert first["class"] == str(label)
         assert 1 >= first["probability"] >= second["probability"] >= 0
     assert run("predict", folder, path).stdout.startswith(f"{path}: {label} ")
+
+
+def classifier(path, units, activation=None, last=None, named=False):
+    """A saved model of two numbers per image, with weights that do not depend on how it ends."""
+    x = nc.Input((8, 8, 1))
+    h = nc.Dense(units, activation=activation)(nc.Flatten()(x))
+    y = last(h) if last else h
+    nc.Model(x, {"kind": y} if named else y, seed=5).save(path)
+    return path
+
+
+def told_by(command, model, *args):
+    result = run(command, model, *args, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("ending", [{"activation": "softmax"}, {"last": nc.Softmax()}, {"last": nc.LogSoftmax()}])
+def test_probabilities_do_not_depend_on_where_softmax_stands(tmp_path, image, ending, named):
+    logits = classifier(tmp_path / "logits.safetensors", 10)
+    model = classifier(tmp_path / "other.safetensors", 10, **ending, named=named)
+    first, second = (told_by("predict", path, image[0])[0]["predictions"] for path in (logits, model))
+    assert [p["label"] for p in first] == [p["label"] for p in second]
+    assert [p["probability"] for p in first] == pytest.approx([p["probability"] for p in second], rel=1e-5)
+    first, second = (told_by("evaluate", path, "digits") for path in (logits, model))
+    assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)
+    assert first["accuracy"] == second["accuracy"]
+
+
+def test_one_output_decides_between_two_classes(tmp_path, image, install):
+    install("painter", TWO_CLASSES)
+    logits = classifier(tmp_path / "logits.safetensors", 1)
+    sigmoid = classifier(tmp_path / "sigmoid.safetensors", 1, activation="sigmoid")
+    by_name = classifier(tmp_path / "name.safetensors", 1, last=nc.Activation("sigmoid"))
+    raw = nc.load(logits).predict(read_image(image[0], 1, (8, 8))[None])[0, 0]
+    for model in (logits, sigmoid, by_name):
+        predictions = told_by("predict", model, image[0])[0]["predictions"]
+        shares = {p["label"]: p["probability"] for p in predictions}
+        assert shares[1] == pytest.approx(1 / (1 + np.exp(-raw)), rel=1e-5)
+        assert shares[0] == pytest.approx(1 - shares[1])
+    dataset = open_dataset("light", "test")
+    images, labels = dataset.batch(np.arange(len(dataset)))
+    numbers = nc.load(logits).predict(images)[:, 0]
+    expected = np.mean(np.log1p(np.exp(-np.where(labels == 1, numbers, -numbers))))
+    for model in (logits, sigmoid, by_name):
+        found = told_by("evaluate", model, "light")
+        assert found["loss"] == pytest.approx(expected, rel=1e-4)
+        assert found["accuracy"] == np.mean((numbers > 0) == labels)
+
+
+def test_models_that_are_no_classifiers_are_refused(tmp_path, image):
+    several = tmp_path / "several.safetensors"
+    x = nc.Input((8, 8, 1))
+    h = nc.Flatten()(x)
+    nc.Model(x, {"a": nc.Dense(10)(h), "b": nc.Dense(2)(h)}).save(several)
+    assert "one output" in refused("evaluate", several, "digits")
+    assert "Only models that classify" in refused("predict", several, image[0])
+    independent = classifier(tmp_path / "independent.safetensors", 10, activation="sigmoid")
+    assert "sigmoids" in refused("evaluate", independent, "digits")
+    shares = [p["probability"] for p in told_by("predict", independent, image[0], "--top", 10)[0]["predictions"]]
+    assert shares == pytest.approx(sorted(nc.load(independent).predict(read_image(image[0], 1, (8, 8))[None])[0], reverse=True))
 
 
 def test_summary_of_architectures_and_models(trained):
@@ -364,6 +427,17 @@ def test_wrong_files(trained, tmp_path):
     assert "text.png" in refused("summary", text)
 
 
+TWO_CLASSES = """
+@nc.hookimpl
+def numbacnn_datasets():
+    yield DatasetSpec("light", "painter_module:light", "dark and light")
+
+def light(split, folder=None):
+    import numpy as np
+    from numbacnn.data.dataset import ArrayDataset
+    images = np.random.default_rng(0).random((12, 8, 8, 1), np.float32)
+    return ArrayDataset(images, images.mean((1, 2, 3)) > 0.5, ["dark", "light"])
+"""
 DATASET = """
 @nc.hookimpl
 def numbacnn_datasets():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
-from . import options
+from . import options, outputs
 from .models import open_fitting, saved_model
 
 
@@ -29,14 +30,25 @@ def command(
     """Measure loss and accuracy of a saved MODEL (a file, or the folder that training wrote) on a DATASET (a registered name or a
     folder of class folders of images). Images are resized to what the model takes."""
     options.use(threads, device)
-    from ..training.trainer import Trainer
-
     network = saved_model(model)
     data = open_fitting(dataset, split, data_folder, network)
     start = time.perf_counter()
-    metrics = Trainer(network).evaluate(data, batch_size=batch_size)
+    metrics = measure(network, data, batch_size)
     seconds = time.perf_counter() - start
     if as_json:
         options.print_json({"model": model, "dataset": dataset, "split": split, "images": len(data), **metrics, "seconds": seconds})
     else:
         click.echo(f"accuracy {options.percent(metrics['accuracy'])}, loss {metrics['loss']:.4f}, {len(data):,} images, {seconds:.1f} s")
+
+
+def measure(network: Any, data: Any, batch_size: int = options.BATCH_SIZE) -> dict[str, float]:
+    """Mean cross-entropy and accuracy of a classifier on a data set: ``{"loss": ..., "accuracy": ...}``."""
+    from ..data.loader import Loader
+    from ..training.metrics import Accuracy, Means
+
+    loss, accuracy, means = outputs.loss(network), Accuracy(), Means()
+    for images, labels in Loader(data, batch_size, shuffle=False).epoch():
+        logits = outputs.logits(network, outputs.only(network.predict(images)))
+        means.add("loss", loss(logits, labels) * len(images), len(images))
+        means.add("accuracy", *accuracy.measure(logits, labels))
+    return means.values()

@@ -42,6 +42,7 @@ class Sizes(click.ParamType):
         return sizes * 2 if len(sizes) == 1 and not self.exact else sizes
 
 
+BATCH_SIZE = 256  # images that evaluate and predict compute at once, unless told otherwise
 POSITIVE = click.IntRange(min=1)
 SEED = click.IntRange(min=0, max=2**32 - 1)
 RATE = Number(min=0, min_open=True)
@@ -50,7 +51,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else, on standard output.")
 data_folder = click.option("--data-folder", type=FOLDER, help="Where the data set's files lie, if not in the usual places.")
-batch_size = click.option("--batch-size", type=POSITIVE, default=256, show_default=True, help="Images that are computed at once.")
+batch_size = click.option("--batch-size", type=POSITIVE, default=BATCH_SIZE, show_default=True, help="Images that are computed at once.")
 input_shape = click.option(
     "--input-shape",
     type=Sizes(exact=True),

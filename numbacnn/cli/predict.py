@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..errors import DataError
-from . import options
+from . import options, outputs
 from .models import saved_model
 
 
@@ -70,20 +70,10 @@ def _predict(network: Any, paths: list[Path], top: int) -> list[tuple[Path, list
     if len(shape) != 3 or len(network.graph.outputs) != 1 or len(network.graph.outputs[0].shape) != 1:
         raise DataError(f"Only models that classify images can name what is on them; this one takes shape {shape}.")
     images = np.stack([read_image(path, shape[2], shape[:2]) for path in paths])
-    probabilities = _probabilities(network, network.predict(images))
+    probabilities = outputs.probabilities(network, outputs.only(network.predict(images)))
     names = network.classes or [str(k) for k in range(probabilities.shape[1])]
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     return [
         (path, [{"class": names[k], "label": int(k), "probability": float(row[k])} for k in order])
         for path, order, row in zip(paths, best, probabilities)
     ]
-
-
-def _probabilities(network: Any, outputs: Any) -> Any:
-    """Softmax of the outputs, unless the model's last layer is one."""
-    import numpy as np
-
-    if type(network.graph.nodes[-1].layer).__name__ == "Softmax":
-        return outputs
-    powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)

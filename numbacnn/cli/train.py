@@ -16,6 +16,7 @@ import click
 from ..errors import ConfigError, DataError
 from ..plugin import registry
 from . import options
+from .evaluate import measure
 from .models import new_model
 
 RECIPE: dict[str, Any] = {
@@ -123,7 +124,7 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
         "architecture": architecture,
         "dataset": dataset,
         "epochs": len(history),
-        "test": Trainer(model).evaluate(test),
+        "test": measure(model, test),
         "seconds": seconds,
         "model": str(output / "model.safetensors"),
         "history": list(history),
