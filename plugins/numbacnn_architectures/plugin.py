@@ -9,17 +9,31 @@ from numbacnn.plugin.specs import ArchitectureSpec
 
 numbacnn_api = 1
 
+# What there is, by module. An architecture is the attribute of that name.
+SMALL = {
+    "lenet": {"lenet5": "LeNet-5 (LeCun et al. 1998): two convolutions, three dense layers"},
+    "cnn": {"cnn": "the textbook example: two convolutions with pooling, two dense layers"},
+}
+IMAGENET = {
+    "resnet": {
+        "resnet18": "ResNet-18 (He et al. 2016): residual blocks of two 3 x 3 convolutions",
+        "resnet34": "ResNet-34 (He et al. 2016)",
+        "resnet50": "ResNet-50 (He et al. 2016): residual bottlenecks",
+        "resnet101": "ResNet-101 (He et al. 2016)",
+        "resnet152": "ResNet-152 (He et al. 2016)",
+        "resnext50_32x4d": "ResNeXt-50 32 x 4d (Xie et al. 2017): bottlenecks of 32 groups",
+        "wide_resnet50_2": "Wide ResNet-50-2 (Zagoruyko & Komodakis 2016): bottlenecks twice as wide",
+    },
+}
+
 
 @hookimpl
 def numbacnn_architectures() -> Iterator[ArchitectureSpec]:
-    yield ArchitectureSpec(
-        "lenet5",
-        "numbacnn_architectures.lenet:lenet5",
-        "LeNet-5 (LeCun et al. 1998): two convolutions, three dense layers",
-        input_size=(28, 28),
-    )
-    yield ArchitectureSpec(
-        "cnn",
-        "numbacnn_architectures.cnn:cnn",
-        "the textbook example: two convolutions with pooling, two dense layers",
-    )
+    package = __package__
+    for module, variants in SMALL.items():
+        for name, summary in variants.items():
+            yield ArchitectureSpec(name, f"{package}.{module}:{name}", summary, input_size=(28, 28) if name == "lenet5" else None)
+    for module, variants in IMAGENET.items():
+        for name, summary in variants.items():
+            factory = f"{package}.{module}:{name}"
+            yield ArchitectureSpec(name, factory, summary, input_size=(224, 224), names=f"{package}.{module}:NAMES")
