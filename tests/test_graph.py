@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import numbacnn as nc
-from numbacnn.errors import ConfigError, ShapeError, UnknownNameError, WeightsError
+from numbacnn.errors import ConfigError, PluginError, ShapeError, UnknownNameError, WeightsError
 from numbacnn.graph.build import Graph
 from numbacnn.graph.config import from_config, to_config
 from numbacnn.layers import initializers
@@ -371,6 +371,32 @@ def test_damaged_config():
         nc.Model.from_config({**config, "graph": {**config["graph"], "format": 99}})
     with pytest.raises(WeightsError, match="damaged"):
         nc.Model.from_config({**config, "graph": {key: value for key, value in config["graph"].items() if key != "nodes"}})
+
+
+def _damages(value):
+    """Copies of a configuration in each of which one value, at any depth, is another or gone."""
+    items = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    for key, item in items:
+        copies = [None, -1, "?", 1.5, float("inf"), [], {}, {"layer": 3}, {"initializer": "fans", "config": {}}, *_damages(item)]
+        for damaged in copies:
+            copy = value.copy()
+            copy[key] = damaged
+            yield copy
+        copy = value.copy()
+        del copy[key]
+        yield copy
+
+
+def test_a_damaged_config_is_a_model_or_an_error_of_ours():
+    x = nc.Input((4,))
+    config = nc.Model(x, nc.Dense(3, activation=nc.Activation("elu", 0.1), initializer=initializers.Normal())(x)).to_config()
+    errors = set()
+    for damaged in _damages(json.loads(json.dumps(config))):
+        try:
+            nc.Model.from_config(damaged)
+        except nc.NumbacnnError as error:
+            errors.add(type(error))
+    assert errors <= {WeightsError, PluginError}
 
 
 def test_several_outputs_and_products_of_halves():

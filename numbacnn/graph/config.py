@@ -9,11 +9,13 @@ from typing import Any, cast
 import numpy as np
 
 from ..errors import PluginError, UnknownNameError, WeightsError
+from ..layers import initializers
 from ..layers.base import Layer
+from ..layers.checks import plain
 from ..layers.initializers import Initializer
 from ..plugin import registry
 from .build import Graph
-from .tensor import Input, Tensor
+from .tensor import Input, Tensor, outside_scopes
 
 FORMAT = 1
 
@@ -46,10 +48,26 @@ def from_config(config: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
     inputs = [Input(entry["shape"], name=entry["name"]) for entry in config["inputs"]]
     layers = [_layer_from(entry) for entry in config["layers"]]
     tensors: list[tuple[Tensor, ...]] = [(tensor,) for tensor in inputs]
-    for node in config["nodes"]:
-        outputs = layers[node["layer"]](*(tensors[number][index] for number, index in node["inputs"]), name=node["name"])
-        tensors.append(outputs if isinstance(outputs, tuple) else (outputs,))
+    with outside_scopes():
+        for node in config["nodes"]:
+            outputs = layers[node["layer"]](*(tensors[number][index] for number, index in node["inputs"]), name=node["name"])
+            tensors.append(outputs if isinstance(outputs, tuple) else (outputs,))
     return inputs, [tensors[number][index] for number, index in config["outputs"]]
+
+
+def unregistered_layers(config: Mapping[str, Any]) -> list[str]:
+    """Names of the layer classes in ``config`` that no plugin registers, those in fields of other layers included; sorted."""
+    found: set[str] = set()
+    waiting: list[Any] = list(config["layers"])
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            if "config" in value and "name" in value and value.get("distribution", "") is None:
+                found.add(value["name"])
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return sorted(found)
 
 
 def _layer_config(layer: Layer) -> dict[str, Any]:
@@ -103,7 +121,7 @@ def _encode(value: Any) -> Any:
     if isinstance(value, Layer):
         return {"layer": _layer_config(value)}
     if isinstance(value, Initializer):
-        return {"initializer": type(value).__name__, "config": dataclasses.asdict(cast(Any, value))}
+        return _initializer_config(value)
     if isinstance(value, (tuple, list)):
         return [_encode(item) for item in value]
     if isinstance(value, Mapping):
@@ -115,6 +133,14 @@ def _encode(value: Any) -> Any:
     raise WeightsError(f"A layer's field holds {value!r}, which cannot be saved; numbers, text, tuples, layers and initializers can.")
 
 
+def _initializer_config(initializer: Initializer) -> dict[str, Any]:
+    """One of somebody's own becomes zeros: who loads a model replaces what parameters start with."""
+    if getattr(initializers, type(initializer).__name__, None) is not type(initializer):
+        initializer = initializers.Constant(0.0)
+    config = dataclasses.asdict(cast(Any, initializer))
+    return {"initializer": type(initializer).__name__, "config": {name: plain(value) for name, value in config.items()}}
+
+
 def _decode(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_decode(item) for item in value)
@@ -122,8 +148,6 @@ def _decode(value: Any) -> Any:
         if "layer" in value:
             return _layer_from(value["layer"])
         if "initializer" in value:
-            from ..layers import initializers
-
             return getattr(initializers, value["initializer"])(**value["config"])
         return {key: _decode(item) for key, item in value["mapping"].items()}
     return value
