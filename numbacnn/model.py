@@ -6,8 +6,9 @@ import fnmatch
 import os
 import sys
 import threading
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ import numpy as np
 from .errors import ConfigError, NumbacnnError, ShapeError, UnknownNameError, WeightsError
 from .graph import passes
 from .graph.build import Graph
-from .graph.config import from_config, to_config
+from .graph.config import from_config, to_config, unregistered_layers
 from .graph.parameters import Parameters, ParameterStore
 from .graph.plan import Plan, make_plan
 from .graph.run import InferencePlan, TrainingPlan
 from .graph.tensor import Input, Tensor
 from .layers.base import Layer
+from .layers.checks import is_integer
 
 if TYPE_CHECKING:
     from .inspect.summary import Summary
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float64")
 CHUNK = 64  # samples that predict runs at once, unless told otherwise
 PLANS = 8  # plans that a model keeps
+PLAN_BYTES = 1 << 31  # of the arrays of all plans that a model keeps, the newest apart
 
 
 class Model:
@@ -48,9 +51,9 @@ class Model:
     """
 
     def __init__(self, inputs: Any, outputs: Any, seed: int = 0, dtype: str = "float32", name: str | None = None):
-        if str(np.dtype(dtype)) not in DTYPES:
+        if not _is_working_type(dtype):
             raise ConfigError(f"A model was given dtype {dtype!r}; it takes 'float32' or 'float64'.")
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        if not is_integer(seed, 0):
             raise ConfigError(f"A model was given seed {seed!r}; it takes a whole number from 0 on.")
         self.output_names = tuple(map(str, outputs)) if isinstance(outputs, Mapping) else None
         self.graph = Graph(_as_sequence(inputs), _as_sequence(outputs))
@@ -72,7 +75,7 @@ class Model:
         """
         batches = self._checked_inputs(images)
         size = CHUNK if batch_size is None else batch_size
-        if not isinstance(size, (int, np.integer)) or size < 1:
+        if not is_integer(size, 1):
             raise ConfigError(f"predict was given batch_size={batch_size!r}; it takes a whole number of at least 1.")
         count = len(batches[0])
         results = [np.empty((count, *tensor.shape), self.dtype) for tensor in self.graph.outputs]
@@ -91,6 +94,7 @@ class Model:
     def training_plan(self, batch_size: int, input_gradients: bool = False) -> TrainingPlan:
         """What runs forward and backward on batches of that size (see :class:`~numbacnn.graph.run.TrainingPlan`). Plans
         are kept, so that asking at every step costs nothing. ``input_gradients`` asks for gradients of the inputs too."""
+        batch_size = _checked_batch_size(batch_size)
         frozen = frozenset(self.store.frozen)
         key = ("training", batch_size, _num_threads(), frozen, input_gradients)
         return self._cached(key, lambda: TrainingPlan(self._plan(batch_size, True, input_gradients), self.store, self.seed))
@@ -98,14 +102,14 @@ class Model:
     def memory(self, batch_size: int, training: bool = True) -> int:
         """Bytes of all arrays that training (or inference) at that batch size needs: parameters, activations,
         gradients, scratch. Found by planning: nothing is allocated. An optimizer's state comes on top."""
-        return self.store.nbytes + self._plan(batch_size, training, False).nbytes
+        return self.store.nbytes + self._plan(_checked_batch_size(batch_size), training, False).nbytes
 
     # Parameters ------------------------------------------------------------------------------------------------------
 
     def freeze(self, *patterns: str) -> None:
         """Train no parameter whose name, or whose layer's or scope's name, matches a pattern (``"stage1.*"``,
         ``"*.bias"``, ``"conv1"``). Frozen parameters get no gradient, and nothing that only serves theirs is computed.
-        Raises UnknownNameError where a pattern matches nothing."""
+        Raises UnknownNameError where a pattern matches nothing, and ConfigError where there is none."""
         self.store.frozen |= self._matching(patterns)
 
     def unfreeze(self, *patterns: str) -> None:
@@ -131,10 +135,20 @@ class Model:
         files.export(self, path, names)
 
     def save(self, path: str | Path) -> None:
-        """Write weights and graph into one ``.safetensors`` file, which :func:`numbacnn.load` reads."""
+        """Write weights and graph into one ``.safetensors`` file, which :func:`numbacnn.load` reads.
+
+        Warns of layers that no plugin registers: their classes are not in the file. Initializers of one's own are not either."""
         from .weights import files
 
-        files.save_parts(path, self.to_config(), {name: self.store.view(name) for name in self.store.specs})
+        config = self.to_config()
+        own = unregistered_layers(config["graph"])
+        if own:
+            warnings.warn(
+                f"No plugin registers the layer(s) {', '.join(own)}: nc.load cannot make this model again. Build it in code and give the "
+                "file to its load_weights, or name the classes in a plugin.",
+                stacklevel=2,
+            )
+        files.save_parts(path, config, {name: self.store.view(name) for name in self.store.specs})
 
     def to_config(self) -> dict[str, Any]:
         """Everything but the parameters, as data that JSON can hold; :meth:`from_config` makes a model of it."""
@@ -161,7 +175,9 @@ class Model:
             model.classes = None if names is None else tuple(map(str, names))
             model.architecture = config.get("architecture")
             return model
-        except (KeyError, TypeError, IndexError) as error:
+        except WeightsError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise WeightsError(f"The description of the model is damaged: {type(error).__name__}: {error}.") from error
 
     def summary(self) -> Summary:
@@ -179,8 +195,6 @@ class Model:
     # Plans -----------------------------------------------------------------------------------------------------------
 
     def _plan(self, batch_size: int, training: bool, input_gradients: bool) -> Plan:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-            raise ConfigError(f"A batch size of {batch_size!r} was asked for; it must be a whole number of at least 1.")
         rewrite = passes.for_training if training else passes.for_inference
         nodes, outputs = rewrite(self.graph.nodes, self.graph.outputs)
         return make_plan(
@@ -188,7 +202,7 @@ class Model:
             self.graph.inputs,
             outputs,
             self.store.specs,
-            batch=int(batch_size),
+            batch=batch_size,
             training=training,
             threads=_num_threads(),
             dtype=self.dtype,
@@ -201,18 +215,29 @@ class Model:
         return self._cached(key, lambda: InferencePlan(self._plan(batch_size, False, False), self.store))
 
     def _cached(self, key: tuple, make: Callable[[], Any]) -> Any:
-        """The plan of that key; the ones least recently used give way."""
+        """The plan of that key, made where there is none."""
         with self._lock:
             if key not in self._plans:
                 self._plans[key] = make()
-                while len(self._plans) > PLANS:
-                    self._plans.popitem(last=False)
+                self._drop_plans(key)
             self._plans.move_to_end(key)
             return self._plans[key]
 
+    def _drop_plans(self, newest: tuple) -> None:
+        """Keep to what a model may hold beside its newest plan: the least recently used give way, and the largest."""
+        others = [key for key in self._plans if key != newest]
+        dropped = others[: max(0, len(self._plans) - PLANS)]
+        kept = sorted(others[len(dropped) :], key=lambda key: self._plans[key].nbytes)
+        while kept and sum(self._plans[key].nbytes for key in kept) > PLAN_BYTES:
+            dropped.append(kept.pop())
+        for key in dropped:
+            del self._plans[key]
+
     # Checks ----------------------------------------------------------------------------------------------------------
 
-    def _matching(self, patterns: Iterable[str]) -> set[str]:
+    def _matching(self, patterns: Sequence[str]) -> set[str]:
+        if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+            raise ConfigError(f"{patterns!r} was given as patterns of parameters' names; such as 'stage1.*', or '*' for all, are needed.")
         trainable = [name for name, spec in self.store.specs.items() if spec.trainable]
         found: set[str] = set()
         for pattern in patterns:
@@ -243,6 +268,8 @@ class Sequential:
     """
 
     def __init__(self, layers: Sequence[Layer], name: str | None = None):
+        if not isinstance(layers, (list, tuple)):
+            raise ConfigError(f"Sequential was given {layers!r}; it takes one list of layers: nc.Sequential([nc.Flatten(), nc.Dense(10)]).")
         self.layers, self.name = tuple(layers), name
         for layer in self.layers:
             if not isinstance(layer, (Layer, Sequential)):
@@ -286,6 +313,19 @@ def _checked_input(array: Any, tensor: Tensor, name: str) -> np.ndarray:
     if array.shape[1:] != tensor.shape or array.ndim != len(tensor.shape) + 1:
         raise ShapeError(f"Input {name!r} was given shape {array.shape}; it needs (N, {', '.join(map(str, tensor.shape))}).")
     return array
+
+
+def _checked_batch_size(size: Any) -> int:
+    if not is_integer(size, 1):
+        raise ConfigError(f"A batch size of {size!r} was asked for; it must be a whole number of at least 1.")
+    return int(size)
+
+
+def _is_working_type(dtype: Any) -> bool:
+    try:
+        return dtype is not None and str(np.dtype(dtype)) in DTYPES
+    except TypeError:
+        return False
 
 
 def _num_threads() -> int:

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 import numbacnn as nc
 from numbacnn.errors import ConfigError, ShapeError, UnknownNameError
+from numbacnn.layers.initializers import Initializer, Normal
 from tests.small_layers import Affine, Noise, Sum, Tanh, Twice
 
 
@@ -103,7 +105,9 @@ def test_dropped_layer_may_be_an_output():
     assert len(model.graph.nodes) == 4
 
 
-@pytest.mark.parametrize("options", [{"dtype": "float16"}, {"seed": -1}, {"seed": "x"}, {"seed": True}])
+@pytest.mark.parametrize(
+    "options", [{"dtype": "float16"}, {"dtype": "float33"}, {"dtype": None}, {"seed": -1}, {"seed": "x"}, {"seed": True}]
+)
 def test_wrong_options(options):
     x = nc.Input((4,))
     with pytest.raises(ConfigError, match="was given"):
@@ -268,12 +272,38 @@ def test_plans_are_kept_and_give_way():
     assert model.training_plan(2) is not plan
     model.unfreeze("conv1")
     assert model.training_plan(2) is plan
+    for change in (model.freeze, model.unfreeze):
+        with pytest.raises(ConfigError, match="patterns of parameters' names"):
+            change()
     for size in range(1, 30):
         model.memory(size)
     for size in range(3, 12):
         model.training_plan(size)
     assert len(model._plans) == 8
     assert model.training_plan(2) is not plan
+
+
+def test_large_plans_give_way_and_small_ones_stay(monkeypatch):
+    model = small_network()
+    small, middle, large = model.training_plan(1), model.training_plan(40), model.training_plan(50)
+    monkeypatch.setattr("numbacnn.model.PLAN_BYTES", small.nbytes + middle.nbytes)
+    newest = model.training_plan(60)
+    assert list(model._plans.values()) == [small, middle, newest]
+    assert model.training_plan(1) is small
+    monkeypatch.setattr("numbacnn.model.PLAN_BYTES", 0)
+    assert list(model._plans.values()) == [middle, newest, small], "what is asked for again costs nothing"
+    last = model.training_plan(50)
+    assert last is not large
+    assert list(model._plans.values()) == [last]
+
+
+@pytest.mark.parametrize("size", [[2], 2.0, 0, True, "2", None])
+def test_impossible_batch_sizes(size):
+    model = small_network()
+    for use in (model.training_plan, model.memory):
+        with pytest.raises(ConfigError, match=r"batch size of .* was asked for"):
+            use(size)
+    assert model.training_plan(np.int64(2)) is model.training_plan(2)
 
 
 def test_another_batch_size_compiles_nothing():
@@ -401,6 +431,8 @@ def test_sequential():
     assert "Dense" in repr(block)
     with pytest.raises(ConfigError, match="takes layers"):
         nc.Sequential([3])
+    with pytest.raises(ConfigError, match="takes one list of layers"):
+        nc.Sequential(nc.Flatten(), nc.Dense(10))
 
 
 def test_save_and_load(tmp_path):
@@ -414,6 +446,40 @@ def test_save_and_load(tmp_path):
     np.testing.assert_array_equal(other.predict(images(2)), model.predict(images(2)))
     other.load_weights({name: array * 0 for name, array in model.parameters.items()})
     assert not other.predict(images(2)).any()
+
+
+def test_load_within_a_scope(tmp_path):
+    model = small_network()
+    model.save(tmp_path / "m.safetensors")
+    with nc.scope("outer"):
+        again = nc.load(tmp_path / "m.safetensors")
+        assert nc.Model(x := nc.Input((3,)), Twice()(x)).graph.nodes[0].name == "outer.twice1"
+    assert list(again.parameters) == list(model.parameters)
+
+
+def test_saving_warns_of_layers_that_cannot_be_loaded(tmp_path):
+    x = nc.Input((3,))
+    mine = nc.activation("of_mine", lambda x: x * x)
+    model = nc.Model(x, Twice()(nc.Dense(3, activation=mine())(x)))
+    with pytest.warns(UserWarning, match=r"registers the layer\(s\) Twice, of_mine: nc\.load cannot.*load_weights") as caught:
+        model.save(tmp_path / "m.safetensors")
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small_network().save(tmp_path / "m.safetensors")
+
+
+def test_an_initializer_of_ones_own_may_be_saved(tmp_path):
+    class Halves(Initializer):  # not even a dataclass
+        def __call__(self, shape, generator, dtype):
+            return np.full(shape, 0.5, dtype)
+
+    x = nc.Input((3,))
+    model = nc.Model(x, nc.Dense(2, initializer=Halves(), bias_initializer=Normal(np.float32(0.0), 0.5))(x))
+    model.save(tmp_path / "m.safetensors")
+    again = nc.load(tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(again.parameters["dense1.weight"], 0.5)
+    assert again.to_config() == model.to_config()
 
 
 def test_unknown_architecture():
