@@ -15,6 +15,16 @@ SMALL = {
     "cnn": {"cnn": "the textbook example: two convolutions with pooling, two dense layers"},
 }
 IMAGENET = {
+    "vgg": {
+        "vgg11": "VGG-11 (Simonyan & Zisserman 2015): 3 x 3 convolutions and poolings",
+        "vgg13": "VGG-13 (Simonyan & Zisserman 2015)",
+        "vgg16": "VGG-16 (Simonyan & Zisserman 2015)",
+        "vgg19": "VGG-19 (Simonyan & Zisserman 2015)",
+        "vgg11_bn": "VGG-11 with batch normalisation",
+        "vgg13_bn": "VGG-13 with batch normalisation",
+        "vgg16_bn": "VGG-16 with batch normalisation",
+        "vgg19_bn": "VGG-19 with batch normalisation",
+    },
     "resnet": {
         "resnet18": "ResNet-18 (He et al. 2016): residual blocks of two 3 x 3 convolutions",
         "resnet34": "ResNet-34 (He et al. 2016)",
@@ -23,6 +33,12 @@ IMAGENET = {
         "resnet152": "ResNet-152 (He et al. 2016)",
         "resnext50_32x4d": "ResNeXt-50 32 x 4d (Xie et al. 2017): bottlenecks of 32 groups",
         "wide_resnet50_2": "Wide ResNet-50-2 (Zagoruyko & Komodakis 2016): bottlenecks twice as wide",
+    },
+    "convnext": {
+        "convnext_tiny": "ConvNeXt-T (Liu et al. 2022): residual blocks in the manner of vision transformers",
+        "convnext_small": "ConvNeXt-S (Liu et al. 2022)",
+        "convnext_base": "ConvNeXt-B (Liu et al. 2022)",
+        "convnext_large": "ConvNeXt-L (Liu et al. 2022)",
     },
 }
 
