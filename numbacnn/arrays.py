@@ -22,13 +22,13 @@ def aligned_size(count: int, itemsize: int = 1) -> int:
     return -(-count // step) * step
 
 
-def allocate(nbytes: int) -> np.ndarray:
-    """``nbytes`` uninitialised bytes (uint8), aligned. From some megabytes on, huge pages are asked for: a network walks
+def allocate(nbytes: int, zero: bool = False) -> np.ndarray:
+    """``nbytes`` bytes (uint8), aligned, uninitialised unless ``zero``. Zeros take no memory before they are written to. From some megabytes on, huge pages are asked for: a network walks
     through all of its memory at every step, and small pages cost translation."""
     if nbytes >= 2 * _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # without private mappings, or short of address space: plain memory below
             return _allocate_huge(nbytes)
-    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    memory = (np.zeros if zero else np.empty)(nbytes + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + nbytes]
 
@@ -42,18 +42,16 @@ def _allocate_huge(nbytes: int) -> np.ndarray:
     return memory[start : start + nbytes]
 
 
-def empty(shape: int | Sequence[int], dtype: Any) -> np.ndarray:
-    """An aligned, uninitialised, C-contiguous array."""
+def empty(shape: int | Sequence[int], dtype: Any, zero: bool = False) -> np.ndarray:
+    """An aligned, C-contiguous array, uninitialised unless ``zero``."""
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     dtype = np.dtype(dtype)
-    return allocate(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+    return allocate(math.prod(shape) * dtype.itemsize, zero).view(dtype).reshape(shape)
 
 
 def zeros(shape: int | Sequence[int], dtype: Any) -> np.ndarray:
-    """As :func:`empty`, filled with zeros."""
-    array = empty(shape, dtype)
-    array.fill(0)
-    return array
+    """As :func:`empty`, filled with zeros; they take no memory before they are written to."""
+    return empty(shape, dtype, zero=True)
 
 
 class Arena:

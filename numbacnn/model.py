@@ -106,15 +106,28 @@ class Model:
 
     # Parameters ------------------------------------------------------------------------------------------------------
 
-    def freeze(self, *patterns: str) -> None:
-        """Train no parameter whose name, or whose layer's or scope's name, matches a pattern (``"stage1.*"``,
-        ``"*.bias"``, ``"conv1"``). Frozen parameters get no gradient, and nothing that only serves theirs is computed.
-        Raises UnknownNameError where a pattern matches nothing, and ConfigError where there is none."""
-        self.store.frozen |= self._matching(patterns)
+    def freeze(self, *patterns: str, statistics: bool = True) -> None:
+        """Train no parameter whose name, or whose layer's or scope's name, matches a pattern (``"stage1"``, ``"stage[12].*"``,
+        ``"*.bias"``); without a pattern, none at all.
+
+        Frozen parameters get no gradient, and nothing that only serves theirs is computed or stored. Batch norms that match use their
+        running statistics and leave them as they are, unless ``statistics`` is False: then they go on normalising by the batch. A first
+        part of the network that is frozen altogether runs as in inference. Raises UnknownNameError where a pattern matches nothing."""
+        found = self._matching(patterns)
+        self.store.frozen |= {name for name in found if statistics or self.store.specs[name].trainable}
 
     def unfreeze(self, *patterns: str) -> None:
         """The opposite of :meth:`freeze`."""
         self.store.frozen -= self._matching(patterns)
+
+    def freeze_until(self, name: str) -> None:
+        """Freeze all that runs before the layer or scope called ``name``, and train the rest: ``model.freeze_until("stage3")``."""
+        nodes = self.graph.nodes
+        first = next((k for k, node in enumerate(nodes) if name in _prefixes(node.name)), None)
+        if first is None:
+            raise UnknownNameError("layer or scope", name, dict.fromkeys(prefix for node in nodes for prefix in _prefixes(node.name)))
+        rest = {full for node in nodes[first:] for full in node.parameters.values()}
+        self.store.frozen = set(self.store.specs) - rest
 
     def load_weights(self, source: Any, strict: bool = True, skip_mismatched: bool = False) -> Any:
         """Copy parameters from a file (``.safetensors``, ``.npz``) or a mapping from name to array, and report how the
@@ -195,8 +208,11 @@ class Model:
     # Plans -----------------------------------------------------------------------------------------------------------
 
     def _plan(self, batch_size: int, training: bool, input_gradients: bool) -> Plan:
-        rewrite = passes.for_training if training else passes.for_inference
-        nodes, outputs = rewrite(self.graph.nodes, self.graph.outputs)
+        nodes, outputs = self.graph.nodes, self.graph.outputs
+        if training:
+            nodes, outputs = passes.for_training(nodes, outputs, self.store.specs, self.store.frozen, input_gradients)
+        else:
+            nodes, outputs = passes.for_inference(nodes, outputs)
         return make_plan(
             nodes,
             self.graph.inputs,
@@ -236,14 +252,14 @@ class Model:
     # Checks ----------------------------------------------------------------------------------------------------------
 
     def _matching(self, patterns: Sequence[str]) -> set[str]:
-        if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
-            raise ConfigError(f"{patterns!r} was given as patterns of parameters' names; such as 'stage1.*', or '*' for all, are needed.")
-        trainable = [name for name, spec in self.store.specs.items() if spec.trainable]
+        """Names of the parameters that any pattern matches, or of all."""
+        if not all(isinstance(pattern, str) for pattern in patterns):
+            raise ConfigError(f"{patterns!r} was given as patterns of parameters' names; such as 'stage1' or '*.bias' are needed.")
         found: set[str] = set()
-        for pattern in patterns:
-            matched = {name for name in trainable if any(fnmatch.fnmatchcase(prefix, pattern) for prefix in _prefixes(name))}
+        for pattern in patterns or ("*",):
+            matched = {name for name in self.store.specs if any(fnmatch.fnmatchcase(prefix, pattern) for prefix in _prefixes(name))}
             if not matched:
-                raise UnknownNameError("trainable parameter", pattern, trainable)
+                raise UnknownNameError("parameter", pattern, self.store.specs)
             found |= matched
         return found
 

@@ -12,6 +12,7 @@ import pytest
 
 import numbacnn as nc
 from numbacnn.errors import ConfigError, ShapeError, UnknownNameError
+from numbacnn.kernels import jit
 from numbacnn.layers.initializers import Initializer, Normal
 from tests.small_layers import Affine, Noise, Sum, Tanh, Twice
 
@@ -152,6 +153,28 @@ def residual_network():
     return nc.Model(x, y, dtype="float64")
 
 
+def test_an_activation_that_cannot_be_compiled_is_explained_when_it_is_fused():
+    x = nc.Input((4,))
+    strange = nc.activation("strange", lambda x: str(x))
+    model = nc.Model(x, nc.Dense(3, activation=strange())(x, name="d"))
+    assert layers_of(model) == ["FusedEpilogue"]
+    if jit.JIT_DISABLED:
+        pytest.skip("nothing is compiled")
+    with pytest.raises(ConfigError, match=r"^Dense layer 'd': The scalar function `.*str\(x\).*` cannot be compiled"):
+        model.predict(np.zeros((1, 4)))
+
+
+def test_a_fusable_layer_without_an_epilogue_is_told_of_the_base_class():
+    class Half(Twice):
+        fusable = True
+        activation = None
+
+    x = nc.Input((4,))
+    model = nc.Model(x, nc.Activation("relu")(Half()(x)))
+    with pytest.raises(NotImplementedError, match=r"Half is fusable but does not define with_epilogue; .*epilogue\.Fusable"):
+        model.predict(np.zeros((1, 4)))
+
+
 def test_norm_residual_and_activation_become_the_epilogue():
     model = residual_network()
     rng = np.random.default_rng(1)
@@ -272,9 +295,6 @@ def test_plans_are_kept_and_give_way():
     assert model.training_plan(2) is not plan
     model.unfreeze("conv1")
     assert model.training_plan(2) is plan
-    for change in (model.freeze, model.unfreeze):
-        with pytest.raises(ConfigError, match="patterns of parameters' names"):
-            change()
     for size in range(1, 30):
         model.memory(size)
     for size in range(3, 12):
@@ -307,8 +327,6 @@ def test_impossible_batch_sizes(size):
 
 
 def test_another_batch_size_compiles_nothing():
-    from numbacnn.kernels import jit
-
     model = small_network()
     batch = images(8)
     model.predict(batch)
@@ -391,16 +409,28 @@ def test_freeze_patterns():
         with nc.scope(stage), nc.scope("block1"):
             h = Tanh()(Affine()(h))
     model = nc.Model(x, h)
-    model.freeze("stage1")
+    model.freeze("stage1", statistics=False)
     assert model.store.frozen == {"stage1.block1.affine1.weight", "stage1.block1.affine1.bias"}
     model.unfreeze("*.bias")
     assert model.store.frozen == {"stage1.block1.affine1.weight"}
-    model.unfreeze("*")
+    model.unfreeze()
+    assert not model.store.frozen
+    model.freeze()
+    assert model.store.frozen == set(model.parameters)
+    model.freeze_until("stage2")
+    assert model.store.frozen == {name for name in model.parameters if name.startswith("stage1.")}
+    model.freeze_until("stage2.block1.tanh1")
+    assert model.store.frozen == set(model.parameters)
+    model.freeze_until("stage1")
     assert not model.store.frozen
     model.freeze("stage?.block1.affine1.weight", "stage2.*")
-    assert len(model.store.frozen) == 3
+    assert len(model.store.frozen) == 4
     with pytest.raises(UnknownNameError, match="stage3"):
         model.freeze("stage3")
+    with pytest.raises(UnknownNameError, match="Did you mean 'stage2'"):
+        model.freeze_until("stage22")
+    with pytest.raises(ConfigError, match="patterns of parameters' names"):
+        model.freeze(["stage1"])
 
 
 def test_threads_may_predict_at_once():

@@ -19,7 +19,8 @@ class Node:
     for them, the names of its parameters in the model. ``activation`` follows the layer and, if it has parameters, owns
     those that are called ``activation.*``.
 
-    ``derived`` are parameters that a pass computes from others (see :class:`numbacnn.graph.passes.fuse.Affine`).
+    ``derived`` are parameters that a pass computes from others (see :class:`numbacnn.graph.passes.fuse.Affine`). A ``constant`` node
+    runs as in inference while the model is trained, because nothing in it or before it is learned.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Node:
     parameters: dict[str, str] = dataclasses.field(default_factory=dict)
     activation: Layer | None = None
     derived: tuple[Any, ...] = ()
+    constant: bool = False
 
     @property
     def shapes(self) -> Any:

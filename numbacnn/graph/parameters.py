@@ -23,7 +23,7 @@ class ParameterStore:
     ``slices``     name → ``(start, stop)`` in the flat array that the parameter lies in.
     ``specs``      name → :class:`~numbacnn.layers.base.Parameter`.
     ``version``    grows with every change; :meth:`touch` says that there was one.
-    ``frozen``     names of trainable parameters that get no gradient at present.
+    ``frozen``     names of parameters that training leaves as they are at present.
     """
 
     def __init__(self, specs: Mapping[str, Parameter], seed: int, dtype: Any):

@@ -177,8 +177,8 @@ class _Planner:
         arena_bytes = place(self.blocks)
         gradient_bytes = 0
         if self.training:
-            trainable = (math.prod(spec.shape) for spec in self.specs.values() if spec.trainable)
-            gradient_bytes = sum(aligned_size(size, self.dtype.itemsize) for size in trainable) * self.dtype.itemsize
+            sizes = (math.prod(self.specs[name].shape) for name in self.learned)
+            gradient_bytes = sum(aligned_size(size, self.dtype.itemsize) for size in sizes) * self.dtype.itemsize
         return Plan(
             training=self.training,
             batch=self.batch,
@@ -191,7 +191,7 @@ class _Planner:
             forward=[step for step in forward if not step.node.layer.alias],
             backward=backward,
             zeroed=self.zeroed,
-            prepared={node: node.layer.prepared(node.shapes, self.training) for node in self.nodes},
+            prepared={node: node.layer.prepared(node.shapes, self._trains(node)) for node in self.nodes},
             blocks=self.blocks,
             arena_bytes=arena_bytes,
             parameter_gradient_bytes=gradient_bytes,
@@ -206,6 +206,9 @@ class _Planner:
             if any(tensor in wanted for tensor in node.inputs) or self._learned(node):
                 wanted.update(node.outputs)
         return wanted
+
+    def _trains(self, node: Node) -> bool:
+        return self.training and not node.constant
 
     def _learned(self, node: Node) -> dict[str, str]:
         return {local: full for local, full in node.parameters.items() if full in self.learned}
@@ -264,7 +267,7 @@ class _Planner:
         return {name: self._slot(buffer.shape, buffer.dtype, *times, per_sample=buffer.per_sample) for name, buffer in buffers.items()}
 
     def _scratch(self, node: Node, time: int) -> dict[str, Slot]:
-        return self._arrays(node.layer.scratch(node.shapes, self.batch, self.threads, self.training), time)
+        return self._arrays(node.layer.scratch(node.shapes, self.batch, self.threads, self._trains(node)), time)
 
     # Forward ---------------------------------------------------------------------------------------------------------
 
@@ -282,7 +285,7 @@ class _Planner:
             else:
                 self.values[tensor] = self._slot(tensor.shape, tensor.dtype, *times)
         buffers = {}
-        if self.training:
+        if self._trains(node):
             last = self._backward_time(time) if self.runs_backward[time] else time
             buffers = self._arrays(node.layer.buffers(node.shapes), time, last)
         return Forward(node, x, [self.values[tensor] for tensor in node.outputs], buffers, self._scratch(node, time))

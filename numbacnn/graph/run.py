@@ -115,7 +115,7 @@ class InferencePlan(_Bound):
         """A node's parameters, with arrays for those that are computed from others."""
         parameters = self._parameters(node)
         for derived in node.derived:
-            found = {name: arrays.empty(derived.shape, self.plan.dtype) for name in derived.names}
+            found = derived.arrays(self.plan.dtype)
             self._derived.append((derived, found))
             parameters.update(found)
         return parameters
@@ -146,7 +146,7 @@ class TrainingPlan(_Bound):
 
     Write a batch into ``inputs``, call :meth:`forward`, write the loss's gradients of ``outputs`` into
     ``output_gradients``, call :meth:`backward`, and find the parameters' gradients in ``gradients`` (views, by name, of
-    ``flat_gradients``, which is laid out like ``store.trainable``; frozen ones are zero). ``input_gradients`` holds the
+    ``flat_gradients``, which is laid out like ``store.trainable``; frozen ones are zero and take no memory). ``input_gradients`` holds the
     gradients of the inputs where they were asked for, else it is None.
 
     ``outputs``, ``output_gradients`` and ``inputs`` keep their contents until the next step.
@@ -166,7 +166,7 @@ class TrainingPlan(_Bound):
 
     @property
     def nbytes(self) -> int:
-        return super().nbytes + self.flat_gradients.nbytes
+        return super().nbytes + self.plan.parameter_gradient_bytes
 
     def set_step(self, step: int) -> None:
         """Give random layers the streams of training step ``step``."""
@@ -199,11 +199,15 @@ class TrainingPlan(_Bound):
         return b
 
     def _bind_forward(self, run: Forward) -> list[Step]:
-        node, p = run.node, self._parameters(run.node)
-        steps = []
+        node, p, trains = run.node, self._parameters(run.node), not run.node.constant
+        steps: list[Step] = []
+        for derived in node.derived:
+            found = derived.arrays(self.plan.dtype)
+            steps.append((derived.compute, (self.store.view, found)))
+            p.update(found)
         if self.prepared[node]:
-            steps += _steps_of(node, node.layer.prepare, node.shapes, p, self.prepared[node], True)
-        return steps + _steps_of(node, node.layer.forward, self._grouped(node, run.x), self._outputs(run.y), p, self._b(run), True)
+            steps += _steps_of(node, node.layer.prepare, node.shapes, p, self.prepared[node], trains)
+        return steps + _steps_of(node, node.layer.forward, self._grouped(node, run.x), self._outputs(run.y), p, self._b(run), trains)
 
     def _bind_backward(self, run: Backward) -> list[Step]:
         node = run.node

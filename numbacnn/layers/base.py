@@ -19,7 +19,8 @@ Shape = tuple[int, ...]
 class Parameter:
     """An array that a layer learns (or, not ``trainable``, keeps: running statistics).
 
-    ``initializer`` is a registered name or an :class:`numbacnn.layers.initializers.Initializer`.
+    ``initializer`` is a name of :data:`numbacnn.layers.initializers.INITIALIZERS` or an
+    :class:`~numbacnn.layers.initializers.Initializer`.
     ``decay`` is False for parameters that weight decay usually spares (biases, normalisation).
     """
 
@@ -56,8 +57,9 @@ class Layer:
     ``random``          in training, ``b["random"]`` is a uint64 array ``(key, step)`` that is new at every step.
     ``recordable``      ``forward`` and ``backward`` do nothing but shape arithmetic and calls of kernels. The planner
                         then calls them once, keeps the kernel calls, and afterwards runs only those.
-    ``fusable``         the layer has ``with_epilogue`` (see ``layers/conv.py``), and a field ``activation`` that the
-                        planner turns into a layer of its own or into the epilogue.
+    ``fusable``         the layer can compute what follows it: it has a field ``activation``, which the planner turns into a
+                        layer of its own or into the epilogue, and :meth:`with_epilogue`. ``layers/epilogue.py`` says what
+                        that means, and has a base class that brings it along.
     ``foldable``        in inference ``y`` is ``x * scale + shift`` per channel (batch norm), see :meth:`channel_affine`:
                         folded into the convolution before it.
     ``elementwise``     the layer has ``scalar``, the Python function of one number that it applies to each element (see
@@ -119,9 +121,20 @@ class Layer:
         wanted, and ``dp`` lacks frozen parameters. The graph does all accumulation."""
         raise NotImplementedError(f"{type(self).__name__} does not define backward")
 
+    def with_fixed_state(self) -> Layer:
+        """This layer as it is trained while its state (parameters that are not learned, such as running statistics) is frozen."""
+        return self
+
     def channel_affine(self, p: dict) -> tuple[Any, Any]:
         """Of a ``foldable`` layer: ``(scale, shift)``, one number per channel each, from its parameters ``p``."""
         raise NotImplementedError(f"{type(self).__name__} does not define channel_affine")
+
+    def with_epilogue(self, activation: Layer | None, residual: bool, scale_shift: bool) -> Layer:
+        """Of a ``fusable`` layer: one that computes ``activation(layer(x) * fold_scale + fold_shift + residual)``, for inference
+        (see ``layers/epilogue.py``)."""
+        raise NotImplementedError(
+            f"{type(self).__name__} is fusable but does not define with_epilogue; the base class numbacnn.layers.epilogue.Fusable does"
+        )
 
     def flops(self, x: Any) -> int:
         """Floating-point operations of one sample's forward pass; a multiply-add counts as two."""
@@ -155,7 +168,7 @@ class Layer:
         return f"{type(self).__name__} layer {name!r}" if name else f"{type(self).__name__} layer"
 
     def config(self) -> dict[str, Any]:
-        """The fields, as they were given."""
+        """The fields by name: what makes an equal layer, ``type(layer)(**layer.config())``."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
 
 

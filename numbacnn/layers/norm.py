@@ -169,6 +169,9 @@ class BatchNorm(_PixelNorm):
             "running_var": Parameter(shape, "ones", trainable=False, decay=False),
         }
 
+    def with_fixed_state(self) -> BatchNorm:
+        return dataclasses.replace(self, frozen=True)
+
     def channel_affine(self, p: dict) -> tuple[np.ndarray, np.ndarray]:
         scale = p.get("weight", 1.0) / np.sqrt(p["running_var"].astype(np.float64) + self.epsilon)
         return scale, p.get("bias", 0.0) - p["running_mean"] * scale

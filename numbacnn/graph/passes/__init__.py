@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from ...layers.base import Parameter
 from ..build import Node
 from ..tensor import Tensor
+from .constant import constant_part, fix_state
 from .drop import drop_identities
 from .fuse import fuse_epilogues
 from .split import split_activations
@@ -13,9 +15,22 @@ from .split import split_activations
 Rewritten = tuple[list[Node], list[Tensor]]
 
 
-def for_training(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> Rewritten:
-    """Nodes and outputs as they are trained."""
-    return split_activations(nodes), list(outputs)
+def for_training(
+    nodes: Sequence[Node],
+    outputs: Sequence[Tensor],
+    specs: Mapping[str, Parameter],
+    frozen: Collection[str],
+    input_gradients: bool,
+) -> Rewritten:
+    """Nodes and outputs as they are trained. What comes before everything that is not ``frozen`` is rewritten as for inference, unless
+    gradients go through it to the inputs."""
+    nodes = fix_state(nodes, specs, frozen)
+    if input_gradients:
+        return split_activations(nodes), list(outputs)
+    constant, rest = constant_part(nodes, frozen)
+    read = {*outputs, *(tensor for node in rest for tensor in node.inputs)}
+    made = [tensor for node in constant for tensor in node.outputs if tensor in read]
+    return fuse_epilogues(split_activations(constant), made) + split_activations(rest), list(outputs)
 
 
 def for_inference(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> Rewritten:

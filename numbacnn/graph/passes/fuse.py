@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from ... import arrays
 from ...layers.base import Layer
 from ..build import Node
 from ..tensor import Tensor
@@ -28,9 +29,9 @@ class Affine:
 
     names = ("fold_scale", "fold_shift")
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.channels,)
+    def arrays(self, dtype: np.dtype) -> dict[str, np.ndarray]:
+        """Room for the vectors."""
+        return {name: arrays.empty((self.channels,), dtype) for name in self.names}
 
     def compute(self, view: Callable[[str], np.ndarray], into: Mapping[str, np.ndarray]) -> None:
         """Fill the vectors from the layer's parameters; ``view`` gives a parameter by its name in the model."""
@@ -53,7 +54,7 @@ class _Chain:
         """One node for the whole chain."""
         if self.affine is None and self.residual is None and self.activation is None:
             return self.node
-        layer = self.node.layer.with_epilogue(self.activation, self.residual is not None, self.affine is not None)  # type: ignore[attr-defined]
+        layer = self.node.layer.with_epilogue(self.activation, self.residual is not None, self.affine is not None)
         inputs = self.node.inputs if self.residual is None else (*self.node.inputs, self.residual)
         derived = () if self.affine is None else (self.affine,)
         return dataclasses.replace(self.node, layer=layer, inputs=inputs, outputs=(self.output,), derived=derived)
