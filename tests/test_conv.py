@@ -13,6 +13,7 @@ from numbacnn.errors import ConfigError, ShapeError
 from numbacnn.kernels import jit
 from numbacnn.layers import conv
 from numbacnn.layers.activation import Activation
+from numbacnn.layers.dense import Dense
 from numbacnn.layers.padding import resolve_padding, window_places
 from tests.driver import Driver
 from tests.naive import conv as naive
@@ -317,6 +318,10 @@ def test_same_padding_keeps_ceil_of_size_over_stride():
         lambda: conv.Conv2D(8, 3, groups=0),
         lambda: conv.Conv2DTranspose(8, 3, padding="full"),
         lambda: conv.Conv2DTranspose(8, 3, stride=2, output_padding=2),
+        lambda: conv.Conv2DTranspose(8, 3, stride=2, padding="same", output_padding=1),
+        lambda: conv.Conv2D(True, 3),
+        lambda: conv.Conv2D(8, np.float64(3)),
+        lambda: conv.Conv2D(8, 3, padding=True),
         lambda: conv.DepthwiseConv2D(3, multiplier=0),
     ],
 )
@@ -337,3 +342,24 @@ def test_wrong_numbers_are_refused_with_a_sentence(make):
 def test_wrong_shapes_are_refused_with_a_sentence(layer, shape, words):
     with pytest.raises(ShapeError, match=words):
         layer.output_shape(shape)
+
+
+def test_numbers_of_numpy_are_numbers():
+    eight, three = np.int64(8), np.uint8(3)
+    layer = conv.Conv2D(eight, [three, three], stride=np.int32(1), padding=((three, 0), [1, three]), groups=np.int8(1))
+    same = conv.Conv2D(8, (3, 3), padding=((3, 0), (1, 3)))
+    assert layer == same
+    assert hash(layer) == hash(same)
+    assert repr(layer) == repr(same)
+    assert layer.output_shape((5, 6, 3)) == same.output_shape((5, 6, 3))
+    units = np.array([0, 3, 9]).max() + 1
+    assert Dense(units) == Dense(10)
+    assert type(Dense(units).units) is int
+
+
+def test_output_padding_may_be_less_than_the_dilation():
+    assert conv.Conv1DTranspose(2, 3, dilation=3, output_padding=2).output_shape((4, 1)) == (4 - 1 + 2 * 3 + 1 + 2, 2)
+    with pytest.raises(ConfigError, match="smaller than the stride 2 or the dilation 3"):
+        conv.Conv1DTranspose(2, 3, stride=2, dilation=3, output_padding=3)
+    with pytest.raises(ConfigError, match='with padding "same" the output has size \\* stride places'):
+        conv.Conv1DTranspose(2, 3, stride=2, padding="same", output_padding=1)

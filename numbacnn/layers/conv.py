@@ -15,24 +15,11 @@ import numpy as np
 
 from .. import kernels
 from ..errors import ConfigError, ShapeError
-from . import activation as activations
-from .base import Buffer, Layer, Parameter, Shape, document
+from . import checks
+from .base import Buffer, Parameter, Shape, document
+from .epilogue import Fusable, constant_vector
+from .lifting import lifted
 from .padding import check_padding, per_axis, resolve_padding, window_places
-
-
-def _as_tuples(value: Any) -> Any:
-    """Lists, as a configuration file gives them, as tuples."""
-    return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value
-
-
-def made(activation: Any) -> Any:
-    """What a field keeps of an ``activation=`` argument: a name or a layer as it is, and the layer that a class makes."""
-    return activation if isinstance(activation, str) else activations.resolve(activation)
-
-
-def _positive(value: Any, what: str, owner: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{owner}: {what} is {value!r}; it takes an integer of at least 1.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,29 +35,22 @@ class Window:
         return tuple(d * (k - 1) + 1 for k, d in zip(self.size, self.dilation))
 
 
-class _Sliding(Layer):
-    """What convolution layers share: fields that hold one number per axis, the epilogue, and the way to the kernels."""
+class _AnyConvolution(Fusable):
+    """What convolution layers share: fields that hold one number per axis, and their checks."""
 
     axes: ClassVar[int]
-    fusable: ClassVar[bool] = True
-    recordable: ClassVar[bool] = True
-    backward_reads: ClassVar[tuple[str, ...]] = ("x",)
 
     size: Any
     stride: Any
     padding: Any
     dilation: Any
-    bias: bool
-    activation: Any
 
     def __post_init__(self) -> None:
-        for name in ("size", "stride", "padding", "dilation", "output_padding"):
-            if hasattr(self, name):
-                object.__setattr__(self, name, _as_tuples(getattr(self, name)))
+        super().__post_init__()
+        checks.settle(self, *(name for name in ("size", "stride", "padding", "dilation", "output_padding") if hasattr(self, name)))
         for name in ("filters", "groups", "multiplier"):
             if hasattr(self, name):
-                _positive(getattr(self, name), name, type(self).__name__)
-        object.__setattr__(self, "activation", made(self.activation))
+                checks.integer(self, name, 1)
         try:
             self._numbers()
             check_padding(self.padding, self.axes)
@@ -96,33 +76,12 @@ class _Sliding(Layer):
     def torch_order(self, name: str, axes: int) -> Shape:
         return (axes - 1, axes - 2, *range(axes - 2)) if axes > 1 else (0,)
 
-    def with_epilogue(self, activation: Layer | None, residual: bool, scale_shift: bool) -> Layer:
-        """This layer with ``activation(layer(x) * fold_scale + fold_shift + residual)`` computed while the output is written; a second
-        input is the residual."""
-        return FusedEpilogue(self, activation, residual, scale_shift)
 
-    def prepare(self, x: Shape, p: dict, b: dict, training: bool) -> None:
-        self.pack(x, p, b, None)
-
-    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
-        self.run(x, y, p.get("bias"), None, None, b)
-
-    def pack(self, x: Shape, p: dict, b: dict, scale: np.ndarray | None) -> None:
-        """Pack the weights for :meth:`run`, output channels multiplied by ``scale``."""
-        raise NotImplementedError
-
-    def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
-        """``y = scalar(convolution + shift + addend)`` with the packed weights."""
-        raise NotImplementedError
-
-
-class _ChannelMixing(_Sliding):
+class _ChannelMixing(_AnyConvolution):
     """What plain and transposed convolutions share: a kernel that sees all channels of a group, and parameters made of it."""
 
     filters: int
     groups: int
-    initializer: Any
-    bias_initializer: Any
 
     def _geometry(self, x: Shape) -> tuple[Any, Shape]:
         """Padding and output places for input shape ``x``."""
@@ -133,18 +92,12 @@ class _ChannelMixing(_Sliding):
         self._check_groups(x[-1], self.filters, self.groups, x)
         return (*self._geometry(x)[1], self.filters)
 
-    def lifted(self, x: Shape) -> Any:
+    def lifted_window(self, x: Shape) -> Any:
         """The window over three axes, as the kernels take it."""
         conv, numbers = kernels.conv, self._numbers()
         before = tuple(before for before, _ in self._geometry(x)[0])
         lift = conv.lift
         return conv.Window(lift(numbers.size, 1), lift(numbers.stride, 1), lift(numbers.dilation, 1), lift(before, 0), self.groups)
-
-    def _parameters(self, inputs: int, outputs: int) -> dict[str, Parameter]:
-        weight = Parameter((*self._numbers().size, inputs, outputs), self.initializer)
-        return (
-            {"weight": weight, "bias": Parameter((self.filters,), self.bias_initializer, decay=False)} if self.bias else {"weight": weight}
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,10 +136,7 @@ class _Convolution(_ChannelMixing):
         return padding, window_places(x, x[:-1], numbers.size, numbers.stride, numbers.dilation, padding)
 
     def parameters(self, x: Shape) -> dict[str, Parameter]:
-        weight = Parameter((*self._numbers().size, x[-1] // self.groups, self.filters), self.initializer)
-        return (
-            {"weight": weight, "bias": Parameter((self.filters,), self.bias_initializer, decay=False)} if self.bias else {"weight": weight}
-        )
+        return self._weight_and_bias((*self._numbers().size, x[-1] // self.groups, self.filters), self.filters)
 
     def flops(self, x: Shape) -> int:
         return 2 * math.prod(self.output_shape(x)) * math.prod(self._numbers().size) * (x[-1] // self.groups)
@@ -200,7 +150,7 @@ class _Convolution(_ChannelMixing):
         return {"packed": Buffer((elements,), per_sample=False)}
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
-        conv, window = kernels.conv, self.lifted(x)
+        conv, window = kernels.conv, self.lifted_window(x)
         size, places = conv.lift(x[:-1], 1), conv.lift(self.output_shape(x)[:-1], 1)
         elements = conv.forward_elements(window, size, x[-1], places, self.filters, batch, threads)
         if not training:
@@ -214,13 +164,12 @@ class _Convolution(_ChannelMixing):
 
     def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
         conv = kernels.conv
-        more = None if addend is None else conv.lift_array(addend)
-        window, shift = self.lifted(x.shape[1:]), constant_vector(shift, 0, self.filters, y)
-        conv.convolve(conv.lift_array(x), b["packed"], shift, conv.lift_array(y), window, b["scratch"], more, scalar)
+        window, shift = self.lifted_window(x.shape[1:]), constant_vector(shift, 0, self.filters, y)
+        conv.convolve(lifted(x), b["packed"], shift, lifted(y), window, b["scratch"], lifted(addend), scalar)
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
-        conv, window = kernels.conv, self.lifted(x.shape[1:])
-        x5, dy5 = conv.lift_array(x), conv.lift_array(dy)
+        conv, window = kernels.conv, self.lifted_window(x.shape[1:])
+        x5, dy5 = lifted(x), lifted(dy)
         if "weight" in dp:
             conv.weight_gradients(x5, dy5, dp["weight"], window, b["scratch"])
         if "bias" in dp:
@@ -228,12 +177,7 @@ class _Convolution(_ChannelMixing):
         if dx is not None:
             ones, zeros = constant_vector(None, 1, x.shape[-1], x), constant_vector(None, 0, x.shape[-1], x)
             conv.pack_transposed(p["weight"], ones, b["packed_transposed"], window, x5.shape[1:4])
-            conv.data_gradient(dy5, b["packed_transposed"], zeros, conv.lift_array(dx), window, b["scratch"])
-
-
-def constant_vector(given: np.ndarray | None, fill: float, length: int, like: np.ndarray) -> np.ndarray:
-    """``given``, or a constant vector."""
-    return np.full(length, fill, like.dtype) if given is None else given
+            conv.data_gradient(dy5, b["packed_transposed"], zeros, lifted(dx), window, b["scratch"])
 
 
 class Conv1D(_Convolution):
@@ -267,7 +211,8 @@ class _TransposedConvolution(_ChannelMixing):
     Args:
         filters, size, stride, dilation, groups, bias, activation: as for a convolution.
         padding: an integer, one per axis, a pair per axis, ``"valid"`` or ``"same"``; it is cut off.
-        output_padding: places added behind, less than the stride.
+        output_padding: places added behind, one number or one per axis, each less than the stride or the dilation, whichever is
+            larger; 0 with padding ``"same"``, which says how many places there are.
 
     Parameters: ``weight (kernel..., filters / groups, C)``, as of the convolution whose gradient this is; ``bias (filters,)``.
     """
@@ -292,10 +237,15 @@ class _TransposedConvolution(_ChannelMixing):
                 f'padding is {self.padding!r}; a transposed convolution takes "valid", "same", an integer, or one entry per axis.'
             )
         extra = per_axis(self.output_padding, self.axes, "output_padding", minimum=0)
+        if self.padding == "same" and any(extra):
+            raise ConfigError(
+                f'output_padding is {self.output_padding!r}; with padding "same" the output has size * stride places, and it must be 0.'
+            )
         numbers = super()._numbers()
         if any(e >= max(s, d) for e, s, d in zip(extra, numbers.stride, numbers.dilation)):
             raise ConfigError(
-                f"output_padding is {self.output_padding!r}; it must be smaller than the stride {self.stride!r} or the dilation."
+                f"output_padding is {self.output_padding!r}; it must be smaller than the stride {self.stride!r} or the dilation "
+                f"{self.dilation!r}, whichever is larger."
             )
         return numbers
 
@@ -315,10 +265,7 @@ class _TransposedConvolution(_ChannelMixing):
         return padding, places
 
     def parameters(self, x: Shape) -> dict[str, Parameter]:
-        weight = Parameter((*self._numbers().size, self.filters // self.groups, x[-1]), self.initializer)
-        return (
-            {"weight": weight, "bias": Parameter((self.filters,), self.bias_initializer, decay=False)} if self.bias else {"weight": weight}
-        )
+        return self._weight_and_bias((*self._numbers().size, self.filters // self.groups, x[-1]), self.filters)
 
     def flops(self, x: Shape) -> int:
         return 2 * math.prod(x) * math.prod(self._numbers().size) * (self.filters // self.groups)
@@ -337,11 +284,11 @@ class _TransposedConvolution(_ChannelMixing):
     def prepared(self, x: Shape, training: bool) -> dict[str, Buffer]:
         conv = kernels.conv
         size, places = conv.lift(self.output_shape(x)[:-1], 1), conv.lift(x[:-1], 1)
-        elements, _ = conv.data_gradient_elements(self.lifted(x), size, self.filters, x[-1], places, 1, 1)
+        elements, _ = conv.data_gradient_elements(self.lifted_window(x), size, self.filters, x[-1], places, 1, 1)
         return {"packed": Buffer((elements,), per_sample=False)}
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
-        conv, window = kernels.conv, self.lifted(x)
+        conv, window = kernels.conv, self.lifted_window(x)
         size, places = conv.lift(self.output_shape(x)[:-1], 1), conv.lift(x[:-1], 1)
         _, elements = conv.data_gradient_elements(window, size, self.filters, x[-1], places, batch, threads)
         if not training:
@@ -356,24 +303,23 @@ class _TransposedConvolution(_ChannelMixing):
 
     def pack(self, x: Shape, p: dict, b: dict, scale: np.ndarray | None) -> None:
         conv, scale = kernels.conv, constant_vector(scale, 1, self.filters, p["weight"])
-        conv.pack_transposed(p["weight"], scale, b["packed"], self.lifted(x), conv.lift(self.output_shape(x)[:-1], 1))
+        conv.pack_transposed(p["weight"], scale, b["packed"], self.lifted_window(x), conv.lift(self.output_shape(x)[:-1], 1))
 
     def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
         conv = kernels.conv
-        more = None if addend is None else conv.lift_array(addend)
-        window, shift = self.lifted(x.shape[1:]), constant_vector(shift, 0, self.filters, y)
-        conv.data_gradient(conv.lift_array(x), b["packed"], shift, conv.lift_array(y), window, b["scratch"], more, scalar)
+        window, shift = self.lifted_window(x.shape[1:]), constant_vector(shift, 0, self.filters, y)
+        conv.data_gradient(lifted(x), b["packed"], shift, lifted(y), window, b["scratch"], lifted(addend), scalar)
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
-        conv, window = kernels.conv, self.lifted(x.shape[1:])
-        x5, dy5 = conv.lift_array(x), conv.lift_array(dy)
+        conv, window = kernels.conv, self.lifted_window(x.shape[1:])
+        x5, dy5 = lifted(x), lifted(dy)
         if "weight" in dp:
             conv.weight_gradients(dy5, x5, dp["weight"], window, b["scratch"])
         if "bias" in dp:
             conv.channel_sums(dy.reshape(-1, self.filters), dp["bias"])
         if dx is not None:
             conv.pack(p["weight"], constant_vector(None, 1, x.shape[-1], x), b["packed_back"], self.groups)
-            conv.convolve(dy5, b["packed_back"], constant_vector(None, 0, x.shape[-1], x), conv.lift_array(dx), window, b["scratch"])
+            conv.convolve(dy5, b["packed_back"], constant_vector(None, 0, x.shape[-1], x), lifted(dx), window, b["scratch"])
 
 
 class Conv1DTranspose(_TransposedConvolution):
@@ -398,7 +344,7 @@ document((Conv1DTranspose, Conv2DTranspose, Conv3DTranspose), _TransposedConvolu
 
 
 @dataclasses.dataclass(frozen=True)
-class _DepthwiseConvolution(_Sliding):
+class _DepthwiseConvolution(_AnyConvolution):
     """Common to DepthwiseConv1D, DepthwiseConv2D and DepthwiseConv3D: each channel has its own kernel(s).
 
     Args:
@@ -462,24 +408,23 @@ class _DepthwiseConvolution(_Sliding):
         if self.multiplier > 1:
             grouped.run(x, y, shift, addend, scalar, b)
             return
-        conv, window = kernels.conv, grouped.lifted(x.shape[1:])
-        more = None if addend is None else conv.lift_array(addend)
+        conv, window = kernels.conv, grouped.lifted_window(x.shape[1:])
         shift = constant_vector(shift, 0, x.shape[-1], y)
-        conv.depthwise_convolve(conv.lift_array(x), b["packed"], shift, conv.lift_array(y), window, more, scalar)
+        conv.depthwise_convolve(lifted(x), b["packed"], shift, lifted(y), window, lifted(addend), scalar)
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         grouped = self._grouped(x.shape[1:])
         if self.multiplier > 1:
             grouped.backward(x, y, dy, dx, p, dp, b)
             return
-        conv, window = kernels.conv, grouped.lifted(x.shape[1:])
-        x5, dy5 = conv.lift_array(x), conv.lift_array(dy)
+        conv, window = kernels.conv, grouped.lifted_window(x.shape[1:])
+        x5, dy5 = lifted(x), lifted(dy)
         if "weight" in dp:
             conv.depthwise_weight_gradients(x5, dy5, dp["weight"], window)
         if "bias" in dp:
             conv.channel_sums(dy.reshape(-1, x.shape[-1]), dp["bias"])
         if dx is not None:
-            conv.depthwise_data_gradient(dy5, p["weight"], b["packed_back"], conv.lift_array(dx), window)
+            conv.depthwise_data_gradient(dy5, p["weight"], b["packed_back"], lifted(dx), window)
 
 
 class DepthwiseConv1D(_DepthwiseConvolution):
@@ -507,7 +452,7 @@ document((DepthwiseConv1D, DepthwiseConv2D, DepthwiseConv3D), _DepthwiseConvolut
 
 
 @dataclasses.dataclass(frozen=True)
-class _SeparableConvolution(_Sliding):
+class _SeparableConvolution(_AnyConvolution):
     """Common to SeparableConv1D, SeparableConv2D and SeparableConv3D: a depthwise convolution, then a pointwise one (F. Chollet,
     "Xception", 2017), with nothing in between.
 
@@ -623,47 +568,3 @@ class SeparableConv3D(_SeparableConvolution):
 
 
 document((SeparableConv1D, SeparableConv2D, SeparableConv3D), _SeparableConvolution)
-
-
-@dataclasses.dataclass(frozen=True)
-class FusedEpilogue(Layer):
-    """A convolution or dense layer with folded normalisation, residual and activation; made by the planner for inference."""
-
-    base: Any
-    epilogue: Layer | None
-    residual: bool
-    folded: bool
-
-    recordable: ClassVar[bool] = True
-
-    @property
-    def arity(self) -> int:  # type: ignore[override]
-        return 2 if self.residual else 1
-
-    def _shape(self, x: Any) -> Shape:
-        return x[0] if self.residual else x
-
-    def output_shape(self, x: Any) -> Shape:
-        return self.base.output_shape(self._shape(x))
-
-    def parameters(self, x: Any) -> dict[str, Parameter]:
-        return self.base.parameters(self._shape(x))
-
-    def prepared(self, x: Any, training: bool) -> dict[str, Buffer]:
-        buffers = self.base.prepared(self._shape(x), training)
-        if self.folded and self.base.bias:
-            buffers["shift"] = Buffer((self.output_shape(x)[-1],), per_sample=False)
-        return buffers
-
-    def scratch(self, x: Any, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
-        return self.base.scratch(self._shape(x), batch, threads, training)
-
-    def prepare(self, x: Any, p: dict, b: dict, training: bool) -> None:
-        self.base.pack(self._shape(x), p, b, p["fold_scale"] if self.folded else None)
-        if "shift" in b:
-            kernels.conv.fold_bias(p["bias"], p["fold_scale"], p["fold_shift"], b["shift"])
-
-    def forward(self, x: Any, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
-        x, addend = x if self.residual else (x, None)
-        shift = b.get("shift", p.get("fold_shift", p.get("bias")))
-        self.base.run(x, y, shift, addend, None if self.epilogue is None else self.epilogue.scalar(), b)  # type: ignore[attr-defined]

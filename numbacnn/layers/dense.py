@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import kernels
-from ..errors import ConfigError, ShapeError
-from .base import Buffer, Layer, Parameter, Shape
-from .conv import FusedEpilogue, constant_vector, made
+from ..errors import ShapeError
+from . import checks
+from .base import Buffer, Parameter, Shape
+from .epilogue import Fusable, constant_vector
 
 
 @dataclasses.dataclass(frozen=True)
-class Dense(Layer):
+class Dense(Fusable):
     """``y = x @ weight + bias`` over the last axis of ``x (..., C)``, giving ``(..., units)``.
 
     Args:
@@ -34,14 +35,10 @@ class Dense(Layer):
     bias_initializer: Any = "zeros"
 
     stem: ClassVar[str] = "dense"
-    fusable: ClassVar[bool] = True
-    recordable: ClassVar[bool] = True
-    backward_reads: ClassVar[tuple[str, ...]] = ("x",)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.units, int) or isinstance(self.units, bool) or self.units < 1:
-            raise ConfigError(f"Dense: units is {self.units!r}; it takes an integer of at least 1.")
-        object.__setattr__(self, "activation", made(self.activation))
+        super().__post_init__()
+        checks.integer(self, "units", 1)
 
     def output_shape(self, x: Shape) -> Shape:
         if len(x) < 1:
@@ -49,8 +46,7 @@ class Dense(Layer):
         return (*x[:-1], self.units)
 
     def parameters(self, x: Shape) -> dict[str, Parameter]:
-        weight = Parameter((x[-1], self.units), self.initializer)
-        return {"weight": weight, "bias": Parameter((self.units,), self.bias_initializer, decay=False)} if self.bias else {"weight": weight}
+        return self._weight_and_bias((x[-1], self.units), self.units)
 
     def torch_order(self, name: str, axes: int) -> Shape:
         return tuple(reversed(range(axes)))
@@ -70,22 +66,10 @@ class Dense(Layer):
         elements = max(elements, backward, conv.weight_gradient_elements(conv.POINTWISE, places, x[-1], places, self.units, 1, threads))
         return {"scratch": Buffer((threads, elements), per_sample=False), "packed_transposed": Buffer((packed,), per_sample=False)}
 
-    def with_epilogue(self, activation: Layer | None, residual: bool, scale_shift: bool) -> Layer:
-        """As of convolutions: what follows is computed while the output is written."""
-        return FusedEpilogue(self, activation, residual, scale_shift)
-
-    def prepare(self, x: Shape, p: dict, b: dict, training: bool) -> None:
-        self.pack(x, p, b, None)
-
     def pack(self, x: Shape, p: dict, b: dict, scale: np.ndarray | None) -> None:
-        """Pack the weights for :meth:`run`, output channels multiplied by ``scale``."""
         kernels.conv.pack(p["weight"], constant_vector(scale, 1, self.units, p["weight"]), b["packed"], 1)
 
-    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
-        self.run(x, y, p.get("bias"), None, None, b)
-
     def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
-        """``y = scalar(x @ weight + shift + addend)`` with the packed weights."""
         conv, shift = kernels.conv, constant_vector(shift, 0, self.units, y)
         more = None if addend is None else _as_line(addend)
         conv.convolve(_as_line(x), b["packed"], shift, _as_line(y), conv.POINTWISE, b["scratch"], more, scalar)

@@ -1,7 +1,7 @@
 """How parameters start.
 
 An initializer is a small frozen dataclass that is called with a shape, a random generator and a data type. Layers name
-it by a registered name (``"he_normal"``) or pass one (``Constant(0.1)``). The fans follow from the shape of a weight,
+it by its name in :data:`INITIALIZERS` (``"he_normal"``) or pass one (``Constant(0.1)``). The fans follow from the shape of a weight,
 ``(kernel..., C_in / groups, C_out)``: ``fan_in`` is everything but the last axis, ``fan_out`` the kernel's extent times
 the last axis.
 

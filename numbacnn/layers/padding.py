@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ConfigError, ShapeError
+from .checks import is_integer
 
 Pairs = tuple[tuple[int, int], ...]
 MODES = ("valid", "same", "full", "causal")
@@ -16,8 +17,8 @@ MODES = ("valid", "same", "full", "causal")
 
 def per_axis(value: int | Sequence[int], axes: int, what: str, minimum: int = 1) -> tuple[int, ...]:
     """``value`` for each of ``axes`` axes; ConfigError unless every entry is an integer of at least ``minimum``."""
-    values = (value,) * axes if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else (value,)
-    if len(values) != axes or not all(isinstance(v, int) and not isinstance(v, bool) and v >= minimum for v in values):
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * axes
+    if len(values) != axes or not all(is_integer(v, minimum) for v in values):
         raise ConfigError(f"{what} is {value!r}; it takes an integer of at least {minimum}, or {axes} of them.")
     return values
 
@@ -30,12 +31,12 @@ def check_padding(padding: Any, axes: int) -> None:
         if padding == "causal" and axes != 1:
             raise ConfigError('padding "causal" is for layers with one axis (time).')
         return
-    entries = (padding,) if isinstance(padding, int) else tuple(padding) if isinstance(padding, Sequence) else (None,)
-    if not isinstance(padding, int) and len(entries) != axes:
+    entries = tuple(padding) if isinstance(padding, Sequence) else (padding,) * axes
+    if len(entries) != axes:
         raise ConfigError(f"padding is {padding!r}; it takes one entry per axis, {axes} here.")
     for entry in entries:
-        pair = (entry, entry) if isinstance(entry, int) else tuple(entry) if isinstance(entry, Sequence) else ()
-        if len(pair) != 2 or not all(isinstance(p, int) and not isinstance(p, bool) and p >= 0 for p in pair):
+        pair = tuple(entry) if isinstance(entry, Sequence) else (entry, entry)
+        if len(pair) != 2 or not all(is_integer(p, 0) for p in pair):
             raise ConfigError(f"padding is {padding!r}; each axis takes an integer of at least 0 or a pair (before, after).")
 
 
@@ -50,11 +51,10 @@ def resolve_padding(padding: Any, size: Sequence[int], kernel: Sequence[int], st
     """
     axes = len(size)
     check_padding(padding, axes)
-    if isinstance(padding, int):
-        return ((padding, padding),) * axes
     if isinstance(padding, str):
         return tuple(_mode_padding(padding, *axis) for axis in zip(size, kernel, stride, dilation))
-    return tuple((entry, entry) if isinstance(entry, int) else (entry[0], entry[1]) for entry in padding)
+    entries = tuple(padding) if isinstance(padding, Sequence) else (padding,) * axes
+    return tuple((entry[0], entry[1]) if isinstance(entry, Sequence) else (entry, entry) for entry in entries)
 
 
 def _mode_padding(mode: str, size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:

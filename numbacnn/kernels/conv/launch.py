@@ -54,11 +54,6 @@ def lift(values: Sequence[int], fill: int) -> Triple:
     return (fill,) * (3 - len(values)) + tuple(values)  # type: ignore[return-value]
 
 
-def lift_array(array: np.ndarray) -> np.ndarray:
-    """``(N, ..., C)`` with one to three spatial axes as ``(N, D, H, W, C)``."""
-    return array.reshape(array.shape[:1] + lift(array.shape[1:-1], 1) + array.shape[-1:])
-
-
 def packed_elements(inputs: int, outputs: int, taps: int, groups: int) -> int:
     """Elements of packed weights for ``inputs`` and ``outputs`` channels in all."""
     return groups * -(-(outputs // groups) // WIDTH) * taps * (inputs // groups) * WIDTH

@@ -1,0 +1,129 @@
+"""Layers that compute what follows them while they write their output: batch norm, a residual sum, an activation.
+
+In inference the planner (``graph/passes/fuse.py``) asks a ``fusable`` layer by ``layer.with_epilogue(activation, residual, scale_shift)``
+for another layer, which has the same parameters and computes
+
+    ``y = activation(layer(x) * fold_scale + fold_shift + residual)``
+
+``activation`` is an elementwise layer or None; with ``residual`` the new layer has a second input of the output's shape; with
+``scale_shift`` its parameters include the vectors ``fold_scale`` and ``fold_shift``, one number per output channel, which the planner
+computes from the batch norm that it left out. In training, and for the layer by itself, nothing is fused: the planner replaces the field
+``activation`` by None and runs the activation as a layer of its own.
+
+A layer that derives from :class:`Fusable` gets all that from two methods, :meth:`Fusable.pack` and :meth:`Fusable.run`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import kernels
+from .activation import resolve
+from .base import Buffer, Layer, Parameter, Shape
+
+
+class Fusable(Layer):
+    """Base of layers that end in an epilogue, such as convolutions and Dense.
+
+    A subclass has a field ``activation``, a field ``bias`` that says whether there is a parameter ``bias`` of one number per output
+    channel, ``initializer`` and ``bias_initializer``; and it defines :meth:`pack` and :meth:`run` beside ``output_shape``,
+    ``parameters``, ``prepared``, ``scratch`` and ``backward``.
+    """
+
+    fusable: ClassVar[bool] = True
+    recordable: ClassVar[bool] = True
+    backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+
+    bias: bool
+    activation: Any
+    initializer: Any
+    bias_initializer: Any
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.activation, str):  # a class is kept as the layer that it makes, so that it is compared and saved
+            object.__setattr__(self, "activation", resolve(self.activation))
+
+    def pack(self, x: Shape, p: dict, b: dict, scale: np.ndarray | None) -> None:
+        """Fill the arrays of ``prepared`` from the weights, each output channel's multiplied by its entry of ``scale`` (None: by 1)."""
+        raise NotImplementedError(f"{type(self).__name__} does not define pack")
+
+    def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
+        """``y = scalar(what the packed weights give + shift + addend)``.
+
+        ``shift`` has a number per output channel, ``addend`` the shape of ``y``, ``scalar`` is a Python function of one number
+        (see :func:`numbacnn.kernels.scalar.compiled`); each may be None for nothing."""
+        raise NotImplementedError(f"{type(self).__name__} does not define run")
+
+    def with_epilogue(self, activation: Layer | None, residual: bool, scale_shift: bool) -> Layer:
+        return FusedEpilogue(self, activation, residual, scale_shift)
+
+    def prepare(self, x: Shape, p: dict, b: dict, training: bool) -> None:
+        self.pack(x, p, b, None)
+
+    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+        self.run(x, y, p.get("bias"), None, None, b)
+
+    def _weight_and_bias(self, weight: Shape, channels: int) -> dict[str, Parameter]:
+        """The parameters of most such layers."""
+        parameters = {"weight": Parameter(weight, self.initializer)}
+        if self.bias:
+            parameters["bias"] = Parameter((channels,), self.bias_initializer, decay=False)
+        return parameters
+
+
+def constant_vector(given: np.ndarray | None, fill: float, length: int, like: np.ndarray) -> np.ndarray:
+    """``given``, or a constant vector."""
+    return np.full(length, fill, like.dtype) if given is None else given
+
+
+@dataclasses.dataclass(frozen=True)
+class FusedEpilogue(Layer):
+    """A :class:`Fusable` layer with folded normalisation, residual and activation; made by the planner for inference."""
+
+    base: Fusable
+    epilogue: Layer | None
+    residual: bool
+    folded: bool
+
+    recordable: ClassVar[bool] = True
+
+    @property
+    def arity(self) -> int:  # type: ignore[override]
+        return 2 if self.residual else 1
+
+    def label(self, name: str | None = None) -> str:
+        return self.base.label(name)
+
+    def _shape(self, x: Any) -> Shape:
+        return x[0] if self.residual else x
+
+    def output_shape(self, x: Any) -> Shape:
+        return self.base.output_shape(self._shape(x))
+
+    def parameters(self, x: Any) -> dict[str, Parameter]:
+        return self.base.parameters(self._shape(x))
+
+    def prepared(self, x: Any, training: bool) -> dict[str, Buffer]:
+        buffers = self.base.prepared(self._shape(x), training)
+        if self.folded and self.base.bias:
+            buffers["shift"] = Buffer((self.output_shape(x)[-1],), per_sample=False)
+        return buffers
+
+    def scratch(self, x: Any, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        return self.base.scratch(self._shape(x), batch, threads, training)
+
+    def prepare(self, x: Any, p: dict, b: dict, training: bool) -> None:
+        self.base.pack(self._shape(x), p, b, p["fold_scale"] if self.folded else None)
+        if "shift" in b:
+            kernels.conv.fold_bias(p["bias"], p["fold_scale"], p["fold_shift"], b["shift"])
+
+    def forward(self, x: Any, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+        x, addend = x if self.residual else (x, None)
+        shift = b.get("shift", p.get("fold_shift", p.get("bias")))
+        scalar = None if self.epilogue is None else self.epilogue.scalar()  # type: ignore[attr-defined]
+        with contextlib.nullcontext() if scalar is None else kernels.scalar.explained(scalar):
+            self.base.run(x, y, shift, addend, scalar, b)
