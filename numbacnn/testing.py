@@ -77,10 +77,11 @@ class Trial:
         self.state = self.p
         self._b: dict[str, np.ndarray] = {}
 
-    def forward(self, in_place: bool = False) -> list[np.ndarray]:
-        """Outputs for ``x``. Non-trainable parameters as they are afterwards are left in ``state``; ``p`` stays as it is."""
+    def forward(self, in_place: int | None = None) -> list[np.ndarray]:
+        """Outputs for ``x``, over the input number ``in_place`` if one is given. Non-trainable parameters as they are afterwards are
+        left in ``state``; ``p`` stays as it is."""
         x = [self._copy(array) for array in self.x]
-        y = [x[0]] if in_place else [self._filled((self.batch, *shape)) for shape in self.output_shapes]
+        y = [self._filled((self.batch, *shape)) for shape in self.output_shapes] if in_place is None else [x[in_place]]
         self.state = {name: self._copy(array) for name, array in self.p.items()}
         if self.layer.alias:
             y[0][...] = x[0].reshape(y[0].shape)
@@ -89,20 +90,21 @@ class Trial:
             self.layer.prepare(self.given, self.state, self._b, self.training)
             self.layer.forward(self._inputs(x), self._outputs(y), self.state, self._b, self.training)
             self._check_guards("forward")
-            for array, before in zip(x[in_place:], self.x[in_place:]):
-                _require(_same(array, before), "forward changes its input, which others may need")
+            for number, (array, before) in enumerate(zip(x, self.x)):
+                _require(number == in_place or _same(array, before), "forward changes its input, which others may need")
         self._x_seen, self._y_seen = x, y
         return y
 
     def backward(
-        self, in_place: bool = False, wanted: Sequence[bool] | None = None, frozen: Sequence[str] = ()
+        self, in_place: int | None = None, wanted: Sequence[bool] | None = None, frozen: Sequence[str] = ()
     ) -> tuple[list[np.ndarray | None], dict[str, np.ndarray]]:
-        """``(dx, dp)`` for ``dy``, after :meth:`forward`. ``wanted`` says which inputs get a gradient."""
+        """``(dx, dp)`` for ``dy``, after :meth:`forward`. The gradient of the input number ``in_place``, if one is given, lies over ``dy``;
+        ``wanted`` says which inputs get a gradient."""
         dy = [self._copy(array) for array in self.dy]
         wanted = [True] * len(self.x) if wanted is None else list(wanted)
         dx: list[np.ndarray | None] = [self._filled((self.batch, *shape)) if w else None for shape, w in zip(self.shapes, wanted)]
-        if in_place:
-            dx[0] = dy[0]
+        if in_place is not None:
+            dx[in_place] = dy[0]
         dp = {name: self._filled(spec.shape) for name, spec in self.specs.items() if spec.trainable and name not in frozen}
         if self.layer.alias:
             if dx[0] is not None:
@@ -114,8 +116,8 @@ class Trial:
         b = {**self._arrays(), **{name: self._b[name] for name in self._kept()}}
         self.layer.backward(x, y, self._outputs(dy), self._inputs(dx), self.state, dp, b)
         self._check_guards("backward")
-        for array, before in zip(dy[in_place:], self.dy[in_place:]):
-            _require(_same(array, before), "backward changes dy, which others may need")
+        for array, before in zip(dy, self.dy):
+            _require(in_place is not None or _same(array, before), "backward changes dy, which others may need")
         return dx, dp
 
     def _kept(self) -> list[str]:
@@ -318,7 +320,7 @@ def _check_model_gradients(
     """Gradients of a model made of a Scale per input, in whose place the layer may work, and the layer."""
     trial = Trial(layer, shapes, batch, "float64", seed, sample=sample)
     model = _model(layer, shapes, "float64", scaled=True)
-    _set_parameters(model, layer, trial)
+    _set_parameters(model, trial)
     plan = model.training_plan(batch)
     for slot, x in zip(plan.inputs, trial.x):
         slot[...] = x
@@ -365,7 +367,7 @@ def _model(layer: Layer, shapes: tuple[Shape, ...], dtype: str, scaled: bool = F
     return Model(inputs if len(inputs) > 1 else inputs[0], outputs if len(outputs) > 1 else outputs[0], seed=seed, dtype=dtype)
 
 
-def _set_parameters(model: Any, layer: Layer, trial: Trial) -> None:
+def _set_parameters(model: Any, trial: Trial) -> None:
     for name, array in trial.p.items():
         model.parameters[f"layer.{name}"] = array
 
@@ -488,7 +490,7 @@ def _check_inference(case: LayerCase) -> None:
 
 
 def _check_in_place(case: LayerCase) -> None:
-    """A layer that says so gives the same when y is x and dx is dy."""
+    """A layer that says so gives the same when y is x and dx is dy; of several inputs, when it is any one of them."""
     layer = case.layer
     if layer.alias:
         trial = case.trial()
@@ -497,15 +499,15 @@ def _check_in_place(case: LayerCase) -> None:
     if not layer.in_place or layer.alias:
         return
     trial = case.trial()
-    if trial.output_shapes[0] != trial.shapes[0]:
-        return
     y = [array.copy() for array in trial.forward()]
     gradients = _gradients(*trial.backward())
-    for array, expected in zip(trial.forward(in_place="x" not in layer.backward_reads), y):
-        _assert_same(array, expected, "forward in place against apart")
-    for name, gradient in _gradients(*trial.backward(in_place=True)).items():
-        _assert_same(np.asarray(gradient), np.asarray(gradients[name]), f"backward in place against apart, {name}")
-    _assert_same(trial.forward(in_place=True)[0], y[0], "forward in place against apart")
+    for number in (k for k, shape in enumerate(trial.shapes) if shape == trial.output_shapes[0]):
+        where = f"in place of input {number}"
+        for array, expected in zip(trial.forward(in_place=None if "x" in layer.backward_reads else number), y):
+            _assert_same(array, expected, f"forward {where} against apart")
+        for name, gradient in _gradients(*trial.backward(in_place=number)).items():
+            _assert_same(np.asarray(gradient), np.asarray(gradients[name]), f"backward {where} against apart, {name}")
+        _assert_same(trial.forward(in_place=number)[0], y[0], f"forward {where} against apart")
 
 
 def _check_precision(case: LayerCase) -> None:
@@ -571,16 +573,17 @@ def _check_predict(case: LayerCase) -> None:
     """A model takes inputs in any memory layout, and gives what the layer gives."""
     trial = case.trial(PRIME_BATCH, "float32", training=False)
     model = _model(case.layer, case.shapes, "float32")
-    _set_parameters(model, case.layer, trial)
-    expected = _activated(case.layer, trial.forward())
+    _set_parameters(model, trial)
+    expected = _activated(case.layer, trial.forward(), model)
     for layout, arrange in (("dense", np.ascontiguousarray), ("strided", _strided), ("transposed", _transposed)):
         x = [arrange(array) for array in trial.x]
         for array, wanted in zip(_predict(model, x), expected):
             _assert_close(array, wanted, case.precision, f"predict on {layout} input against forward")
 
 
-def _activated(layer: Layer, outputs: list[np.ndarray]) -> list[np.ndarray]:
-    """Outputs after the activation that the layer carries, if any."""
+def _activated(layer: Layer, outputs: list[np.ndarray], model: Any) -> list[np.ndarray]:
+    """Outputs after the activation that the layer carries, if any, with its parameters in the model."""
+    from .graph.tensor import ACTIVATION
     from .layers.activation import resolve
 
     activation = resolve(getattr(layer, "activation", None))
@@ -588,6 +591,7 @@ def _activated(layer: Layer, outputs: list[np.ndarray]) -> list[np.ndarray]:
         return outputs
     trial = Trial(activation, [outputs[0].shape[1:]], len(outputs[0]), str(outputs[0].dtype), training=False)
     trial.x = outputs
+    trial.p = {name: np.array(model.parameters[f"layer.{ACTIVATION}{name}"]) for name in trial.p}
     return trial.forward()
 
 
@@ -616,7 +620,7 @@ def _check_save(case: LayerCase) -> None:
         return
     trial = case.trial(dtype="float32", training=False)
     model = _model(case.layer, case.shapes, "float32")
-    _set_parameters(model, case.layer, trial)
+    _set_parameters(model, trial)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         model.save(path)
@@ -687,8 +691,8 @@ def _named(check: str, layer: Any, shape: Any) -> Iterator[None]:
 
 
 def check_architecture(name: str, input_shape: Shape = (32, 32, 3), classes: int = 10, batch: int = 2, **options: Any) -> None:
-    """Check a registered architecture: it builds, twice the same from one seed, predicts finite numbers of the right shape, learns
-    from one batch of random images, and is saved and loaded. Raises AssertionError."""
+    """Check a registered architecture: it builds, twice the same from one seed, predicts finite numbers of the right shape, changes every
+    trained parameter in two steps on random images, with finite losses, and is saved and loaded. Raises AssertionError."""
     from .model import create, load
     from .training.optimizers import SGD
     from .training.trainer import Trainer

@@ -10,6 +10,7 @@ import pytest
 
 from numbacnn.errors import ConfigError, ShapeError
 from numbacnn.layers.base import Buffer, Layer, Parameter
+from numbacnn.layers.conv import Conv2D
 from numbacnn.testing import CHECKS, check_architecture, check_layer, gradient_check
 
 SHAPE = (3, 4, 2)
@@ -199,7 +200,7 @@ def test_a_right_layer_passes_every_check(layer, shape):
         (NeedsGradient, "overwrites", "TypeError"),
         (Greedy, "overwrites", "changes dy"),
         (Spoiling, "overwrites", "changes its input"),
-        (NotInPlace, "in place", "in place against apart"),
+        (NotInPlace, "in place", "in place of input 0 against apart"),
         (OutOfBounds, "overwrites", "outside of an array"),
         (Leaning, "inference", "alone against within a batch"),
         (Imprecise, "precision", "float32 against float64"),
@@ -221,6 +222,56 @@ def test_a_wrong_layer_is_found(layer, check, words):
     message = str(caught.value)
     assert f"check {check!r} fails for {layer.__name__}() on input shape (3, 4, 2)" in message
     assert words in message
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference(Layer):
+    """``y = x[0] - x[1]``, in place over either."""
+
+    arity: ClassVar[int] = 2
+    in_place: ClassVar[bool] = True
+    backward_reads: ClassVar[tuple[str, ...]] = ()
+    stem: ClassVar[str] = "difference"
+
+    def output_shape(self, x):
+        if x[0] != x[1]:
+            raise ShapeError(f"given shapes {x}, needs equal ones.")
+        return x[0]
+
+    def forward(self, x, y, p, b, training):
+        np.subtract(x[0], x[1], out=y)
+
+    def backward(self, x, y, dy, dx, p, dp, b):
+        negative = -dy
+        if dx[0] is not None:
+            dx[0][...] = dy
+        if dx[1] is not None:
+            dx[1][...] = negative
+
+
+class OverwritesTheSecond(Difference):
+    def forward(self, x, y, p, b, training):
+        y[...] = x[0]
+        y -= x[1]
+
+
+class GradientOverTheSecond(Difference):
+    def backward(self, x, y, dy, dx, p, dp, b):
+        if dx[1] is not None:
+            np.negative(dy, out=dx[1])
+        if dx[0] is not None:
+            dx[0][...] = dy
+
+
+def test_in_place_is_tried_over_every_input():
+    check_layer(Difference(), [SHAPE, SHAPE])
+    for layer, words in ((OverwritesTheSecond, "forward in place of input 1"), (GradientOverTheSecond, "backward in place of input 1")):
+        with pytest.raises(AssertionError, match=words):
+            check_layer(layer(), [SHAPE, SHAPE], skip=[name for name in CHECKS if name != "in place"])
+
+
+def test_a_layer_whose_activation_has_parameters_is_right():
+    check_layer(Conv2D(4, 3, activation="prelu"), (5, 6, 2), skip=["threads"])
 
 
 @pytest.mark.parametrize("layer", [WrongGradient, WrongParameterGradient])
