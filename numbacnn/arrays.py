@@ -23,8 +23,10 @@ def aligned_size(count: int, itemsize: int = 1) -> int:
 
 
 def allocate(nbytes: int, zero: bool = False) -> np.ndarray:
-    """``nbytes`` bytes (uint8), aligned, uninitialised unless ``zero``. Zeros take no memory before they are written to. From some megabytes on, huge pages are asked for: a network walks
-    through all of its memory at every step, and small pages cost translation."""
+    """``nbytes`` bytes (uint8), aligned, uninitialised unless ``zero``. Zeros take no memory before they are written to.
+
+    From some megabytes on, huge pages are asked for: a network walks through all of its memory at every step, and small pages cost
+    translation."""
     if nbytes >= 2 * _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # without private mappings, or short of address space: plain memory below
             return _allocate_huge(nbytes)

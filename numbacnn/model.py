@@ -18,6 +18,7 @@ from .errors import ConfigError, NumbacnnError, ShapeError, UnknownNameError, We
 from .graph import passes
 from .graph.build import Graph
 from .graph.config import from_config, to_config, unregistered_layers
+from .graph.head import with_classes
 from .graph.parameters import Parameters, ParameterStore
 from .graph.plan import Plan, make_plan
 from .graph.run import InferencePlan, TrainingPlan
@@ -42,6 +43,7 @@ class Model:
         seed: of the initial parameters and of all randomness in training.
         dtype: working type, ``"float32"`` or ``"float64"``.
         name: for the summary.
+        start: a model whose parameters are taken over where names and shapes are the same, such as the one whose tensors these are.
 
     ``graph`` holds the nodes, ``store`` the arrays of parameters, ``parameters`` is the mapping from name to array.
     ``output_names`` are the names of the outputs where they have any, else None. ``classes`` are the class names by label, None until
@@ -50,7 +52,15 @@ class Model:
     Raises ConfigError for inputs and outputs that are not connected or names that are given twice.
     """
 
-    def __init__(self, inputs: Any, outputs: Any, seed: int = 0, dtype: str = "float32", name: str | None = None):
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        seed: int = 0,
+        dtype: str = "float32",
+        name: str | None = None,
+        start: Model | None = None,
+    ):
         if not _is_working_type(dtype):
             raise ConfigError(f"A model was given dtype {dtype!r}; it takes 'float32' or 'float64'.")
         if not is_integer(seed, 0):
@@ -58,12 +68,27 @@ class Model:
         self.output_names = tuple(map(str, outputs)) if isinstance(outputs, Mapping) else None
         self.graph = Graph(_as_sequence(inputs), _as_sequence(outputs))
         self.seed, self.dtype, self.name = int(seed), np.dtype(dtype), name
-        self.store = ParameterStore(self.graph.specs, self.seed, self.dtype)
+        self.store: ParameterStore = ParameterStore(self.graph.specs, self.seed, self.dtype, None if start is None else start.store)
         self.parameters = Parameters(self.store)
         self.classes: tuple[str, ...] | None = None
         self.architecture: str | None = None
         self._plans: OrderedDict[tuple, Any] = OrderedDict()
         self._lock = threading.RLock()
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The symbolic inputs."""
+        return self.graph.inputs
+
+    @property
+    def outputs(self) -> dict[str, Tensor] | tuple[Tensor, ...]:
+        """The symbolic outputs, by name where they have names. A network goes on from here::
+
+        body = nc.create("resnet50", weights="imagenet", features=True)
+        model = nc.Model(body.inputs, my_head(body.outputs["stage4"]), start=body)
+        """
+        tensors = self.graph.outputs
+        return tensors if self.output_names is None else dict(zip(self.output_names, tensors))
 
     # Use -------------------------------------------------------------------------------------------------------------
 
@@ -128,6 +153,21 @@ class Model:
             raise UnknownNameError("layer or scope", name, dict.fromkeys(prefix for node in nodes for prefix in _prefixes(node.name)))
         rest = {full for node in nodes[first:] for full in node.parameters.values()}
         self.store.frozen = set(self.store.specs) - rest
+
+    def replace_head(self, classes: int) -> None:
+        """Put a new layer of ``classes`` outputs, with fresh parameters, in place of the last dense or convolution layer (of every output,
+        where there are several). All other parameters stay as they are; ``model.classes`` are forgotten. A Trainer that was made before
+        goes on with the old network. Raises ConfigError for a model that ends otherwise."""
+        outputs, heads = with_classes(self.graph, classes)
+        graph = Graph(self.graph.inputs, outputs)
+        store = ParameterStore(graph.specs, self.seed, self.dtype, start=self.store)
+        fresh = {name for name in store.specs if name.rpartition(".")[0] in heads}
+        for name in fresh:
+            store.draw(name, self.seed)
+        store.frozen = self.store.frozen - fresh
+        with self._lock:
+            self.graph, self.store, self.parameters, self.classes = graph, store, Parameters(store), None
+            self._plans.clear()
 
     def load_weights(self, source: Any, strict: bool = True, skip_mismatched: bool = False) -> Any:
         """Copy parameters from a file (``.safetensors``, ``.npz``) or a mapping from name to array, and report how the
@@ -208,11 +248,10 @@ class Model:
     # Plans -----------------------------------------------------------------------------------------------------------
 
     def _plan(self, batch_size: int, training: bool, input_gradients: bool) -> Plan:
-        nodes, outputs = self.graph.nodes, self.graph.outputs
         if training:
-            nodes, outputs = passes.for_training(nodes, outputs, self.store.specs, self.store.frozen, input_gradients)
+            nodes, outputs = passes.for_training(self.graph.nodes, self.graph.outputs, self.store.specs, self.store.frozen, input_gradients)
         else:
-            nodes, outputs = passes.for_inference(nodes, outputs)
+            nodes, outputs = passes.for_inference(self.graph.nodes, self.graph.outputs)
         return make_plan(
             nodes,
             self.graph.inputs,

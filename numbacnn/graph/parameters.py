@@ -24,9 +24,11 @@ class ParameterStore:
     ``specs``      name → :class:`~numbacnn.layers.base.Parameter`.
     ``version``    grows with every change; :meth:`touch` says that there was one.
     ``frozen``     names of parameters that training leaves as they are at present.
+
+    Values are taken from ``start`` where it has a parameter of the same name and shape; the others are drawn from ``seed``.
     """
 
-    def __init__(self, specs: Mapping[str, Parameter], seed: int, dtype: Any):
+    def __init__(self, specs: Mapping[str, Parameter], seed: int, dtype: Any, start: ParameterStore | None = None):
         self.specs = dict(specs)
         self.dtype = np.dtype(dtype)
         self.slices: dict[str, tuple[int, int]] = {}
@@ -38,7 +40,10 @@ class ParameterStore:
         self._watching = False
         self._digest: tuple[bytes, bytes] | None = None
         for name, spec in self.specs.items():
-            self.view(name)[...] = resolve(spec.initializer)(spec.shape, stream(seed, name), self.dtype)
+            if start is not None and name in start.specs and start.specs[name].shape == spec.shape:
+                self.view(name)[...] = start.view(name)
+            else:
+                self.draw(name, seed)
 
     def _lay_out(self, trainable: bool) -> int:
         """Place the (non-)trainable parameters one after the other; the number of elements in all."""
@@ -48,6 +53,12 @@ class ParameterStore:
                 self.slices[name] = (end, end + math.prod(spec.shape))
                 end += arrays.aligned_size(math.prod(spec.shape), self.dtype.itemsize)
         return end
+
+    def draw(self, name: str, seed: int) -> None:
+        """Give a parameter the values that it starts from."""
+        spec = self.specs[name]
+        self.view(name)[...] = resolve(spec.initializer)(spec.shape, stream(seed, name), self.dtype)
+        self.touch()
 
     @property
     def nbytes(self) -> int:
