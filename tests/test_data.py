@@ -78,7 +78,10 @@ def test_batches_are_not_views_of_the_data():
         (np.zeros(3), [0, 1, 2], r"shape \(3,\)"),
         (np.array([["a", "b"]]), [0], "must be numbers"),
         (np.zeros((2, 2, 2, 1), np.int32), [0, 1], "int32"),
-        (np.array([None, None]), [0, 1], "differ in shape"),
+        (np.array([None, None]), [0, 1], "images.*differ in shape"),
+        ([[[1.0], [2.0]], [[1.0]]], [0, 1], "images are not one array of numbers; do they differ in shape"),
+        ([np.zeros((2, 2, 1)), np.zeros((3, 2, 1))], [0, 1], "images are not one array of numbers"),
+        (np.zeros((2, 1)), [[0], [0, 1]], "labels are not one array of numbers"),
         (np.array([[0.0], [np.nan]]), [0, 1], "Image 1 holds a NaN"),
         (np.array([[np.inf], [0.0]]), [0, 1], "Image 0 holds a NaN or an infinity"),
         (np.zeros((2, 1)), [0, -1], "Label 1 is -1"),
@@ -101,6 +104,33 @@ def test_an_ignored_label_may_be_negative_but_no_other():
     np.testing.assert_array_equal(dataset.batch(np.arange(2))[1], [-100, 1])
     with pytest.raises(DataError, match="Label 1 is -1"):
         ArrayDataset(np.zeros((2, 1)), [-100, -1], ignored_label=-100)
+
+
+def test_an_ignored_label_need_not_be_a_class():
+    dataset = ArrayDataset(np.zeros((3, 1)), [0, 255, 1], ["a", "b"], ignored_label=255)
+    np.testing.assert_array_equal(dataset.batch(np.arange(3))[1], [0, 255, 1])
+    assert len(ArrayDataset(np.zeros((2, 1)), [255, 255], ["a", "b"], ignored_label=255)) == 2
+    with pytest.raises(DataError, match="Label 254 occurs, but there are only 2 classes"):
+        ArrayDataset(np.zeros((3, 1)), [0, 255, 254], ["a", "b"], ignored_label=255)
+
+
+def test_arrays_for_several_inputs_and_outputs():
+    left, right, kinds, places = noise(5, 4, 4, 1), RNG.normal(size=(5, 3)), np.arange(5), RNG.normal(size=(5, 2))
+    dataset = ArrayDataset((left, right), (kinds, places))
+    assert isinstance(dataset, Dataset)
+    assert (len(dataset), dataset.input_shape) == (5, ((4, 4, 1), (3,)))
+    (images, numbers), (classes, targets) = next(Loader(dataset, 2, shuffle=False).epoch())
+    np.testing.assert_array_equal(images, left[:2].astype(np.float32) / np.float32(255))
+    np.testing.assert_array_equal(numbers, right[:2].astype(np.float32))
+    np.testing.assert_array_equal(classes, [0, 1])
+    np.testing.assert_array_equal(targets, places[:2].astype(np.float32))
+    assert ArrayDataset(left, (kinds, places)).batch(np.array([0]))[0].shape == (1, 4, 4, 1)
+    assert as_input(dataset, ((4, 4, 1), (3,))) is dataset
+    assert ArrayDataset(list(right), kinds).input_shape == (3,)
+    with pytest.raises(DataError, match="5 images but 4 labels"):
+        ArrayDataset((left, right), (kinds, places[:4]))
+    with pytest.raises(DataError, match="4 images but 5 labels"):
+        ArrayDataset((left, right[:4]), kinds)
 
 
 def test_a_label_without_a_class_name():
@@ -391,6 +421,15 @@ def test_sources_that_are_none(tmp_path):
         open_dataset(5)
     with pytest.raises(ConfigError, match="'validation'"):
         open_dataset("digits", "validation")
+    for source, shown in ((tmp_path, str(tmp_path)), ((noise(1, 2, 2, 1), [0]), "a tuple of 2")):
+        with pytest.raises(ConfigError, match=rf"The folder files \(--data-folder\) is where.*{shown}'? is none"):
+            open_dataset(source, folder="files")
+
+
+def test_a_folder_with_the_classes_of_a_model(pets):
+    dataset = open_dataset(pets, input_shape=(4, 4, 3), classes=("bird", "cat", "dog"))
+    assert dataset.classes == ("bird", "cat", "dog")
+    assert set(dataset.batch(np.arange(len(dataset)))[1]) == {1, 2}
 
 
 # The loader ------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import ConfigError, DataError
 from . import images as image_files
 
-Batch = tuple[NDArray[np.floating], NDArray[Any]]
+Batch = tuple[Any, Any]
+"""Images and labels: an array each, or a tuple of arrays for a model with several inputs or outputs."""
 
 
 @runtime_checkable
@@ -19,10 +20,12 @@ class Dataset(Protocol):
     """What training, evaluation and the loader need of a data set. Any object with these four will do.
 
     ``batch`` may be called from several threads at once, and gives the same arrays whenever it gets the same indices.
+    For a model with several inputs ``input_shape`` and the images of a batch are tuples, with an entry for each; for one with several
+    outputs so are the labels (one array of labels serves all outputs).
     """
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
+    def input_shape(self) -> tuple[Any, ...]:
         """Shape of one image, ``(height, width, channels)``."""
         ...
 
@@ -47,14 +50,15 @@ class ArrayDataset:
     ``images`` ``(n, ..., channels)``: uint8 stays as it is in memory, and a batch holds ``images / full_scale``; floating-point
     numbers are kept as float32 (float64 with ``dtype="float64"``) and not scaled.
     ``labels``: integers are class indices, stored as int64, at least 0 unless equal to ``ignored_label``; floating-point numbers
-    are targets, stored in ``dtype``.
+    are targets, stored in ``dtype``. Where there are ``classes``, each class index but ``ignored_label`` must be one of them.
+    A tuple of arrays of images is one for each input of a model with several, a tuple of arrays of labels one for each output.
     Raises DataError where the two cannot belong together or hold something that is not a number.
     """
 
     def __init__(
         self,
-        images: ArrayLike,
-        labels: ArrayLike,
+        images: ArrayLike | tuple[ArrayLike, ...],
+        labels: ArrayLike | tuple[ArrayLike, ...],
         classes: Sequence[str] | None = None,
         *,
         full_scale: float = 255.0,
@@ -64,30 +68,37 @@ class ArrayDataset:
         if dtype not in ("float32", "float64"):
             raise ConfigError(f"A data set's dtype is 'float32' or 'float64', not {dtype!r}.")
         self._dtype = np.dtype(dtype)
-        self._images = _checked_images(images, self._dtype)
-        self._labels = _checked_labels(labels, self._dtype, ignored_label)
+        self._several_inputs, self._several_labels = _is_several(images), _is_several(labels)
+        self._images = [_checked_images(array, self._dtype) for array in _entries(images)]
+        self._labels = [_checked_labels(array, self._dtype, ignored_label) for array in _entries(labels)]
         self._full_scale = self._dtype.type(full_scale)
         self._classes = None if classes is None else tuple(map(str, classes))
-        if len(self._images) != len(self._labels):
-            raise DataError(f"There are {len(self._images)} images but {len(self._labels)} labels; each image needs one.")
-        _check_within_classes(self._labels, self._classes)
+        for images_of_one in self._images:
+            for labels_of_one in self._labels:
+                if len(images_of_one) != len(labels_of_one):
+                    raise DataError(f"There are {len(images_of_one)} images but {len(labels_of_one)} labels; each image needs one.")
+        if not self._several_labels:
+            _check_within_classes(self._labels[0], self._classes, ignored_label)
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self._images.shape[1:]
+    def input_shape(self) -> tuple[Any, ...]:
+        shapes = tuple(images.shape[1:] for images in self._images)
+        return shapes if self._several_inputs else shapes[0]
 
     @property
     def classes(self) -> tuple[str, ...] | None:
         return self._classes
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._images[0])
 
     def batch(self, indices: NDArray[np.integer]) -> Batch:
-        images = self._images.take(indices, axis=0)
-        if images.dtype != self._dtype:
-            images = np.divide(images, self._full_scale, dtype=self._dtype)
-        return images, self._labels.take(indices, axis=0)
+        images = tuple(self._scaled(array.take(indices, axis=0)) for array in self._images)
+        labels = tuple(array.take(indices, axis=0) for array in self._labels)
+        return images if self._several_inputs else images[0], labels if self._several_labels else labels[0]
+
+    def _scaled(self, images: NDArray[Any]) -> NDArray[np.floating]:
+        return images if images.dtype == self._dtype else np.divide(images, self._full_scale, dtype=self._dtype)
 
     def __repr__(self) -> str:
         return f"ArrayDataset({len(self)} images of shape {self.input_shape})"
@@ -123,12 +134,12 @@ class Resized:
         return f"Resized({self._dataset!r}, {self._size})"
 
 
-def as_input(dataset: Dataset, input_shape: tuple[int, ...]) -> Dataset:
+def as_input(dataset: Dataset, input_shape: tuple[Any, ...]) -> Dataset:
     """The data set with images of ``input_shape``: itself, or resized. Raises DataError where resizing is not enough."""
     given, wanted = tuple(dataset.input_shape), tuple(input_shape)
     if given == wanted:
         return dataset
-    if len(given) == len(wanted) == 3 and given[2] == wanted[2]:
+    if len(given) == len(wanted) == 3 and given[2] == wanted[2] and not isinstance(given[2], tuple):
         return Resized(dataset, (wanted[0], wanted[1]))
     raise DataError(f"The data set's images have shape {given}; the model takes {wanted}.")
 
@@ -136,10 +147,28 @@ def as_input(dataset: Dataset, input_shape: tuple[int, ...]) -> Dataset:
 # Checks of arrays ------------------------------------------------------------------------------------------------------
 
 
-def _checked_images(given: ArrayLike, dtype: np.dtype) -> NDArray[Any]:
-    images = np.asarray(given)
-    if images.dtype.kind == "O":
-        raise DataError("The images are not one array of numbers; do they differ in shape?")
+def _is_several(given: Any) -> bool:
+    """Whether these are arrays for several inputs or outputs: a tuple of arrays (a list is one array)."""
+    return isinstance(given, tuple) and len(given) > 0 and all(isinstance(entry, np.ndarray) for entry in given)
+
+
+def _entries(given: Any) -> list[Any]:
+    return list(given) if _is_several(given) else [given]
+
+
+def _as_array(given: Any, what: str) -> NDArray[Any]:
+    """Raises DataError for nested lists of different lengths, and for arrays of objects, which they once became."""
+    try:
+        array = np.asarray(given)
+    except ValueError:
+        array = np.asarray(None)
+    if array.dtype.kind == "O":
+        raise DataError(f"The {what} are not one array of numbers; do they differ in shape?")
+    return array
+
+
+def _checked_images(given: Any, dtype: np.dtype) -> NDArray[Any]:
+    images = _as_array(given, "images")
     if images.dtype.kind not in "fiub":
         raise DataError(f"Images must be numbers; these are of type {images.dtype}.")
     if images.ndim < 2:
@@ -155,8 +184,8 @@ def _checked_images(given: ArrayLike, dtype: np.dtype) -> NDArray[Any]:
     return images
 
 
-def _checked_labels(given: ArrayLike, dtype: np.dtype, ignored: int | None) -> NDArray[Any]:
-    labels = np.asarray(given)
+def _checked_labels(given: Any, dtype: np.dtype, ignored: int | None) -> NDArray[Any]:
+    labels = _as_array(given, "labels")
     if labels.dtype.kind not in "fiub":
         raise DataError(f"Labels must be class indices (integers) or targets (floating-point numbers); these are of type {labels.dtype}.")
     if labels.ndim == 0:
@@ -184,9 +213,9 @@ def _check_finite(numbers: NDArray[np.floating], what: str) -> None:
             raise DataError(f"{what} {at} holds a NaN or an infinity.")
 
 
-def _check_within_classes(labels: NDArray[Any], classes: tuple[str, ...] | None) -> None:
-    if classes is None or labels.dtype.kind != "i" or labels.size == 0:
+def _check_within_classes(labels: NDArray[Any], classes: tuple[str, ...] | None, ignored: int | None) -> None:
+    if classes is None or labels.dtype.kind != "i":
         return
-    largest = int(labels.max())
+    largest = int(labels.max(initial=-1, where=True if ignored is None else labels != ignored))
     if largest >= len(classes):
         raise DataError(f"Label {largest} occurs, but there are only {len(classes)} classes (0 to {len(classes) - 1}).")

@@ -63,7 +63,8 @@ class Loader:
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[Batch]:
         """Batches ``(images, labels)`` of epoch ``number``, from batch ``start`` on.
 
-        Each batch is a pair of arrays of its own. An error of the data set is raised where its batch would have come. Leaving the loop
+        Each batch is a pair of arrays of its own, or of tuples of them (see :class:`numbacnn.data.dataset.Dataset`).
+        An error of the data set is raised where its batch would have come. Leaving the loop
         early (or closing the iterator) ends the threads.
         """
         if not 0 <= start <= len(self):
@@ -86,9 +87,16 @@ class Loader:
 
     def _prepare(self, indices: NDArray[np.int64]) -> Batch:
         images, labels = self.dataset.batch(indices)
-        wanted = (len(indices), *self.dataset.input_shape)
-        if np.shape(images) != wanted:
-            raise DataError(f"{self.dataset!r} gave a batch of images of shape {np.shape(images)}; {wanted} was asked for.")
-        if len(labels) != len(indices):
-            raise DataError(f"{self.dataset!r} gave {len(labels)} labels for {len(indices)} images.")
+        shape = self.dataset.input_shape
+        several = bool(shape) and isinstance(shape[0], tuple)
+        given, shapes = (images, shape) if several else ((images,), (shape,))
+        if len(given) != len(shapes):
+            raise DataError(f"{self.dataset!r} gave a batch of {len(given)} arrays of images; {len(shapes)} were asked for.")
+        for array, one in zip(given, shapes):
+            wanted = (len(indices), *one)
+            if np.shape(array) != wanted:
+                raise DataError(f"{self.dataset!r} gave a batch of images of shape {np.shape(array)}; {wanted} was asked for.")
+        for array in labels if isinstance(labels, tuple) else (labels,):
+            if len(array) != len(indices):
+                raise DataError(f"{self.dataset!r} gave {len(array)} labels for {len(indices)} images.")
         return images, labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,30 @@ def open_dataset(
     source: Any,
     split: str = "train",
     folder: str | os.PathLike | None = None,
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: tuple[Any, ...] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Dataset:
     """Open a data set.
 
     ``source`` is a registered name (``"digits"``; ``nc.list_datasets()`` has all), a folder of class folders of images (see
-    :class:`numbacnn.data.folder.ImageFolder`), a pair ``(images, labels)`` of arrays, or a data set, which is returned as it is.
+    :class:`numbacnn.data.folder.ImageFolder`), a pair ``(images, labels)`` of arrays (see
+    :class:`numbacnn.data.dataset.ArrayDataset`), or a data set, which is returned as it is.
     A name that is registered and a folder too means the registered one; ``./name`` means the folder.
     ``split`` is ``"train"`` or ``"test"``. ``folder`` is where a registered data set's files lie, if not in the usual places.
     ``input_shape`` ``(height, width, channels)`` is what the images are to be; files are converted and resized, arrays resized.
+    ``classes`` are those of a model, in the order of its labels; a folder of images is read with these labels.
 
     Raises UnknownNameError for a name that is neither registered nor a folder, DataError for data that cannot be used.
     """
     if split not in SPLITS:
         raise ConfigError(f"A split is 'train' or 'test', not {split!r}.")
-    dataset = _open(source, split, folder, input_shape)
+    dataset = _open(source, split, folder, input_shape, classes)
     return dataset if input_shape is None else as_input(dataset, input_shape)
 
 
-def _open(source: Any, split: str, folder: str | os.PathLike | None, input_shape: tuple[int, ...] | None) -> Dataset:
+def _open(
+    source: Any, split: str, folder: str | os.PathLike | None, input_shape: tuple[Any, ...] | None, classes: Sequence[str] | None
+) -> Dataset:
     if isinstance(source, str) and not _looks_like_path(source):
         try:
             factory = registry.load("dataset", source)
@@ -43,9 +49,12 @@ def _open(source: Any, split: str, folder: str | os.PathLike | None, input_shape
                 raise
         else:
             return factory(split=split, folder=folder)
+    if folder is not None:
+        raise ConfigError(f"The folder {folder} (--data-folder) is where a registered data set's files lie; {_describe(source)} is none.")
     if isinstance(source, str | os.PathLike):
-        size, channels = (None, None) if input_shape is None or len(input_shape) != 3 else (input_shape[:2], input_shape[2])
-        return ImageFolder(source, split, size, channels)
+        image = input_shape is not None and len(input_shape) == 3 and not isinstance(input_shape[0], tuple)
+        size, channels = (input_shape[:2], input_shape[2]) if input_shape is not None and image else (None, None)
+        return ImageFolder(source, split, size, channels, classes)
     if isinstance(source, tuple | list) and len(source) == 2:
         return ArrayDataset(*source)
     if isinstance(source, Dataset):
@@ -61,6 +70,8 @@ def _looks_like_path(source: str) -> bool:
 
 
 def _describe(source: Any) -> str:
+    if isinstance(source, str | os.PathLike):
+        return repr(os.fspath(source))
     if isinstance(source, tuple | list):
         return f"a {type(source).__name__} of {len(source)}"
     return f"an object of type {type(source).__name__}"
