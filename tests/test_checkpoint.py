@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import signal
@@ -112,13 +113,14 @@ def test_a_stopped_run_stays_stopped(tmp_path):
     assert len(fit(make_trainer(stop), tmp_path, resume=True)) == 2
 
 
-def test_a_new_run_replaces_the_old_one(tmp_path):
+def test_a_new_run_replaces_the_old_one(tmp_path, uninterrupted):
     fit(make_trainer(), tmp_path)
     with pytest.raises(Crash):
         fit(make_trainer(at_step(2, crash)), tmp_path)
     trainer = make_trainer()
-    trainer.fit(data(), data(9, 1), 1, BATCH, tmp_path, True, progress=False)
-    assert trainer.steps == STEPS
+    fit(trainer, tmp_path, resume=True)
+    assert trainer.steps == EPOCHS * STEPS
+    assert outcome(trainer) == uninterrupted
 
 
 def test_resuming_from_an_empty_folder_begins(tmp_path, uninterrupted):
@@ -164,6 +166,57 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path, uninterrupted):
     assert outcome(resumed) == uninterrupted
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        schedules.Cosine(),
+        schedules.Polynomial(),
+        schedules.OneCycle(),
+        schedules.LinearWarmup(1, then=schedules.Cosine()),
+    ],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_another_number_of_epochs_would_change_the_rates(tmp_path, schedule):
+    fit(make_trainer(schedule=schedule), tmp_path, epochs=1)
+    with pytest.raises(ConfigError, match=r"number of epochs \(on which .* depends\) was 1 and is 2"):
+        fit(make_trainer(schedule=schedule), tmp_path, resume=True, epochs=2)
+    assert len(fit(make_trainer(schedule=schedule), tmp_path, resume=True, epochs=1)) == 1
+
+
+@pytest.mark.parametrize("name", ["step", "multi_step", "exponential", "reduce_on_plateau", "linear_warmup"])
+def test_schedules_that_do_not_ask_how_long_the_run_is(name):
+    schedule = schedules.resolve(name)
+    assert not schedule.uses_total
+    places = [schedules.Progress(step, step // 4, 4, 0, [{"val_loss": 1.0}] * (step // 4)) for step in range(80)]
+    for epochs in (20, 200):
+        assert [schedule.factor(dataclasses.replace(at, epochs=epochs)) for at in places] == [schedule.factor(at) for at in places]
+
+
+def test_validation_data_that_comes_when_a_run_is_resumed(tmp_path, monkeypatch):
+    def watched():
+        schedule = schedules.ReduceOnPlateau("val_loss", patience=0, cooldown=9)
+        return make_trainer(callbacks.EarlyStopping("val_loss", patience=9), schedule=schedule)
+
+    blind = make_trainer(schedule=watched().schedule)
+    with monkeypatch.context() as patch:
+        patch.setattr(schedules.ReduceOnPlateau, "check", lambda self, record: None)  # which would have ended the run
+        blind.fit(data(), None, 2, BATCH, tmp_path, progress=False)
+    history = fit(watched(), tmp_path, resume=True)
+    assert ["val_loss" in record for record in history] == [False, False, True, True]
+
+
+def test_a_seed_of_numpy(tmp_path, uninterrupted):
+    trainer = make_trainer(seed=np.int64(3))
+    fit(trainer, tmp_path)
+    assert outcome(trainer) == uninterrupted
+
+
+def test_a_record_may_hold_numbers_of_numpy(tmp_path):
+    note = callbacks.LambdaCallback(epoch_end=lambda trainer, epoch, record: record.update(note=np.float32(epoch)))
+    fit(make_trainer(note), tmp_path)
+    assert fit(make_trainer(note), tmp_path, resume=True).column("note") == [1.0, 2.0, 3.0, 4.0]
+
+
 # Ctrl-C --------------------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +240,24 @@ def test_interrupting_without_a_folder():
     with pytest.raises(TrainingInterrupted, match=r"epoch 2 of 4, batch 1 of 4.*checkpoint folder") as caught:
         fit(trainer)
     assert caught.value.checkpoint is None
+
+
+def test_an_interrupt_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        trainer = make_trainer(at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT)))
+        fit(trainer)
+        assert trainer.epochs == EPOCHS
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_handler_that_cannot_be_put_back_stays(monkeypatch):
+    touched = []
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    fit(make_trainer(at_step(2, lambda: touched.append(signal.signal(signal.SIGINT, signal.default_int_handler)))))
+    assert touched == [signal.default_int_handler]
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path):
@@ -224,13 +295,32 @@ def test_round_trip(tmp_path):
 
 
 def test_only_the_last_two_are_kept(tmp_path):
-    for step in (1, 2, 1_000_000_000, 4):
+    for step in (1, 2, 4, 1_000_000_000):
         checkpoint.save(tmp_path, step, sample())
     assert [path.name for path in checkpoint.paths(tmp_path)] == ["checkpoint-1000000000.safetensors", "checkpoint-000000004.safetensors"]
     assert len(list(tmp_path.iterdir())) == 2
-    (tmp_path / ".checkpoint-000000005.safetensors.1.tmp").write_bytes(b"half")
+    half = tmp_path / ".checkpoint-000000005.safetensors.1.tmp"
+    half.write_bytes(b"half")
     checkpoint.clear(tmp_path)
     assert not list(tmp_path.iterdir())
+    half.write_bytes(b"half")
+    checkpoint.save(tmp_path, 6, sample())
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000000006.safetensors"]
+
+
+def test_a_damaged_checkpoint_takes_no_place(tmp_path):
+    for step in (1, 4, 8):
+        path = checkpoint.save(tmp_path, step, sample())
+    truncate(path)
+    checkpoint.save(tmp_path, 6, sample())
+    assert [path.name for path in checkpoint.paths(tmp_path)] == ["checkpoint-000000006.safetensors", "checkpoint-000000004.safetensors"]
+
+
+def test_what_the_state_may_hold(tmp_path):
+    state = {"a": np.float32(0.5), "b": [np.int64(3)]}
+    assert checkpoint.read(checkpoint.save(tmp_path, 1, Checkpoint({}, state))).state == {"a": 0.5, "b": [3]}
+    with pytest.raises(ConfigError, match=r"holds .*complex"):
+        checkpoint.save(tmp_path, 2, Checkpoint({}, {"a": complex}))
 
 
 def truncate(path):

@@ -138,9 +138,11 @@ def test_the_same_bits_with_any_number_of_threads():
     outputs, labels = logits((9000, 19), "float32"), labels_for((9000, 19))
     cases = [(SoftmaxCrossEntropy(0.1), labels), (MultiClassHinge(), labels), (MeanSquaredError(), outputs[::-1])]
     before = jit.num_threads()
+    if before == 1:
+        pytest.skip("this machine has one thread")
     results = []
     try:
-        for threads in sorted({1, before}):
+        for threads in (1, before):
             jit.set_num_threads(threads)
             results.append([loss.value_and_gradient(outputs, targets) for loss, targets in cases])
     finally:

@@ -11,8 +11,10 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import numbacnn as nc
+from numbacnn.data.loader import Loader
 from numbacnn.errors import ConfigError, DataError, DivergenceError, ShapeError, UnknownNameError
 from numbacnn.training import callbacks, losses, metrics, schedules
 from numbacnn.training.history import History
@@ -208,6 +210,10 @@ def test_wrong_configuration():
         Trainer(model, metrics=["acuracy"])
     with pytest.raises(ConfigError, match="not a callback"):
         Trainer(model, callbacks=[print])
+    with pytest.raises(UnknownNameError, match="early_stopping"):
+        Trainer(model, callbacks=["lambda"])
+    with pytest.raises(ConfigError, match="seed -1"):
+        Trainer(model, seed=-1)
     with pytest.raises(ConfigError, match="epochs=0"):
         Trainer(small_model()).fit(small_data(), epochs=0)
     with pytest.raises(ConfigError, match="without a checkpoint folder"):
@@ -298,8 +304,64 @@ def test_early_stopping():
     history = trainer.fit(small_data(), epochs=20, batch_size=25, progress=False)
     losses_seen = history.column("loss")
     assert len(history) == losses_seen.index(min(losses_seen)) + 3 < 20
+    seen = []
+    stopper = callbacks.EarlyStopping("val_loss", patience=2)
+    for value in (None, None, math.nan, 1.0, math.nan, 2.0):
+        seen.append({"loss": 1.0} if value is None else {"val_loss": value})
+        trainer = Trainer(small_model())
+        trainer.history.extend(seen)
+        if value is not None:
+            stopper.on_epoch_end(trainer, len(seen), seen[-1])
+        assert trainer._stopped == (len(seen) == 6)
     with pytest.raises(ConfigError, match="watches 'val_loss'; the epochs have epoch, loss"):
         Trainer(small_model(), callbacks=["early_stopping"]).fit(small_data(), progress=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Strangeness(metrics.Metric):
+    """How little the outputs say; its sums are not Python's numbers."""
+
+    name = "strangeness"
+    smaller_is_better = True
+
+    def measure(self, outputs, labels):
+        return np.float32(1.0 / len(outputs)), np.int64(1)
+
+
+def called(name):
+    return dataclasses.make_dataclass("Called", [], bases=(metrics.Metric,), namespace={"name": name}, frozen=True)()
+
+
+def test_a_metric_says_which_way_it_improves(tmp_path):
+    trainer = Trainer(small_model(), metrics=[Strangeness(), "accuracy"], callbacks=[callbacks.EarlyStopping("strangeness", patience=2)])
+    assert trainer.history.falling == {"loss", "strangeness"}
+    history = trainer.fit(small_data(), epochs=9, batch_size=8, checkpoint=tmp_path, progress=False)
+    assert len(history) == 3
+    assert json.loads(history.to_json()) == list(history)
+    history = History([{"val_strangeness": value} for value in (3.0, math.nan, 1.0, 2.0)], falling=["strangeness"])
+    assert history.best("val_strangeness") is history[2]
+    assert history.best("val_strangeness", "max") is history[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["accuracy", metrics.Accuracy(ignore_index=1)], "Two metrics are called 'accuracy'"),
+        ([called("loss")], "'loss'; the records"),
+        ([called("val_x")], "'val_x'; the records"),
+    ],
+)
+def test_metrics_need_names_of_their_own(given, message):
+    with pytest.raises(ConfigError, match=message):
+        Trainer(small_model(), metrics=given)
+
+
+def test_modes_that_are_none():
+    for make in (callbacks.EarlyStopping, callbacks.ModelCheckpoint, schedules.ReduceOnPlateau):
+        with pytest.raises(ConfigError, match="mode is 'least'"):
+            make(mode="least")
+    with pytest.raises(ConfigError, match="mode is 'least'"):
+        History([{"loss": 1.0}]).best("loss", "least")
 
 
 def test_csv_logger_and_model_checkpoint(tmp_path):
@@ -317,6 +379,119 @@ def test_csv_logger_and_model_checkpoint(tmp_path):
     assert [float(row["loss"]) for row in rows] == history.column("loss")
     best = nc.load(tmp_path / "new" / "best.safetensors")
     assert Trainer(best).evaluate(small_data(12, 1))["accuracy"] == max(history.column("val_accuracy"))
+
+
+def test_a_model_checkpoint_passes_over_what_is_no_number(tmp_path):
+    path = tmp_path / "best.safetensors"
+    saver = callbacks.ModelCheckpoint(path, "val_loss", mode="max")
+    seen = []
+    trainer = Trainer(small_model())
+    for value in (1.0, math.nan, 0.5, 2.0):
+        path.unlink(missing_ok=True)
+        trainer.history.append({"val_loss": value})
+        saver.on_epoch_end(trainer, 1, trainer.history[-1])
+        seen.append(path.exists())
+    assert seen == [True, False, False, True]
+
+
+def test_parameters_are_checked_after_the_steps_of_an_epoch():
+    calls = []
+    for array, what in (("trainable", "Parameters are"), ("state", "Running statistics are")):
+
+        def poison(trainer, step, loss, array=array):
+            if step == 4:
+                getattr(trainer.model.store, array).fill(np.inf)
+
+        recorder = callbacks.LambdaCallback(step_end=poison, epoch_end=lambda *_: calls.append(1))
+        trainer = Trainer(small_model(), callbacks=[recorder])
+        with pytest.raises(DivergenceError, match=f"{what} no longer finite after step 4. Try"):
+            trainer.fit(small_data(), small_data(9, 1), epochs=2, batch_size=8, progress=False)
+    assert calls == []
+
+
+def test_the_losses_of_batches_count_by_what_they_were_divided_by():
+    images, labels = small_data(24)
+    labels[:20] = 2  # most batches have few labels that count
+    loss = losses.SoftmaxCrossEntropy(ignore_index=2, class_weights=(1.0, 3.0, 1.0))
+    model = linear_image_model()
+    trainer = Trainer(model, loss, SGD(0.0), metrics=[metrics.Accuracy(2), metrics.TopKAccuracy(2, ignore_index=2)])
+    record = trainer.fit((images, labels), (images, labels), batch_size=8, progress=False)[0]
+    for name in ("loss", "accuracy", "top_2_accuracy"):
+        assert record[name] == pytest.approx(record[f"val_{name}"], rel=1e-6)
+    assert record["loss"] == pytest.approx(loss(model.predict(images), labels), rel=1e-6)
+
+
+def linear_image_model():
+    x = nc.Input(SHAPE)
+    return nc.Model(x, nc.Dense(CLASSES)(nc.Flatten()(x)), seed=1)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_data_for_several_inputs_and_outputs(named):
+    def build():
+        a, b = nc.Input((5,)), nc.Input((3, 2))
+        h = nc.Concatenate()([a, nc.Flatten()(b)])
+        outputs = {"kind": nc.Dense(CLASSES)(h), "place": nc.Dense(2)(h)}
+        return nc.Model([a, b], outputs if named else list(outputs.values()), seed=0)
+
+    generator = np.random.default_rng(0)
+    a, b = generator.standard_normal((20, 5)).astype("f"), generator.standard_normal((20, 3, 2)).astype("f")
+    kinds, places = generator.integers(0, CLASSES, 20), generator.standard_normal((20, 2)).astype("f")
+    both, weights = ["softmax_cross_entropy", "mean_squared_error"], [1.0, 0.25]
+    model = build()
+    trainer = Trainer(model, both, SGD(0.05), loss_weights=weights)
+    data = ((a, b), (kinds, places))
+    history = trainer.fit(data, data, epochs=3, batch_size=8, progress=False)
+    assert history[-1]["val_loss"] < history[0]["loss"]
+    z, r = list(found.values()) if isinstance(found := model.predict((a, b)), dict) else found
+    expected = losses.SoftmaxCrossEntropy()(z, kinds) + 0.25 * losses.MeanSquaredError()(r, places)
+    assert trainer.evaluate(data, batch_size=7)["loss"] == pytest.approx(expected, rel=1e-6)
+    by_hand = Trainer(build(), both, SGD(0.05), loss_weights=weights)
+    for epoch in range(3):
+        for images, labels in Loader(nc.ArrayDataset(*data), 8).epoch(epoch):
+            by_hand.step(images, labels)
+    assert same(snapshot(model), snapshot(by_hand.model))
+    with pytest.raises(DataError, match=r"shape \(5,\); the model takes \(\(5,\), \(3, 2\)\)"):
+        trainer.evaluate((a, kinds))
+    with pytest.raises(ShapeError, match="2 outputs; 3 arrays of labels"):
+        trainer.evaluate(((a, b), (kinds, places, places)))
+
+
+def test_an_output_with_a_name():
+    x = nc.Input((5,))
+    model = nc.Model(x, {"kind": nc.Dense(CLASSES)(x)}, seed=1)
+    generator = np.random.default_rng(0)
+    images, labels = generator.standard_normal((9, 5)), generator.integers(0, CLASSES, 9)
+    plain = Trainer(nc.Model(x, nc.Dense(CLASSES)(x), seed=1)).evaluate((images, labels))
+    assert Trainer(model).evaluate((images, labels)) == plain
+
+
+def test_the_model_learns_the_names_of_the_classes(tmp_path):
+    for name, brightness in (("dark", 20), ("light", 220)):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            Image.new("L", (8, 8), brightness + number).save(tmp_path / name / f"{number}.png")
+    model = nc.Sequential([nc.Flatten(), nc.Dense(2)]).build((8, 8, 1))
+    trainer = Trainer(model, optimizer=Adam(0.02))
+    trainer.fit(tmp_path, epochs=15, batch_size=8, progress=False)
+    assert model.classes == ("dark", "light")
+    (tmp_path / "dark").rename(tmp_path.parent / "dark")
+    only_light = trainer.evaluate(tmp_path)
+    assert only_light["accuracy"] == 1.0  # its label is still 1
+    own = nc.ArrayDataset(np.zeros((4, 8, 8, 1), np.float32), [0, 1, 0, 1], ["a", "b"])
+    trainer.fit(own, progress=False)
+    assert model.classes == ("dark", "light")
+
+
+def test_resuming_from_nothing_says_so(tmp_path, capsys):
+    trainer = Trainer(small_model())
+    trainer.fit(small_data(), batch_size=8, checkpoint=tmp_path, resume=True)
+    assert capsys.readouterr().out.splitlines()[0] == f"There is no checkpoint in {str(tmp_path)!r} to resume from; the run begins anew."
+    trainer = Trainer(small_model())
+    trainer.fit(small_data(), epochs=2, batch_size=8, checkpoint=tmp_path / "new", resume=True, progress=True)
+    assert "no checkpoint" in capsys.readouterr().out
+    Trainer(small_model(), schedule="constant").fit(small_data(), batch_size=8, checkpoint=tmp_path, resume=True)
+    assert "no checkpoint" not in capsys.readouterr().out
 
 
 def test_plain_lines_where_there_is_no_terminal(capsys):
@@ -363,6 +538,14 @@ def test_metrics():
     assert metrics.TopKAccuracy().measure(outputs, labels) == (3, 3)
     assert metrics.MeanAbsoluteError().measure(outputs, outputs + 2) == (18, 9)
     assert metrics.MeanSquaredError().measure(np.ones((4, 1)), np.zeros(4)) == (4, 4)
+    with pytest.raises(ShapeError, match=r"mean_absolute_error got labels of shape \(3,\).*the outputs' shape \(3, 3\)"):
+        metrics.MeanAbsoluteError().measure(outputs, labels)
+    assert metrics.TopKAccuracy(2, ignore_index=0).measure(outputs, labels) == (2, 2)
+    assert metrics.TopKAccuracy(2, ignore_index=-1).measure(outputs, np.array([1, 1, -1])) == (2, 2)
+    assert metrics.TopKAccuracy(2, ignore_index=1).measure(outputs, np.eye(3)[labels]) == (2, 3)
+    binary = np.array([[0.3], [-2.0], [-2.0]])
+    assert metrics.Accuracy(ignore_index=255).measure(binary, np.array([1, 1, 255])) == (1, 2)
+    assert metrics.Accuracy(ignore_index=0).measure(binary, np.array([0.4, 0.0, 1.0])) == (0, 2)
     assert metrics.resolve("top_k_accuracy").name == "top_5_accuracy"
 
 
@@ -408,7 +591,41 @@ def test_reduce_on_plateau():
     seen = [schedule.factor(Progress(0, 0, 1, 9, history[:count])) for count in range(len(history) + 1)]
     assert seen == [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25]
     with pytest.raises(ConfigError, match="watches 'val_loss'; the epochs have loss"):
-        schedule.factor(Progress(0, 0, 1, 9, [{"loss": 1.0}]))
+        schedules.LinearWarmup(1, then=schedule).check({"loss": 1.0})
+    trainer = Trainer(small_model(), schedule=schedule)
+    with pytest.raises(ConfigError, match="watches 'val_loss'; the epochs have epoch, loss, accuracy"):
+        trainer.fit(small_data(), epochs=2, progress=False)
+
+
+@pytest.mark.parametrize(("falling", "better", "worse"), [(True, 0.5, 2.0), (False, 2.0, 0.5)])
+def test_which_way_a_plateau_lies(falling, better, worse):
+    def bad_epochs(name, mode, values):
+        history = History([{name: 1.0}, *({name: value} for value in values)], falling=["fit"] if falling else [])
+        return schedules.ReduceOnPlateau(name, 0.5, patience=0, mode=mode).factor(Progress(0, 0, 1, 9, history)) < 1
+
+    for name, mode in (("fit", "auto"), ("val_fit", "auto"), ("other_error", "min" if falling else "max")):
+        assert not bad_epochs(name, mode, [better])
+        assert bad_epochs(name, mode, [worse])
+        assert bad_epochs(name, mode, [math.nan])
+
+
+def test_a_plateau_after_a_value_that_is_no_number():
+    schedule = schedules.ReduceOnPlateau("loss", 0.5, patience=0)
+
+    def factor(*values):
+        return schedule.factor(Progress(0, 0, 1, 9, [{"loss": value} for value in values]))
+
+    assert factor(1.0, math.nan) == 0.5
+    assert factor(math.nan, 1.0) == factor(math.nan) == 0.5
+    assert factor(math.nan, 1.0, 0.5) == 0.5
+    assert factor(1.0, math.nan, 0.9) == 0.5
+
+
+def test_epochs_without_the_watched_value_do_not_count():
+    schedule = schedules.ReduceOnPlateau("val_loss", 0.5, patience=0)
+    history = [{"loss": 1.0}, {"loss": 1.0}, {"val_loss": 1.0}]
+    assert schedule.factor(Progress(0, 0, 1, 9, history)) == 1
+    assert schedule.factor(Progress(0, 0, 1, 9, [*history, {"val_loss": 1.0}])) == 0.5
 
 
 @pytest.mark.parametrize("name", ["constant", "step", "multi_step", "exponential", "cosine", "polynomial", "linear_warmup", "one_cycle"])

@@ -124,7 +124,6 @@ CALLBACKS = {
     "early_stopping": ("EarlyStopping", "end a run that no longer improves"),
     "csv_logger": ("CSVLogger", "the history as a CSV file"),
     "model_checkpoint": ("ModelCheckpoint", "save the best model"),
-    "lambda": ("LambdaCallback", "functions to call as a run goes on"),
 }
 COMMANDS = {
     "train": "Train an architecture on a data set.",

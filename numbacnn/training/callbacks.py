@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from ..plugin import registry
 from ..weights.files import atomic_file
-from .metrics import smaller_is_better
+from . import named
+from .history import check_mode, falls, score
 
 if TYPE_CHECKING:
     from .history import History
@@ -75,36 +76,39 @@ def _call(function: Callable | None, *arguments: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class EarlyStopping(Callback):
-    """End the run when ``monitor`` has not improved by more than ``minimum_change`` for ``patience`` epochs."""
+    """End the run when ``monitor`` has not improved by more than ``minimum_change`` for ``patience`` epochs. ``mode`` ``"min"`` or
+    ``"max"`` says which way it improves, ``"auto"`` leaves that to the loss or metric. NaN is no improvement, and epochs without the
+    entry (of a run that got validation data only when it was resumed) don't count."""
 
     monitor: str = "val_loss"
     patience: int = 5
     minimum_change: float = 0.0
+    mode: str = "auto"
 
     def __post_init__(self) -> None:
+        check_mode(self.mode)
         if self.patience < 1 or self.minimum_change < 0:
             raise ConfigError("EarlyStopping: patience must be at least 1 and minimum_change at least 0.")
 
     def on_epoch_end(self, trainer: Trainer, epoch: int, record: Mapping[str, Any]) -> None:
-        if self._epochs_without_progress(_values(trainer, self.monitor, "EarlyStopping")) >= self.patience:
+        _check_has(record, self.monitor, "EarlyStopping")
+        if self._epochs_without_progress(trainer.history) >= self.patience:
             trainer.stop()
 
-    def _epochs_without_progress(self, values: list[float]) -> int:
-        best, since = None, 0
-        for value in values:
-            change = 0.0 if best is None else (best - value if smaller_is_better(self.monitor) else value - best)
-            if best is None or change > self.minimum_change:
+    def _epochs_without_progress(self, history: History) -> int:
+        falling = falls(history, self.monitor, self.mode)
+        best, since = -math.inf, 0
+        for value in (score(record[self.monitor], falling) for record in history if self.monitor in record):
+            if value > best + self.minimum_change:
                 best, since = value, 0
             else:
                 since += 1
         return since
 
 
-def _values(trainer: Trainer, monitor: str, name: str) -> list[float]:
-    record = trainer.history[-1]
+def _check_has(record: Mapping[str, Any], monitor: str, name: str) -> None:
     if monitor not in record:
         raise ConfigError(f"{name} watches {monitor!r}; the epochs have {', '.join(record)}.")
-    return [float(entry[monitor]) for entry in trainer.history]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,15 +130,19 @@ class CSVLogger(Callback):
 @dataclasses.dataclass(frozen=True)
 class ModelCheckpoint(Callback):
     """Save the model to ``path`` after every epoch in which ``monitor`` is the best so far; with ``monitor=None`` after every
-    epoch. The file is one that :func:`numbacnn.load` reads."""
+    epoch. ``mode`` is as of :class:`EarlyStopping`. The file is one that :func:`numbacnn.load` reads."""
 
     path: str | os.PathLike = "best.safetensors"
     monitor: str | None = "val_loss"
+    mode: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_mode(self.mode)
 
     def on_epoch_end(self, trainer: Trainer, epoch: int, record: Mapping[str, Any]) -> None:
         if self.monitor is not None:
-            _values(trainer, self.monitor, "ModelCheckpoint")
-            if trainer.history.best(self.monitor) is not trainer.history[-1]:
+            _check_has(record, self.monitor, "ModelCheckpoint")
+            if trainer.history.best(self.monitor, self.mode) is not trainer.history[-1]:
                 return
         path = Path(self.path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,8 +151,4 @@ class ModelCheckpoint(Callback):
 
 def resolve(callback: str | Callback) -> Callback:
     """A callback from a registered name (with its default options), or the callback itself."""
-    if isinstance(callback, str):
-        return registry.load("callback", callback)()
-    if not isinstance(callback, Callback):
-        raise ConfigError(f"{callback!r} is not a callback; give a registered name, such as 'early_stopping', or a Callback.")
-    return callback
+    return named.resolve("callback", Callback, callback, "'early_stopping' or nc.EarlyStopping(patience=3)")

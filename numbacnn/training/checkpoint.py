@@ -22,6 +22,7 @@ import numpy as np
 
 from ..errors import ConfigError, WeightsError
 from ..weights.files import write_weights
+from .history import plain
 
 FORMAT = 1
 KEPT = 2
@@ -42,17 +43,18 @@ class Checkpoint:
 
 
 def save(folder: str | os.PathLike, step: int, checkpoint: Checkpoint) -> Path:
-    """Write the checkpoint after ``step`` steps, and remove all but the newest two. Raises WeightsError where that cannot
-    be written."""
+    """Write the checkpoint after ``step`` steps, and remove all but this one and the one before: those after it, from which the run did
+    not go on because they were damaged, and what processes that were killed have left of theirs. Raises WeightsError where it cannot be
+    written."""
     folder = Path(folder)
     _make(folder)
-    state = json.dumps(checkpoint.state)
+    state = json.dumps(checkpoint.state, default=plain)
     metadata = {"format": FORMAT, "checksum": _checksum(checkpoint.arrays, state), "state": state}
     path = folder / f"checkpoint-{step:09d}.safetensors"
     write_weights(path, checkpoint.arrays, {METADATA_KEY: json.dumps(metadata)})
-    for old in paths(folder)[KEPT:]:
-        with contextlib.suppress(OSError):
-            old.unlink()
+    there = paths(folder)
+    at = there.index(path)
+    _remove([*there[:at], *there[at + KEPT :], *_halves(folder)])
     return path
 
 
@@ -72,7 +74,16 @@ def paths(folder: str | os.PathLike) -> list[Path]:
 
 def clear(folder: str | os.PathLike) -> None:
     """Remove all checkpoints, and what interrupted writes have left."""
-    for path in [*paths(folder), *Path(folder).glob(".checkpoint-*.tmp")]:
+    _remove([*paths(folder), *_halves(folder)])
+
+
+def _halves(folder: str | os.PathLike) -> list[Path]:
+    """What interrupted writes have left."""
+    return list(Path(folder).glob(".checkpoint-*.tmp"))
+
+
+def _remove(files: list[Path]) -> None:
+    for path in files:
         with contextlib.suppress(OSError):
             path.unlink()
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import kernels
 from ..errors import ConfigError, DataError, ShapeError
-from ..plugin import registry
+from . import named
 
 BLOCK = 8192  # elements that one thread works on at a time
 
@@ -50,26 +50,17 @@ class Loss:
 
     def value_and_gradient(self, outputs: Any, labels: Any) -> tuple[float, np.ndarray]:
         """The loss of a batch and its gradient with respect to the outputs."""
-        total, gradient = self.totals(outputs, labels)
-        return float(total[0]), gradient
-
-    def totals(self, outputs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-        """``(loss, divisor)`` of a batch as one array, and the gradient."""
         outputs = np.ascontiguousarray(outputs)
         if outputs.dtype not in (np.float32, np.float64):
             outputs = outputs.astype(np.float32)
         gradient, total = np.empty_like(outputs), np.zeros(2)
         self.compute(outputs, self.targets(labels, outputs.shape, outputs.dtype), gradient, total)
-        return total, gradient
+        return float(total[0]), gradient
 
 
 def resolve(loss: str | Loss) -> Loss:
-    """A loss from a registered name, or the loss itself."""
-    if isinstance(loss, str):
-        return registry.load("loss", loss)()
-    if not isinstance(loss, Loss):
-        raise ConfigError(f"{loss!r} is not a loss; give a registered name, such as 'softmax_cross_entropy', or a Loss such as nc.Huber().")
-    return loss
+    """A loss from a registered name (with its default options), or the loss itself."""
+    return named.resolve("loss", Loss, loss, "'softmax_cross_entropy' or nc.Huber()")
 
 
 def _partials(elements: int, rows: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import math
+import numbers as numeric
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from .. import arrays, kernels
 from ..errors import ConfigError, UnknownNameError
-from ..plugin import registry
+from . import named
 
 TASK = 1 << 14  # elements that one thread updates at a time
 NUMBERS = 16  # float64 cells through which a step's numbers reach the kernel
@@ -50,28 +51,31 @@ class Optimizer:
     def __post_init__(self) -> None:
         self._check("rate", "weight_decay", "l1")
         for name in ("clip_norm", "clip_value"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ConfigError(f"{self.name}: {name} must be positive or None; {getattr(self, name)} was given.")
+            if getattr(self, name) is not None and not (_is_number(getattr(self, name)) and getattr(self, name) > 0):
+                raise ConfigError(f"{self.name}: {name} must be a positive number or None; {getattr(self, name)!r} was given.")
         object.__setattr__(self, "groups", tuple(self._group(entry) for entry in self.groups))
 
     def _check(self, *names: str, below: float = math.inf) -> None:
         for name in names:
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < below:
+            if not _is_number(value) or not 0 <= value < below:
                 limit = "" if below == math.inf else f" and below {below:g}"
                 raise ConfigError(f"{self.name}: {name} must be a number of at least 0{limit}; {value!r} was given.")
+            object.__setattr__(self, name, value.item() if isinstance(value, np.generic) else value)
 
     def _group(self, entry: Any) -> tuple[str, tuple[tuple[str, float], ...]]:
         try:
             pattern, options = entry
             options = dict(options)
+            if not isinstance(pattern, str):
+                raise TypeError
         except (TypeError, ValueError):
             raise ConfigError(f'{self.name}: groups are pairs such as ("stage1.*", {{"rate": 0.01}}); {entry!r} was given.') from None
         for option, value in options.items():
             if option not in GROUP_OPTIONS:
                 raise UnknownNameError("option of a parameter group", option, GROUP_OPTIONS)
-            if not 0 <= value < math.inf:
-                raise ConfigError(f"{self.name}: {option} of the group {pattern!r} must be at least 0; {value!r} was given.")
+            if not _is_number(value) or not 0 <= value < math.inf:
+                raise ConfigError(f"{self.name}: {option} of the group {pattern!r} must be a number of at least 0; {value!r} was given.")
         return pattern, tuple(sorted((option, float(value)) for option, value in options.items()))
 
     @property
@@ -143,7 +147,8 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+        pair = isinstance(self.betas, (tuple, list, np.ndarray)) and len(self.betas) == 2
+        if not pair or not all(_is_number(beta) and 0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"{self.name}: betas must be two numbers of at least 0 and below 1; {self.betas!r} was given.")
         _positive(self, "epsilon")
         object.__setattr__(self, "betas", tuple(map(float, self.betas)))
@@ -230,18 +235,19 @@ class Adagrad(Optimizer):
         kernels.optim.adagrad(*arguments)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numeric.Real) and not isinstance(value, bool)
+
+
 def _positive(optimizer: Any, option: str) -> None:
-    if not getattr(optimizer, option) > 0:
-        raise ConfigError(f"{optimizer.name}: {option} must be positive; {getattr(optimizer, option)!r} was given.")
+    value = getattr(optimizer, option)
+    if not _is_number(value) or not value > 0:
+        raise ConfigError(f"{optimizer.name}: {option} must be a positive number; {value!r} was given.")
 
 
 def resolve(optimizer: str | Optimizer) -> Optimizer:
     """An optimizer from a registered name (with its default options), or the optimizer itself."""
-    if isinstance(optimizer, str):
-        return registry.load("optimizer", optimizer)()
-    if not isinstance(optimizer, Optimizer):
-        raise ConfigError(f"{optimizer!r} is not an optimizer; give a registered name, such as 'adam', or one such as nc.SGD(0.1).")
-    return optimizer
+    return named.resolve("optimizer", Optimizer, optimizer, "'adam' or nc.SGD(0.1)")
 
 
 # Applying an optimizer to a model ------------------------------------------------------------------------------------
@@ -299,7 +305,7 @@ def partition(optimizer: Optimizer, store: Any) -> tuple[np.ndarray, np.ndarray]
     ``groups`` float64 ``(rate, weight decay, l1)``. Raises UnknownNameError for a group that matches no parameter."""
     names = [name for name, spec in store.specs.items() if spec.trainable]
     for pattern, _ in optimizer.groups:
-        if not fnmatch.filter(names, pattern):
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             raise UnknownNameError("trainable parameter", pattern, names)
     gap = arrays.ALIGNMENT // store.trainable.itemsize  # zeros between two parameters may be updated along: they stay zeros
     groups: dict[tuple[float, ...], int] = {}

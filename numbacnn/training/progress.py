@@ -26,6 +26,9 @@ class Silent:
     def __exit__(self, *_: Any) -> None:
         pass
 
+    def note(self, sentence: str) -> None:
+        """Something to know about the run before it begins."""
+
     def begin_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None:
         """Epoch ``epoch`` of ``epochs`` begins, of whose ``steps`` ``done`` have been taken already."""
 
@@ -41,6 +44,9 @@ class Silent:
 
 class Lines(Silent):
     """One plain line per epoch."""
+
+    def note(self, sentence: str) -> None:
+        print(sentence, flush=True)
 
     def end_epoch(self, record: Mapping[str, Any], epochs: int) -> None:
         print(describe(record, epochs), flush=True)
@@ -67,6 +73,9 @@ class Bar(Silent):
 
     def __exit__(self, *_: Any) -> None:
         self._progress.stop()
+
+    def note(self, sentence: str) -> None:
+        self._progress.console.print(sentence, highlight=False, markup=False)
 
     def begin_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None:
         self._left = (epochs - epoch + 1) * steps - done

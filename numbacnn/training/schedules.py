@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..errors import ConfigError
-from ..plugin import registry
-from .metrics import smaller_is_better
+from . import named
+from .history import check_mode, falls, score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +36,19 @@ class Progress:
 class Schedule:
     """Base of all schedules: a frozen dataclass with configuration and :meth:`factor`.
 
-    ``per_step`` False says that the factor stays the same throughout an epoch.
+    ``per_step`` False says that the factor stays the same throughout an epoch, ``uses_total`` False that it does not depend on how
+    long the run is, so that a resumed run may be given more epochs.
     """
 
     per_step: ClassVar[bool] = True
+    uses_total: ClassVar[bool] = True
 
     def factor(self, progress: Progress) -> float:
         """What the optimizer's rates are multiplied by in step ``progress.step``."""
         raise NotImplementedError(f"{type(self).__name__} does not define factor")
+
+    def check(self, record: Mapping[str, Any]) -> None:
+        """Raise ConfigError where the record of an epoch lacks what this schedule reads."""
 
     def _require(self, condition: bool, sentence: str) -> None:
         if not condition:
@@ -55,6 +60,7 @@ class Constant(Schedule):
     """The rate stays as it is."""
 
     per_step: ClassVar[bool] = False
+    uses_total: ClassVar[bool] = False
 
     def factor(self, progress: Progress) -> float:
         return 1.0
@@ -68,6 +74,7 @@ class Step(Schedule):
     gamma: float = 0.1
 
     per_step: ClassVar[bool] = False
+    uses_total: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self._require(self.size >= 1 and self.gamma > 0, "size must be at least 1 epoch and gamma positive.")
@@ -84,6 +91,7 @@ class MultiStep(Schedule):
     gamma: float = 0.1
 
     per_step: ClassVar[bool] = False
+    uses_total: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
@@ -100,6 +108,7 @@ class Exponential(Schedule):
     gamma: float = 0.95
 
     per_step: ClassVar[bool] = False
+    uses_total: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self._require(self.gamma > 0, "gamma must be positive.")
@@ -157,6 +166,13 @@ class LinearWarmup(Schedule):
     start: float = 0.0
     then: Schedule = Constant()
 
+    @property
+    def uses_total(self) -> bool:  # type: ignore[override]
+        return self.then.uses_total
+
+    def check(self, record: Mapping[str, Any]) -> None:
+        self.then.check(record)
+
     def __post_init__(self) -> None:
         self._require(self.epochs >= 0 and self.start >= 0, "epochs and start must be at least 0.")
         object.__setattr__(self, "then", resolve(self.then))
@@ -194,9 +210,9 @@ class OneCycle(Schedule):
 class ReduceOnPlateau(Schedule):
     """Multiply by ``gamma``, down to ``minimum``, when ``monitor`` has not improved for more than ``patience`` epochs.
 
-    ``monitor`` names an entry of the epochs' records. A loss or error improves by falling below ``1 - threshold`` times
-    the best so far, anything else by rising above ``1 + threshold`` times it. After a reduction, ``cooldown`` epochs
-    aren't counted. As PyTorch's.
+    ``monitor`` names an entry of the epochs' records. With ``mode`` ``"min"`` it improves by falling below ``1 - threshold`` times
+    the best so far, with ``"max"`` by rising above ``1 + threshold`` times it; ``"auto"`` does what suits the loss or metric. NaN is no
+    improvement, and epochs without the entry don't count. After a reduction, ``cooldown`` epochs aren't counted. As PyTorch's.
     """
 
     monitor: str = "val_loss"
@@ -205,21 +221,23 @@ class ReduceOnPlateau(Schedule):
     threshold: float = 1e-4
     cooldown: int = 0
     minimum: float = 0.0
+    mode: str = "auto"
 
     per_step: ClassVar[bool] = False
+    uses_total: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_mode(self.mode)
         self._require(
-            0 < self.gamma < 1 and self.patience >= 0 and self.cooldown >= 0, "gamma must lie between 0 and 1, patience from 0 on."
+            0 < self.gamma < 1 and 0 <= self.threshold < 1 and self.patience >= 0 and self.cooldown >= 0,
+            "gamma must lie between 0 and 1, threshold from 0 to 1, patience and cooldown from 0 on.",
         )
 
     def factor(self, progress: Progress) -> float:
-        factor, best, bad, cooling = 1.0, None, 0, 0
-        for record in progress.history:
-            if self.monitor not in record:
-                raise ConfigError(f"ReduceOnPlateau watches {self.monitor!r}; the epochs have {', '.join(record)}.")
-            value = float(record[self.monitor])
-            if best is None or self._better(value, best):
+        falling = falls(progress.history, self.monitor, self.mode)
+        factor, best, bad, cooling = 1.0, -math.inf, 0, 0
+        for value in (score(record[self.monitor], falling) for record in progress.history if self.monitor in record):
+            if value > best * (1 - self.threshold if falling else 1 + self.threshold):
                 best, bad = value, 0
             else:
                 bad += 1
@@ -229,14 +247,11 @@ class ReduceOnPlateau(Schedule):
                 factor, cooling, bad = max(factor * self.gamma, self.minimum), self.cooldown, 0
         return factor
 
-    def _better(self, value: float, best: float) -> bool:
-        return value < best * (1 - self.threshold) if smaller_is_better(self.monitor) else value > best * (1 + self.threshold)
+    def check(self, record: Mapping[str, Any]) -> None:
+        if self.monitor not in record:
+            raise ConfigError(f"ReduceOnPlateau watches {self.monitor!r}; the epochs have {', '.join(record)}.")
 
 
 def resolve(schedule: str | Schedule) -> Schedule:
     """A schedule from a registered name (with its default options), or the schedule itself."""
-    if isinstance(schedule, str):
-        return registry.load("schedule", schedule)()
-    if not isinstance(schedule, Schedule):
-        raise ConfigError(f"{schedule!r} is not a schedule; give a registered name, such as 'cosine', or one such as Cosine(warmup=5).")
-    return schedule
+    return named.resolve("schedule", Schedule, schedule, "'cosine' or nc.schedules.Cosine(warmup=5)")

@@ -50,7 +50,7 @@ class Trainer:
         loss: a registered name or a Loss. For a model with several outputs a list with one each, or one for all of them;
             ``loss_weights`` are their factors in the sum.
         optimizer: a registered name or an Optimizer.
-        metrics: registered names or Metrics, of the first output.
+        metrics: registered names or Metrics, each of another name, of the first output.
         schedule: a registered name or a Schedule, by which :meth:`fit` changes the rate.
         seed: of the order of the training data. All other randomness has the model's seed.
         callbacks: registered names or Callbacks, for :meth:`fit`.
@@ -71,16 +71,16 @@ class Trainer:
         schedule: str | Schedule = "constant",
         loss_weights: Sequence[float] | None = None,
     ):
-        self.model, self.seed = model, seed
+        self.model, self.seed = model, _checked_seed(seed)
         self.losses = _each_output(model, loss)
         self.loss_weights = _checked_weights(loss_weights, len(self.losses))
         self.optimizer = optimizers.resolve(optimizer)
-        self.metrics = [metric_room.resolve(metric) for metric in ([metrics] if isinstance(metrics, str) else metrics)]
+        self.metrics = metric_room.resolve_all(metrics)
         self.schedule = schedules.resolve(schedule)
         self.callbacks = [callback_room.resolve(callback) for callback in callbacks]
         self.updater = Updater(self.optimizer, model.store)
         self.epochs = 0
-        self.history = History()
+        self.history = self._new_history()
         self._batches: dict[tuple[int, bool], _Batch] = {}
         self._state_before = model.store.state.copy()
         self._stopped = False
@@ -166,8 +166,8 @@ class Trainer:
     # Evaluation ------------------------------------------------------------------------------------------------------
 
     def evaluate(self, dataset: Any, batch_size: int = EVALUATION_BATCH) -> dict[str, float]:
-        """Mean loss and metrics of the model in inference mode: ``{"loss": ..., "accuracy": ...}``. ``dataset`` is a pair
-        of arrays, a registered name (its test split), a folder or a Dataset."""
+        """Mean loss and metrics of the model in inference mode: ``{"loss": ..., "accuracy": ...}``. ``dataset`` is what ``validation``
+        of :meth:`fit` may be."""
         return self._evaluate(self._open(dataset, "test"), batch_size, None)
 
     def _evaluate(self, dataset: Any, batch_size: int, interrupt: _Interrupt | None) -> dict[str, float]:
@@ -175,20 +175,28 @@ class Trainer:
         for images, labels in Loader(dataset, batch_size, shuffle=False).epoch(0):
             if interrupt:
                 interrupt.check()
-            outputs = self.model.predict(images, batch_size=len(images))
-            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            outputs = self._predict(images)
             targets = self._targets(labels, outputs)
-            for k, (loss, output, target) in enumerate(zip(self.losses, outputs, targets)):
-                total, gradient = np.array([0.0, len(images)]), np.empty_like(output)
-                loss.compute(output, target, gradient, total)
-                means.add(f"loss {k}", total[0] * total[1], total[1])
+            totals = _totals(len(outputs), len(outputs[0]))
+            for loss, weight, output, target, total in zip(self.losses, self.loss_weights, outputs, targets, totals):
+                loss.compute(output, target, np.empty_like(output), total, weight)
+            means.add_losses(totals)
             means.measure(self.metrics, outputs[0], targets[0])
-        values = means.values()
-        weighted = sum(weight * values.pop(f"loss {k}") for k, weight in enumerate(self.loss_weights))
-        return {"loss": float(weighted), **values}
+        return means.values()
+
+    def _predict(self, images: Any) -> list[np.ndarray]:
+        """The model's outputs, however predict groups them."""
+        outputs = self.model.predict(images, batch_size=_count(images))
+        if isinstance(outputs, dict):
+            return list(outputs.values())
+        return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
     def _open(self, source: Any, split: str) -> Any:
-        return open_dataset(source, split, input_shape=self.model.graph.inputs[0].shape)
+        shapes = tuple(tuple(tensor.shape) for tensor in self.model.graph.inputs)
+        return open_dataset(source, split, input_shape=shapes if len(shapes) > 1 else shapes[0], classes=self.model.classes)
+
+    def _new_history(self) -> History:
+        return History(falling=["loss", *(metric.name for metric in self.metrics if metric.smaller_is_better)])
 
     # Runs ------------------------------------------------------------------------------------------------------------
 
@@ -208,20 +216,25 @@ class Trainer:
         """Train for a number of epochs.
 
         Args:
-            train, validation: pairs of arrays, registered names (their train and test split), folders, or Datasets.
+            train, validation: pairs of arrays, registered names (their train and test split), folders, or Datasets. In a pair
+                ``((a, b), (c, d))`` the tuples are the arrays for the inputs and for the outputs of a model with several. A folder
+                is read with the model's classes; a model without classes gets those of ``train``.
             checkpoint: a folder. The run is saved there after every epoch, and every ``checkpoint_every`` steps. What an
                 earlier run has saved there is removed, unless
             resume: goes on from there, if anything is there, with the same bits as if there had been no break. ``epochs``
-                still counts from the beginning of the run.
+                still counts from the beginning of the run, and may only change with a schedule that does not depend on it.
             progress: True for a bar, False for silence; None means a bar on a terminal, else a line per epoch.
 
         Ctrl-C finishes the step, saves the run and raises TrainingInterrupted; a second one raises KeyboardInterrupt at
-        once. Raises DivergenceError as :meth:`step` does, ConfigError where the checkpoint is of another configuration.
+        once. Raises DivergenceError as :meth:`step` does, and where parameters are no longer finite after an epoch; ConfigError where
+        the checkpoint is of another configuration.
         """
         for name, value in (("epochs", epochs), ("checkpoint_every", checkpoint_every)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
                 raise ConfigError(f"fit was given {name}={value!r}; it takes a whole number of at least 1.")
         data = self._open(train, "train")
+        if self.model.classes is None and data.classes is not None:
+            self.model.classes = tuple(data.classes)
         held_out = None if validation is None else self._open(validation, "test")
         run = _Run(self, Loader(data, batch_size, shuffle, self.seed), held_out, int(epochs), checkpoint, checkpoint_every)
         return run.go(resume, progress)
@@ -237,7 +250,7 @@ class _Batch:
     def __init__(self, trainer: Trainer, plan: Any, targets: Sequence[np.ndarray]):
         self.plan = plan
         self.targets = [target.copy() for target in targets]
-        self.totals = np.zeros((len(targets), 2))
+        self.totals = _totals(len(targets), len(plan.inputs[0]))
         self.losses: list[tuple[Any, tuple]] = []
         parts = zip(trainer.losses, trainer.loss_weights, plan.outputs, self.targets, plan.output_gradients, self.totals)
         for loss, weight, outputs, target, gradient, total in parts:
@@ -279,7 +292,7 @@ class _Run:
 
     def go(self, resume: bool, shown: bool | None) -> History:
         trainer = self.trainer
-        trainer.history, trainer._stopped = History(), False
+        trainer.history, trainer._stopped = trainer._new_history(), False
         if resume and self.folder is None:
             raise ConfigError("fit was given resume=True without a checkpoint folder to resume from.")
         resumed = resume and self.folder is not None and self._restore(self.folder)
@@ -287,6 +300,8 @@ class _Run:
             checkpoints.clear(self.folder)
             self._save()
         with _Interrupt() as interrupt, display_room.make(shown) as display:
+            if resume and not resumed:
+                display.note(f"There is no checkpoint in {self.folder!r} to resume from; the run begins anew.")
             self._call("on_train_begin")
             try:
                 while trainer.epochs < self.first_epoch + self.epochs and not trainer._stopped:
@@ -303,6 +318,7 @@ class _Run:
             self._call("on_epoch_begin", number)
         self._steps(interrupt, display)
         interrupt.check()
+        self._check_finite()
         record: dict[str, Any] = {"epoch": number, **self.means.values()}
         if self.validation is not None:
             display.phase("validation")
@@ -315,8 +331,9 @@ class _Run:
         trainer.epochs += 1
         self.batch, self.means, self.seconds, self.images = 0, Means(), 0.0, 0
         self._call("on_epoch_end", number, record)
-        display.end_epoch(record, self.epochs)
+        trainer.schedule.check(record)
         self._save()
+        display.end_epoch(record, self.epochs)
 
     def _steps(self, interrupt: _Interrupt, display: display_room.Silent) -> None:
         """What remains of the epoch's steps."""
@@ -330,13 +347,14 @@ class _Run:
                 if trainer.schedule.per_step:
                     factor = self._factor(self.batch)
                 loss, batch = trainer._step(images, labels, factor)
+                count = _count(images)
                 self.batch += 1
-                self.images += len(images)
-                self.means.add("loss", loss * len(images), len(images))
+                self.images += count
+                self.means.add_losses(batch.totals)
                 self.means.measure(trainer.metrics, batch.plan.outputs[0], batch.targets[0])
                 for callback in watchers:
                     callback.on_step_end(trainer, trainer.steps, loss)
-                display.step(len(images), self.means.values)
+                display.step(count, self.means.values)
                 if self.every and trainer.steps % self.every == 0 and self.batch < len(self.loader):
                     self.seconds += time.perf_counter() - start
                     self._save()
@@ -371,12 +389,8 @@ class _Run:
     def _save(self) -> None:
         if self.folder is None:
             return
+        self._check_finite()
         trainer, store = self.trainer, self.trainer.model.store
-        if not np.isfinite(store.trainable).all():
-            raise DivergenceError(
-                f"Parameters are no longer finite after step {trainer.steps}; the checkpoints in {self.folder!r} are from before. "
-                "Try a smaller rate or clip_norm."
-            )
         arrays = {name: store.view(name) for name in store.specs}
         arrays |= {f"optimizer.{name}": array for name, array in trainer.updater.arrays().items()}
         state = {
@@ -392,6 +406,13 @@ class _Run:
             "stopped": trainer._stopped,
         }
         checkpoints.save(self.folder, trainer.steps, checkpoints.Checkpoint(arrays, state))
+
+    def _check_finite(self) -> None:
+        trainer, store = self.trainer, self.trainer.model.store
+        for array, what in ((store.trainable, "Parameters"), (store.state, "Running statistics")):
+            if not np.isfinite(array).all():
+                before = "" if self.folder is None else f"; the checkpoints in {self.folder!r} are from before"
+                raise DivergenceError(f"{what} are no longer finite after step {trainer.steps}{before}. Try a smaller rate or clip_norm.")
 
     def _restore(self, folder: str) -> bool:
         """Go back to the newest checkpoint; False where there is none."""
@@ -417,6 +438,7 @@ class _Run:
         """What must not change between the parts of a run."""
         trainer = self.trainer
         config = json.dumps(_without_versions(trainer.model.to_config()), sort_keys=True)
+        total = {f"number of epochs (on which {trainer.schedule!r} depends)": self.epochs} if trainer.schedule.uses_total else {}
         return {
             "model": f"a model with digest {hashlib.sha256(config.encode()).hexdigest()[:16]}",
             "frozen parameters": sorted(trainer.model.store.frozen),
@@ -429,6 +451,7 @@ class _Run:
             "seed": trainer.seed,
             "shuffle": bool(self.loader.shuffle),
             "number of training samples": len(self.loader.dataset),
+            **total,
         }
 
 
@@ -448,15 +471,18 @@ class _Interrupted(Exception):
 
 class _Interrupt:
     """While it is entered, the first Ctrl-C sets ``wanted``, the second raises KeyboardInterrupt as usual. Signals reach
-    the main thread only; in another one this does nothing."""
+    the main thread only; in another one this does nothing. Neither does it where Ctrl-C is ignored (as by nohup), or handled by something
+    that is not Python's and could not be put back."""
 
     def __init__(self) -> None:
         self.wanted = False
         self._previous: Any = None
 
     def __enter__(self) -> _Interrupt:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._handle)
+        handler = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is threading.main_thread() and handler not in (signal.SIG_IGN, None):
+            self._previous = handler
+            signal.signal(signal.SIGINT, self._handle)
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -482,6 +508,22 @@ def _each_output(model: Model, loss: Any) -> list[loss_room.Loss]:
     if len(given) != count:
         raise ConfigError(f"The model has {count} output(s); {len(given)} losses were given.")
     return [loss_room.resolve(entry) for entry in given]
+
+
+def _totals(outputs: int, samples: int) -> np.ndarray:
+    """A row ``(loss, divisor)`` for each output, as :meth:`Loss.compute` fills it; the divisor of a loss that says none is the batch."""
+    return np.tile([0.0, samples], (outputs, 1))
+
+
+def _count(images: Any) -> int:
+    """Samples of a batch, whose images are an array or a tuple of them."""
+    return len(images[0]) if isinstance(images, tuple) else len(images)
+
+
+def _checked_seed(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ConfigError(f"A trainer was given seed {seed!r}; it takes a whole number from 0 on.")
+    return int(seed)
 
 
 def _checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
