@@ -45,7 +45,7 @@ def loss(model: Any) -> Any:
     from ..training.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 
     if len(model.graph.outputs) != 1 or not model.graph.outputs[0].shape:
-        raise DataError(f"Only models with one output can be measured; this one has {len(model.graph.outputs)}. Trainer.evaluate takes any.")
+        raise DataError(f"Only models with one output can be measured here; this one has {len(model.graph.outputs)}.")
     if model.graph.outputs[0].shape[-1] == 1:
         return BinaryCrossEntropy()
     if _is_sigmoid(_last_layer(model)):
