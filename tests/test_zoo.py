@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import numbacnn as nc
+from numbacnn.weights import names
+from numbacnn.weights.files import read_weights
 from tests import zoo
 
 PEERS = zoo.family_tables("PEERS")
@@ -13,7 +15,7 @@ OWN = {"lenet5", "cnn"}  # small as they are, with tests of their own
 
 
 def test_the_tables_name_every_architecture():
-    assert {*REDUCED, *OWN} == {name for name in nc.list_architectures()}
+    assert {*REDUCED, *OWN} == set(nc.list_architectures())
 
 
 @pytest.mark.parametrize("name", REDUCED)
@@ -61,6 +63,18 @@ def test_all_others_have_their_peers_logits(name):
 def test_the_first_of_each_family_has_its_peers_gradients(name):
     for peer in PEERS[name]:
         assert max(zoo.gradients_apart(name, peer, peer.small, batch=2)) < 1e-6
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", FIRST)
+def test_the_first_of_each_family_is_exported_as_torchvision_has_it(name, tmp_path):
+    """Arrays by the same names, of the same shapes."""
+    for peer in PEERS[name]:
+        if peer.library == "torchvision":
+            model = nc.create(name, **peer.options)
+            model.export(tmp_path / "theirs.safetensors", "torchvision")
+            theirs = {key: tuple(array.shape) for key, array in peer.make().state_dict().items() if not names.IGNORED.fullmatch(key)}
+            assert {key: array.shape for key, array in read_weights(tmp_path / "theirs.safetensors").items()} == theirs
 
 
 def check_logits(name):

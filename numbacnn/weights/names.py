@@ -5,7 +5,8 @@ An architecture says how torchvision and timm name its parameters by *rules*, pa
     ("stage{s}.block{b}.norm{k}", "layer{s}.{b-1}.bn{k}")
 
 A field in braces stands for a whole number, which the other side may shift by a constant. A pattern covers a layer or scope and all below
-it: what comes after it (``.weight``) is kept. The first rule that fits counts; a name that no rule fits stays as it is.
+it: what comes after it (``.weight``) is kept. The first rule that fits counts; a name that no rule fits stays as it is. A rule may have a
+third entry, how many axes of length one their array has behind those of ours.
 
 Layouts follow from the layers (:meth:`numbacnn.layers.base.Layer.torch_order`). A Dense layer behind a Flatten of channels-last images
 gets its rows in another order too, as PyTorch flattens channels first.
@@ -28,7 +29,7 @@ from ..layers.dense import Dense
 from ..layers.shape import Flatten
 from ..plugin import registry
 
-Rules = Sequence[tuple[str, str]]
+Rules = Sequence[tuple[str, str] | tuple[str, str, int]]
 
 OWN = "numbacnn"
 IGNORED = re.compile(r".*\.num_batches_tracked|num_batches_tracked")
@@ -37,14 +38,15 @@ IGNORED = re.compile(r".*\.num_batches_tracked|num_batches_tracked")
 _FIELD = re.compile(r"\{(\w+)([+-]\d+)?\}")
 
 
-def renamed(name: str, rules: Rules) -> str:
-    """What ``name`` is called by the first rule that fits it."""
-    for ours, theirs in rules:
+def renamed(name: str, rules: Rules) -> tuple[str, int]:
+    """What ``name`` is called by the first rule that fits it, and how many axes of length one are added."""
+    for ours, theirs, *ones in rules:
         found = _compiled(ours).match(name)
         if found:
             fields = found.groupdict()
-            return _FIELD.sub(lambda field: str(int(fields[field[1]]) + int(field[2] or 0)), theirs) + name[found.end() :]
-    return name
+            start = _FIELD.sub(lambda field: str(int(fields[field[1]]) + int(field[2] or 0)), theirs)
+            return start + name[found.end() :], sum(ones)
+    return name, 0
 
 
 @functools.cache
@@ -74,20 +76,33 @@ class Place:
     order: tuple[int, ...]
     flattened: Shape | None = None
 
+    def fits(self, shape: Shape) -> bool:
+        """Whether an array of that shape is this parameter. Axes of length one don't count, and a dense layer behind a Flatten may be
+        a convolution over the whole image there."""
+        own = [self.shape]
+        if self.flattened is not None and len(self.shape) == 2:
+            *places, channels = self.flattened
+            own.append((self.shape[0], channels, *places))
+        return _without_ones(shape) in map(_without_ones, own)
+
     def imported(self, array: np.ndarray) -> np.ndarray:
-        """``array`` of their shape, or of one that differs by axes of length one, as ours."""
-        array = array.reshape(self.shape)
+        """``array`` of a shape that :meth:`fits`, as ours."""
+        shape = self.shape[: len(self.order)]
         if self.flattened is not None:
             *places, channels = self.flattened
-            array = np.moveaxis(array.reshape(-1, channels, *places), 1, -1).reshape(self.shape)
-        return array.transpose(np.argsort(self.order))
+            array = np.moveaxis(array.reshape(-1, channels, *places), 1, -1)
+        return array.reshape(shape).transpose(np.argsort(self.order))
 
     def exported(self, array: np.ndarray) -> np.ndarray:
         """Our ``array`` as theirs."""
         array = array.transpose(self.order)
         if self.flattened is not None:
-            array = np.moveaxis(array.reshape(-1, *self.flattened), -1, 1).reshape(self.shape)
-        return array
+            array = np.moveaxis(array.reshape(-1, *self.flattened), -1, 1)
+        return array.reshape(self.shape)
+
+
+def _without_ones(shape: Shape) -> Shape:
+    return tuple(length for length in shape if length != 1)
 
 
 def places(model: Any, convention: str) -> dict[str, Place]:
@@ -107,7 +122,8 @@ def places(model: Any, convention: str) -> dict[str, Place]:
             layer, own = (node.activation, local.removeprefix(ACTIVATION)) if local.startswith(ACTIVATION) else (node.layer, local)
             order = layer.torch_order(own, len(shape))
             mixed = flattened if (own == "weight" if isinstance(layer, Dense) else shape == node.inputs[0].shape) else None
-            found.setdefault(name, Place(renamed(name, rules), tuple(shape[axis] for axis in order), order, mixed))
+            theirs, ones = renamed(name, rules)
+            found.setdefault(name, Place(theirs, (*(shape[axis] for axis in order), *[1] * ones), order, mixed))
     return found
 
 

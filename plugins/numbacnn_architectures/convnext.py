@@ -82,7 +82,7 @@ TIMM = [
     ("head.norm", "head.norm"),
     ("head.logits", "head.fc"),
 ]
-TORCHVISION_BLOCK = {"depthwise": "block.0", "norm": "block.2", "expand": "block.3", "project": "block.5", "scale.weight": "layer_scale"}
+TORCHVISION_BLOCK = {"depthwise": "block.0", "norm": "block.2", "expand": "block.3", "project": "block.5"}
 TORCHVISION = [
     ("stem.conv", "features.0.0"),
     ("stem.norm", "features.0.1"),
@@ -93,6 +93,7 @@ TORCHVISION = [
         for s in (1, 2, 3, 4)
         for ours, theirs in TORCHVISION_BLOCK.items()
     ],
+    *[(f"stage{s}.block{{b}}.scale.weight", f"features.{2 * s - 1}.{{b-1}}.layer_scale", 2) for s in (1, 2, 3, 4)],
     ("head.norm", "classifier.0"),
     ("head.logits", "classifier.2"),
 ]
