@@ -114,6 +114,8 @@ def test_version():
         (["train", "lenet5", "digits", "--seed", "-1"], "'--seed'"),
         (["train", "lenet5", "digits", "--threads", "100000"], "100000 threads were asked for"),
         (["train", "lenet5", "digits", "--input-size", "28xx"], "'28xx' is not a size"),
+        (["train", "lenet5", "digits", "--input-size", "2²"], "'2²' is not a size"),
+        (["train", "lenet5", "digits", "--augment", "none"], "No such option '--augment'"),
         (["train", "lenet5", "digits", "--input-size", "3"], "conv"),
         (["train", "lenet5", "digits", "--device", "cuda"], "computes on the CPU only"),
         (["evaluate", "nothing.safetensors", "digits"], "no model 'nothing.safetensors'"),
@@ -197,6 +199,32 @@ def test_plugins_tells_which_and_why(install):
     assert run("greeter:say-hello", "world").stdout == "Hello, world!\n"
 
 
+def test_each_problem_is_told_once(install):
+    install("broken", "1 / 0")
+    result = run("plugins")
+    assert (result.stdout + result.stderr).count("ZeroDivisionError") == 1
+    manager._manager.cache_clear()
+    assert "ZeroDivisionError" in run("cache", "info").stderr
+
+
+ARCHITECTURE = """
+@nc.hookimpl
+def numbacnn_architectures():
+    yield ArchitectureSpec("demanding", "builder_module:demanding")
+
+def demanding(input_shape, classes, seed=0, dtype="float32"):
+    x = nc.Input(input_shape)
+    return nc.Model(x, nc.Dense(classes)(nc.Flatten()(x)), seed=seed, dtype=dtype)
+"""
+
+
+def test_an_architecture_without_a_shape_of_its_own(install):
+    install("builder", ARCHITECTURE)
+    for command in (["summary"], ["cache", "warm"]):
+        assert "'demanding' has no input shape of its own: give one, such as --input-shape 32x32x3" in refused(*command, "demanding")
+    assert "4 x 4 x 1" in run("summary", "demanding", "--input-shape", "4x4x1").stdout
+
+
 def test_no_plugin_leaves_the_environment_as_it_was(install, monkeypatch):
     monkeypatch.setenv("NUMBACNN_NO_PLUGIN", "datasets")
     install("greeter", COMMAND)
@@ -236,6 +264,27 @@ def test_a_cache_folder_that_cannot_be_made(tmp_path, monkeypatch):
     assert json.loads(run("cache", "info", "--json").stdout)["writable"] is False
     assert "cannot be written to" in run("cache", "info").stdout
     assert run("cache", "clear").exit_code == 0
+
+
+def test_a_cache_folder_that_may_not_be_looked_at(tmp_path, monkeypatch):
+    locked = tmp_path / "locked"
+    real = {name: getattr(os, name) for name in ("stat", "scandir", "listdir", "open", "unlink")}
+
+    def denied(name, path, *args, **options):  # as of a folder of mode 000, which does not bind the superuser
+        if str(path).startswith(str(locked)) and (name != "stat" or str(path) != str(locked)):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real[name](path, *args, **options)
+
+    monkeypatch.setenv("NUMBACNN_CACHE_DIR", str(locked / "cache"))
+    told = json.loads(run("cache", "info", "--json").stdout)
+    assert told["writable"] is True
+    locked.mkdir()
+    for name in real:
+        monkeypatch.setattr(os, name, lambda path=".", *args, name=name, **options: denied(name, path, *args, **options))
+    told = json.loads(run("cache", "info", "--json").stdout)
+    assert (told["writable"], told["kernels"]) == (False, 0)
+    assert "cannot be written to" in run("cache", "info").stdout
+    assert json.loads(run("doctor", "--json").stdout)["cache"] == told
 
 
 def test_doctor():
@@ -413,6 +462,26 @@ def test_summary_of_architectures_and_models(trained):
         assert told["memory"]["training"] > told["memory"]["prediction"] > 0
 
 
+def test_a_saved_model_has_its_shape_and_classes(trained):
+    folder, _ = trained
+    for option, value in (("--input-shape", "8x8x1"), ("--classes", 10)):
+        assert "is a saved model with a shape and classes" in refused("summary", folder, option, value)
+
+
+def test_a_folder_called_like_an_architecture(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cnn").mkdir()
+    assert "parameters" in run("summary", "cnn").stdout
+    assert "no model 'cnn/model.safetensors'" in refused("summary", "./cnn").replace(os.sep, "/")
+
+
+def test_a_data_folder_for_what_is_no_registered_data_set(trained, tmp_path):
+    folder, _ = trained
+    pictures = photos(tmp_path / "pictures", ["dark", "light"])
+    for args in (["train", "cnn", pictures], ["evaluate", folder, pictures]):
+        assert "--data-folder) is where a registered data set's files lie" in refused(*args, "--data-folder", tmp_path)
+
+
 def test_wrong_files(trained, tmp_path):
     folder, _ = trained
     text = tmp_path / "text.png"
@@ -495,15 +564,16 @@ def test_an_output_that_is_a_file(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are of POSIX")
 def test_ctrl_c_saves_and_says_how_to_go_on(trained, tmp_path):
     args = ["train", "cnn", "digits", "--schedule", "constant", "--output", str(tmp_path / "out")]
-    command = [sys.executable, "-u", "-m", "numbacnn.cli.main", *args, "--epochs", "1000"]
+    command = [sys.executable, "-u", "-m", "numbacnn.cli.main", "--no-plugin", "other", *args, "--epochs", "1000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         while not running.stdout.readline().startswith("epoch 1/"):
             assert running.poll() is None, running.stderr.read()
         running.send_signal(signal.SIGINT)
         _, told = running.communicate(timeout=120)
     assert running.returncode == 130, told
-    assert told.count("\n") == 1
-    assert f"numbacnn train cnn digits --schedule constant --output {tmp_path / 'out'} --epochs 1000 --resume" in told
+    told = "".join(line for line in told.splitlines() if "warning" not in line)
+    assert told.count("numbacnn:") == 1
+    assert f"numbacnn --no-plugin other train cnn digits --schedule constant --output {tmp_path / 'out'} --epochs 1000 --resume" in told
     assert not (tmp_path / "out" / "model.safetensors").exists()
     result = run(*args, "--epochs", 1, "--resume", "--json")
     assert result.exit_code == 0, result.stderr
@@ -517,11 +587,43 @@ def test_processes_end_with_the_status():
     assert "Traceback" not in failed.stderr
 
 
-def test_a_reader_that_leaves_early():
-    command = f"{sys.executable} -m numbacnn.cli.main plugins --json | head -c 1"
-    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
-    assert "Traceback" not in result.stderr
-    assert "BrokenPipe" not in result.stderr
+def test_a_reader_that_has_left():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "numbacnn.cli.main", "plugins", "--json"]
+    result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert result.returncode == 1
+    assert result.stderr == ""
+
+
+def test_training_for_a_reader_that_leaves(tmp_path):
+    args = ["train", "cnn", "digits", "--schedule", "constant", "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "numbacnn.cli.main", *args, "--epochs", "1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        while not running.stdout.readline().startswith("epoch 1/"):
+            assert running.poll() is None, running.stderr.read()
+        running.stdout.close()
+        told = running.stderr.read()
+        assert running.wait(120) == 1
+    assert told == ""
+    result = run(*args, "--epochs", 2, "--resume", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["epochs"] >= 2  # the epoch that could not be told was saved
+
+
+def test_resuming_with_nothing_to_resume_from_says_so(tmp_path):
+    told = run("train", "cnn", "digits", "--epochs", 1, "--resume", "--output", tmp_path / "out").stdout
+    assert f"There is no checkpoint in {str(tmp_path / 'out' / 'checkpoints')!r} to resume from" in told
+
+
+def test_the_command_that_goes_on():
+    def resuming(*words):
+        return train.resuming(click.Context(main, obj=list(words)))
+
+    assert resuming("train", "cnn", "digits", "--no-plugin", "x") == "numbacnn train cnn digits --no-plugin x --resume"
+    assert resuming("train", "--resume", "cnn", "digits") == "numbacnn train --resume cnn digits"
+    assert resuming("train", "--", "cnn", "digits") == "numbacnn train --resume -- cnn digits"
 
 
 def test_commands_are_click_commands():

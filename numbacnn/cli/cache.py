@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -41,8 +42,9 @@ def clear(as_json: bool) -> None:
     """Remove all compiled kernels. Nothing but time is lost."""
     removed = 0
     for path in kernel_files():
-        removed += path.stat().st_size
+        size = _size(path)
         path.unlink(missing_ok=True)
+        removed += size
     if as_json:
         options.print_json({"folder": str(kernel_folder()), "removed_bytes": removed})
     else:
@@ -64,7 +66,8 @@ def warm(architecture: str, input_shape: tuple[int, ...] | None, classes: int, t
 
     before, start = len(kernel_files()), time.perf_counter()
     model = new_model(architecture, input_shape, classes)
-    images = np.zeros((2, *model.graph.inputs[0].shape), np.float32)
+    batches = tuple(np.zeros((2, *tensor.shape), np.float32) for tensor in model.graph.inputs)
+    images = batches if len(batches) > 1 else batches[0]
     for optimizer in ("sgd", "adam"):
         Trainer(model, optimizer=optimizer).step(images, np.arange(2) % classes)
     model.predict(images)
@@ -80,8 +83,19 @@ def kernel_folder() -> Path:
 
 
 def kernel_files() -> list[Path]:
-    """Compiled kernels, and what processes that were killed left of them."""
-    return [path for pattern in ("*.nbc", "*.tmp") for path in kernel_folder().glob(pattern)]
+    """Compiled kernels, and what processes that were killed left of them; none where the folder cannot be looked at."""
+    try:
+        return sorted(path for path in kernel_folder().iterdir() if path.suffix in (".nbc", ".tmp"))
+    except OSError:
+        return []
+
+
+def _size(path: Path) -> int:
+    """0 for a file that another process has removed by now."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def cache_state() -> dict:
@@ -90,14 +104,14 @@ def cache_state() -> dict:
     return {
         "folder": str(kernel_folder()),
         "kernels": sum(path.suffix == ".nbc" for path in files),
-        "bytes": sum(path.stat().st_size for path in files),
+        "bytes": sum(map(_size, files)),
         "writable": _writable(kernel_folder()),
     }
 
 
 def _writable(folder: Path) -> bool:
     """Whether a file can be made there, or the folder itself where it is yet to come. Leaves nothing behind."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next((path for path in (folder, *folder.parents) if os.path.exists(path)), Path())
     try:
         with tempfile.TemporaryFile(dir=existing):
             return True

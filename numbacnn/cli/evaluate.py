@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from . import options, outputs
-from .models import open_fitting, saved_model
+from .models import saved_model
 
 
 @click.command(
@@ -30,8 +30,10 @@ def command(
     """Measure loss and accuracy of a saved MODEL (a file, or the folder that training wrote) on a DATASET (a registered name or a
     folder of class folders of images). Images are resized to what the model takes."""
     options.use(threads, device)
+    from ..data.sources import open_dataset
+
     network = saved_model(model)
-    data = open_fitting(dataset, split, data_folder, network)
+    data = open_dataset(dataset, split, data_folder, network.graph.inputs[0].shape, network.classes)
     start = time.perf_counter()
     metrics = measure(network, data, batch_size)
     seconds = time.perf_counter() - start

@@ -1,6 +1,6 @@
 """`numbacnn`: finds the command, built-in or a plugin's, and turns every error into one sentence and an exit status.
 
-Exit status: 0 done, 2 wrong input, 130 interrupted.
+Exit status: 0 done, 1 the reader of the output left before its end (as click and rich have it), 2 wrong input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..errors import NumbacnnError, PluginError
 from ..plugin import registry
 from ..plugin.manager import BLOCK_VARIABLE, PluginWarning
 
-WRONG_INPUT, INTERRUPTED = 2, 130
+BROKEN_PIPE, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
 
 class Commands(click.Group):
@@ -44,19 +44,19 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta["numbacnn.arguments"] = list(args)
-        return super().parse_args(ctx, args)
-
     def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:  # type: ignore[override]
-        given, blocked = _without_blocked(sys.argv[1:] if args is None else args)
+        """``obj`` of the context is the command line as it was given."""
+        written = list(sys.argv[1:] if args is None else args)
+        given, blocked = _without_blocked(written)
         with _blocking(blocked), warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]
-            sys.exit(self._status(given, options))
+            if next((word for word in given if not word.startswith("-")), None) == "plugins":
+                warnings.simplefilter("ignore", PluginWarning)  # this command tells them itself
+            sys.exit(self._status(given, {"prog_name": "numbacnn", **options, "obj": written, "standalone_mode": False}))
 
     def _status(self, args: list[str], options: dict[str, Any]) -> int:
         try:
-            status = super().main(args, **{"prog_name": "numbacnn", **options, "standalone_mode": False})
+            status = super().main(args, **options)
             sys.stdout.flush()
         except (click.Abort, KeyboardInterrupt):
             return _failed("Interrupted.", INTERRUPTED)
@@ -71,7 +71,7 @@ class Commands(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115  what still waits to be written has no reader
-                return 0
+                return BROKEN_PIPE
             return _failed(_told(error))
         return status if isinstance(status, int) else 0
 
@@ -96,7 +96,7 @@ def _failed(sentence: str, status: int = WRONG_INPUT) -> int:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
-    if issubclass(category, (PluginWarning, UserWarning)):
+    if issubclass(category, UserWarning):
         click.echo(f"numbacnn: warning: {message}", err=True)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
-from ..errors import WeightsError
+from ..errors import ConfigError, WeightsError
+from ..plugin import registry
 
 
-def is_file(name: str) -> bool:
-    """Whether a word means a saved model, not an architecture."""
-    return name.endswith(".safetensors") or Path(name).exists()
+def is_saved(name: str) -> bool:
+    """Whether a word means a saved model, not an architecture: what is registered counts before a file or folder of that name."""
+    return name.endswith(".safetensors") or (name not in registry.names("architecture") and Path(name).exists())
 
 
 def saved_model(path: str) -> Any:
@@ -25,20 +27,13 @@ def saved_model(path: str) -> Any:
 
 
 def new_model(architecture: str, input_shape: tuple[int, ...] | None, classes: int, seed: int = 0) -> Any:
-    """A model of a registered architecture; ``input_shape`` None leaves the shape to the architecture."""
+    """A model of a registered architecture; ``input_shape`` None leaves the shape to the architecture, and raises ConfigError where it
+    has none of its own."""
     from ..model import create
 
+    if input_shape is None:
+        own = inspect.signature(registry.load("architecture", architecture)).parameters.get("input_shape")
+        if own is not None and own.default is inspect.Parameter.empty:
+            raise ConfigError(f"The architecture {architecture!r} has no input shape of its own: give one, such as --input-shape 32x32x3.")
     options: dict[str, Any] = {} if input_shape is None else {"input_shape": input_shape}
     return create(architecture, classes=classes, seed=seed, **options)
-
-
-def open_fitting(dataset: str, split: str, folder: Path | None, model: Any) -> Any:
-    """A data set with its images and classes as the model knows them. Raises DataError where that cannot be."""
-    from ..data.folder import ImageFolder
-    from ..data.sources import open_dataset
-
-    shape = tuple(model.graph.inputs[0].shape)
-    data = open_dataset(dataset, split, folder, shape)
-    if isinstance(data, ImageFolder) and model.classes and data.classes != model.classes:
-        return ImageFolder(dataset, split, shape[:2], shape[2], model.classes)
-    return data

@@ -36,7 +36,7 @@ class Sizes(click.ParamType):
         if isinstance(value, tuple):
             return value
         parts = value.replace(",", "x").split("x")
-        if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
             self.fail(f"{value!r} is not a size such as 28 or 28x32.", param, ctx)
         sizes = tuple(map(int, parts))
         return sizes * 2 if len(sizes) == 1 and not self.exact else sizes

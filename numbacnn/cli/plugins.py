@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 
 import click
 
 from ..plugin import registry
-from ..plugin.manager import PluginInfo, PluginWarning
+from ..plugin.manager import PluginInfo
 from . import options
 
 
@@ -27,9 +26,7 @@ def command(as_json: bool) -> None:
     A status is ok, conflict (a name that another plugin has too), broken, incompatible (written for other hooks) or blocked (by
     --no-plugin, NUMBACNN_NO_PLUGIN or the allow-list NUMBACNN_PLUGINS).
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PluginWarning)
-        plugins = registry.plugins()
+    plugins = registry.plugins()
     if as_json:
         options.print_json([dataclasses.asdict(plugin) for plugin in plugins])
     else:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 
 import click
+from click.core import ParameterSource
 
+from ..errors import ConfigError
 from . import options
-from .models import is_file, new_model, saved_model
+from .models import is_saved, new_model, saved_model
 
 
 @click.command(
@@ -20,9 +22,13 @@ from .models import is_file, new_model, saved_model
 @options.class_count
 @click.option("--batch-size", type=options.POSITIVE, default=64, show_default=True, help="Batch size of the memory figures.")
 @options.as_json
-def command(model: str, input_shape: tuple[int, ...] | None, classes: int, batch_size: int, as_json: bool) -> None:
+@click.pass_context
+def command(context: click.Context, model: str, input_shape: tuple[int, ...] | None, classes: int, batch_size: int, as_json: bool) -> None:
     """Show the layers of an architecture or of a saved model: shapes, parameters, operations, receptive field, memory."""
-    network = saved_model(model) if is_file(model) else new_model(model, input_shape, classes)
+    saved = is_saved(model)
+    if saved and (input_shape is not None or context.get_parameter_source("classes") is not ParameterSource.DEFAULT):
+        raise ConfigError(f"{model!r} is a saved model with a shape and classes; --input-shape and --classes are for architectures.")
+    network = saved_model(model) if saved else new_model(model, input_shape, classes)
     summary = network.summary()
     memory = {"training": network.memory(batch_size, training=True), "prediction": network.memory(batch_size, training=False)}
     if as_json:

@@ -37,7 +37,8 @@ OPTIMIZER_OPTIONS = ("rate", "momentum", "weight_decay")
         "numbacnn train lenet5 digits",
         "numbacnn train cnn fashion_mnist --epochs 10 --optimizer sgd --rate 0.05 --momentum 0.9",
         "numbacnn train cnn photos/ --input-size 64 --output runs/photos",
-        "numbacnn train cnn fashion_mnist --epochs 20 --resume",
+        "numbacnn train lenet5 digits --resume",
+        "numbacnn train cnn fashion_mnist --schedule constant --epochs 20 --resume  # more epochs than before",
         "numbacnn train lenet5 digits --json",
     )
 )
@@ -65,7 +66,6 @@ OPTIMIZER_OPTIONS = ("rate", "momentum", "weight_decay")
     help=f"Share of each label that goes to all classes alike. [default: {RECIPE['label_smoothing']}]",
 )
 @click.option("--schedule", help=f"How the rate changes, a registered name: one_cycle, cosine, constant... [default: {RECIPE['schedule']}]")
-@click.option("--augment", type=click.Choice(["none"]), default="none", show_default=True, help="Augmentation of the training images.")
 @click.option(
     "--input-size",
     type=options.Sizes(),
@@ -75,7 +75,7 @@ OPTIMIZER_OPTIONS = ("rate", "momentum", "weight_decay")
 @options.data_folder
 @click.option("--seed", type=options.SEED, default=0, show_default=True, help="Of the initial weights, the order of images, and dropout.")
 @click.option("--output", type=options.FOLDER, help="Folder for model, history and checkpoints. [default: runs/ARCHITECTURE-DATASET]")
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the output folder.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the output folder, if there is one.")
 @options.machine
 @options.as_json
 @click.pass_context
@@ -93,7 +93,6 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
     recipe = chosen(given, spec.recipe)
     train, test = open_splits(dataset, given["data_folder"], given["input_size"] or spec.input_size)
     model = new_model(architecture, train.input_shape, len(train.classes), given["seed"])
-    model.classes = train.classes
     loss = SoftmaxCrossEntropy(label_smoothing=recipe["label_smoothing"])
     trainer = Trainer(model, loss, make_optimizer(recipe), schedule=recipe["schedule"], seed=given["seed"])
     epochs = given["epochs"] or recipe.get("epochs") or default_epochs(len(train), recipe["batch_size"])
@@ -187,5 +186,7 @@ def brief(thing: Any) -> str:
 
 def resuming(context: click.Context) -> str:
     """The command line that goes on with this run."""
-    arguments = context.meta["numbacnn.arguments"]
-    return shlex.join(["numbacnn", *arguments, *(["--resume"] if "--resume" not in arguments else [])])
+    arguments = list(context.find_root().obj)
+    if "--resume" not in arguments:
+        arguments.insert(arguments.index("--") if "--" in arguments else len(arguments), "--resume")
+    return shlex.join(["numbacnn", *arguments])

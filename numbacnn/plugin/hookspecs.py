@@ -58,7 +58,7 @@ def numbacnn_architectures(version: str) -> Iterable[ArchitectureSpec]:
 
 @hookspec
 def numbacnn_augmentations(version: str) -> Iterable[AugmentationSpec]:
-    """Augmentations of training images: ``numbacnn train --augment NAME``."""
+    """Augmentations of training images: ``nc.list_augmentations()``."""
 
 
 @hookspec
