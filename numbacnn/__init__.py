@@ -32,6 +32,7 @@ _NAMES = {
     "training.optimizers": "SGD Adam AdamW RMSprop Adagrad",
     "training.losses": "SoftmaxCrossEntropy MultiClassHinge BinaryCrossEntropy MeanSquaredError MeanAbsoluteError Huber",
     "training.callbacks": "Callback EarlyStopping",
+    "training.transfer": "ProgressiveUnfreezing layer_groups",
     "data.dataset": "ArrayDataset",
     "plugin.hookspecs": "hookimpl",
     "kernels.jit": "kernel inline",
@@ -119,6 +120,7 @@ __all__ = [  # written out, because type checkers read it
     "Parameter",
     "Permute",
     "PluginError",
+    "ProgressiveUnfreezing",
     "RMSprop",
     "Reshape",
     "Scale",
@@ -150,6 +152,7 @@ __all__ = [  # written out, because type checkers read it
     "hookimpl",
     "inline",
     "kernel",
+    "layer_groups",
     "list_architectures",
     "list_augmentations",
     "list_datasets",
@@ -293,3 +296,4 @@ if TYPE_CHECKING:
     from .training.losses import BinaryCrossEntropy, Huber, MeanAbsoluteError, MeanSquaredError, MultiClassHinge, SoftmaxCrossEntropy
     from .training.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
     from .training.trainer import Trainer
+    from .training.transfer import ProgressiveUnfreezing, layer_groups

@@ -156,8 +156,8 @@ class Model:
 
     def replace_head(self, classes: int) -> None:
         """Put a new layer of ``classes`` outputs, with fresh parameters, in place of the last dense or convolution layer (of every output,
-        where there are several). All other parameters stay as they are; ``model.classes`` are forgotten. A Trainer that was made before
-        goes on with the old network. Raises ConfigError for a model that ends otherwise."""
+        where there are several). All other parameters stay as they are; ``model.classes`` are forgotten. Trainers that were made
+        before are of no use any more. Raises ConfigError for a model that ends otherwise."""
         outputs, heads = with_classes(self.graph, classes)
         graph = Graph(self.graph.inputs, outputs)
         store = ParameterStore(graph.specs, self.seed, self.dtype, start=self.store)

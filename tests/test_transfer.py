@@ -80,3 +80,83 @@ def test_a_body_under_a_head_of_ones_own():
     images = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)
     wanted = body.predict(images)["stage3"].mean((1, 2)) @ model.parameters["logits.weight"]
     np.testing.assert_allclose(model.predict(images), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_trainer_from_before_says_so():
+    model = network()
+    trainer = nc.Trainer(model)
+    trainer.step(IMAGES, np.arange(4))
+    model.replace_head(5)
+    with pytest.raises(ConfigError, match="make a new Trainer"):
+        trainer.step(IMAGES, np.arange(4))
+
+
+# Rates by group, and unfreezing --------------------------------------------------------------------------------------
+
+
+def test_rates_fall_towards_the_inputs():
+    model, twin = network(), network()
+    labels = np.arange(4)
+    gradients = nc.Trainer(twin).gradients(IMAGES, labels)
+    before = {name: array.copy() for name, array in model.parameters.items()}
+    trainer = nc.Trainer(model, optimizer=nc.SGD(0.1, groups=nc.layer_groups(model, decay=0.25)))
+    trainer.step(IMAGES, labels)
+    rates = {"head": 0.1, "stage2": 0.025, "stage1": 0.00625}
+    for name, spec in model.store.specs.items():
+        if spec.trainable:
+            wanted = -rates[name.partition(".")[0]] * gradients[name]
+            np.testing.assert_allclose(model.parameters[name] - before[name], wanted, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("decay", [0, -0.5, 1.5, "0.5", True, float("nan")])
+def test_decays_that_cannot_be(decay):
+    with pytest.raises(ConfigError, match="layer_groups was given decay"):
+        nc.layer_groups(network(), decay=decay)
+
+
+class Frozen(nc.Callback):
+    """Notes which groups are trained in each epoch."""
+
+    def __init__(self):
+        self.trained = []
+
+    def on_step_end(self, trainer, step, loss):
+        store = trainer.model.store
+        self.trained.append({name.partition(".")[0] for name in store.specs if name not in store.frozen})
+
+
+def test_layers_join_from_the_top():
+    model, seen = network(), Frozen()
+    trainer = nc.Trainer(model, callbacks=[nc.ProgressiveUnfreezing(every=2), seen])
+    trainer.fit((IMAGES, np.arange(4)), epochs=6, batch_size=4)
+    one, two, three = {"head"}, {"head", "stage2"}, {"head", "stage2", "stage1"}
+    assert seen.trained == [one, one, two, two, three, three]
+
+
+def test_groups_of_ones_own():
+    model, seen = network(), Frozen()
+    unfreezing = nc.ProgressiveUnfreezing(groups=("stage2.conv1", "head"))
+    nc.Trainer(model, callbacks=[unfreezing, seen]).fit((IMAGES, np.arange(4)), epochs=3, batch_size=4)
+    assert seen.trained == [{"head"}, {"head", "stage2"}, {"head", "stage2"}]
+    with pytest.raises(nc.UnknownNameError, match="Did you mean 'stage2'"):
+        nc.Trainer(model, callbacks=[nc.ProgressiveUnfreezing(groups=("stage22",))]).fit((IMAGES, np.arange(4)), batch_size=4)
+    for options in ({"every": 0}, {"groups": "head"}, {"groups": ()}):
+        with pytest.raises(ConfigError, match="ProgressiveUnfreezing was given"):
+            nc.ProgressiveUnfreezing(**options)
+
+
+def test_a_resumed_run_unfreezes_as_one_that_never_stopped(tmp_path):
+    data = (IMAGES, np.arange(4))
+
+    def run(folder, epochs, resume=False):
+        model = network()
+        trainer = nc.Trainer(model, optimizer=nc.SGD(0.05, momentum=0.9), schedule="constant", callbacks=[nc.ProgressiveUnfreezing()])
+        trainer.fit(data, epochs=epochs, batch_size=2, checkpoint=tmp_path / folder, resume=resume)
+        return model
+
+    once = run("once", 4)
+    run("twice", 2)
+    twice = run("twice", 4, resume=True)
+    assert twice.store.frozen == once.store.frozen == set()
+    for name, array in once.parameters.items():
+        np.testing.assert_array_equal(twice.parameters[name], array)

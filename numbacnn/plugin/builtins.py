@@ -121,9 +121,10 @@ METRICS = {
     "mean_squared_error": ("MeanSquaredError", "squared differences"),
 }
 CALLBACKS = {
-    "early_stopping": ("EarlyStopping", "end a run that no longer improves"),
-    "csv_logger": ("CSVLogger", "the history as a CSV file"),
-    "model_checkpoint": ("ModelCheckpoint", "save the best model"),
+    "early_stopping": ("callbacks:EarlyStopping", "end a run that no longer improves"),
+    "csv_logger": ("callbacks:CSVLogger", "the history as a CSV file"),
+    "model_checkpoint": ("callbacks:ModelCheckpoint", "save the best model"),
+    "progressive_unfreezing": ("transfer:ProgressiveUnfreezing", "train the head first, then more and more layers"),
 }
 COMMANDS = {
     "train": "Train an architecture on a data set.",
@@ -178,7 +179,7 @@ def numbacnn_metrics() -> Iterator[MetricSpec]:
 @hookimpl
 def numbacnn_callbacks() -> Iterator[CallbackSpec]:
     for name, (attribute, summary) in CALLBACKS.items():
-        yield CallbackSpec(name, f"numbacnn.training.callbacks:{attribute}", summary)
+        yield CallbackSpec(name, f"numbacnn.training.{attribute}", summary)
 
 
 @hookimpl

@@ -17,7 +17,7 @@ from . import named
 
 TASK = 1 << 14  # elements that one thread updates at a time
 NUMBERS = 16  # float64 cells through which a step's numbers reach the kernel
-GROUP_OPTIONS = ("rate", "weight_decay", "l1")
+GROUP_OPTIONS = ("rate", "rate_factor", "weight_decay", "l1")
 
 Groups = Iterable[tuple[str, Mapping[str, float]]]
 
@@ -30,8 +30,9 @@ class Optimizer:
                   weight decay instead multiplies the parameters by ``1 - rate * weight_decay`` (Loshchilov & Hutter, 2019).
                  Both spare biases and the parameters of normalisation unless ``decay_all`` (which is what PyTorch does).
     ``clip_value``  bounds each element of the gradient, ``clip_norm`` then the Euclidean norm of all gradients together.
-    ``groups``  pairs of a pattern of parameter names (``"stage1.*"``) and a mapping with ``rate``, ``weight_decay`` or
-                  ``l1`` for the parameters that match; the first pattern that matches counts.
+    ``groups``  pairs of a pattern of parameter names (``"stage1.*"``) and a mapping with ``rate``, ``rate_factor`` (of the
+                  optimizer's rate), ``weight_decay`` or ``l1`` for the parameters that match; the first pattern that matches
+                  counts. :func:`numbacnn.layer_groups` makes some.
 
     An author of an optimizer defines :attr:`slots`, :meth:`numbers` and :meth:`update`. A ``recordable`` optimizer's
     ``update`` does nothing but call kernels; it is then called once, and afterwards only the kernels run.
@@ -266,7 +267,8 @@ class Updater:
         self.numbers = np.zeros(NUMBERS)
         size = store.trainable.size
         self.state = arrays.zeros(max(1, len(optimizer.slots) * size), store.trainable.dtype)
-        self.state.fill(optimizer.initial)
+        if optimizer.initial:  # zeros of frozen parameters take no memory as long as nobody writes to them
+            self.state.fill(optimizer.initial)
         self._views = {slot: self.state[k * size : (k + 1) * size] for k, slot in enumerate(optimizer.slots)}
         partition(optimizer, store)  # complains about groups that match nothing
 
@@ -329,4 +331,5 @@ def _group_of(optimizer: Optimizer, name: str, decays: bool) -> tuple[float, ...
         if fnmatch.fnmatchcase(name, pattern):
             options.update(given)
             break
-    return tuple(float(options[option]) for option in GROUP_OPTIONS)
+    rate = options["rate"] * options.get("rate_factor", 1.0)
+    return float(rate), float(options["weight_decay"]), float(options["l1"])

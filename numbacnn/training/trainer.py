@@ -128,6 +128,8 @@ class Trainer:
         """The batch's images and targets, copied to where a plan reads them."""
         inputs = self.model._checked_inputs(images)
         plan = self.model.training_plan(len(inputs[0]), input_gradients)
+        if self.updater.store is not self.model.store:
+            raise ConfigError("The model got another head after this Trainer was made: make a new Trainer.")
         targets = self._targets(labels, plan.outputs)
         key = len(inputs[0]), input_gradients
         batch = self._batches.get(key)
@@ -283,6 +285,7 @@ class _Run:
         self.folder: str | None = None if folder is None else os.fspath(folder)
         self.every = every
         self.first_epoch, self.first_step = trainer.epochs, trainer.steps
+        self.frozen = sorted(trainer.model.store.frozen)  # before callbacks may change it
         self.batch = 0  # batches of the current epoch that are done
         self.means = Means()
         self.seconds = 0.0
@@ -404,6 +407,7 @@ class _Run:
             "images": self.images,
             "history": list(trainer.history),
             "stopped": trainer._stopped,
+            "frozen": sorted(trainer.model.store.frozen),
         }
         checkpoints.save(self.folder, trainer.steps, checkpoints.Checkpoint(arrays, state))
 
@@ -432,6 +436,7 @@ class _Run:
         self.seconds, self.images = state["seconds"], state["images"]
         trainer.history.extend(state["history"])
         trainer._stopped = state["stopped"]
+        store.frozen = set(state["frozen"])
         return True
 
     def _fingerprint(self) -> dict[str, Any]:
@@ -441,7 +446,7 @@ class _Run:
         total = {f"number of epochs (on which {trainer.schedule!r} depends)": self.epochs} if trainer.schedule.uses_total else {}
         return {
             "model": f"a model with digest {hashlib.sha256(config.encode()).hexdigest()[:16]}",
-            "frozen parameters": sorted(trainer.model.store.frozen),
+            "frozen parameters": self.frozen,
             "loss": [repr(loss) for loss in trainer.losses],
             "loss weights": trainer.loss_weights,
             "optimizer": repr(trainer.optimizer),
