@@ -163,7 +163,7 @@ CASES: dict[str, list[Case]] = {
     "Flatten": [on((3, 2, 2)), on((1, 1, 1)), on((5,))],
     "Reshape": [on((3, 4, 2), shape=(4, 6)), on((6,), shape=(3, 2, 1))],
     "Permute": [on((3, 4, 2), order=(1, 0, 2)), on((5, 3), order=(1, 0)), on((3, 5, 2, 4), order=(3, 0, 2, 1))],
-    "ZeroPad": [on((3, 4, 2), padding=1), on((1, 1, 1), padding=((0, 2), (1, 0)))],
+    "ZeroPad": [on((3, 4, 2), padding=1), on((1, 1, 1), padding=((0, 2), (1, 0))), on((2, 3, 4), padding=0, channels=(1, 2))],
     "Crop": [on((5, 4, 2), cropping=1), on((3, 5, 1), cropping=((0, 2), (1, 0)))],
     "DepthToSpace": [on((2, 3, 8)), on((1, 1, 9), block=3), on((3, 5, 8), order="CRD")],
     "SpaceToDepth": [on((4, 6, 3)), on((3, 3, 1), block=3), on((2, 4, 3), order="CRD")],

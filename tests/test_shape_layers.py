@@ -125,6 +125,8 @@ def test_zero_pad_and_crop(axes):
         check_moves(ZeroPad(value), small, lambda x: naive.zero_pad(x, pairs))
         check_moves(Crop(value), large, lambda x: naive.crop(x, pairs))
     check_moves(ZeroPad(2), (*(1,) * axes, 1), lambda x: naive.zero_pad(x, [(2, 2)] * axes), batch=1)
+    check_moves(ZeroPad(1, channels=(3, 2)), SHAPES[axes], lambda x: naive.zero_pad(x, [(1, 1)] * axes, (3, 2)))
+    check_moves(ZeroPad(0, channels=16), SHAPES[axes], lambda x: naive.zero_pad(x, [(0, 0)] * axes, (16, 16)))
 
 
 @pytest.mark.parametrize(
@@ -192,6 +194,8 @@ def test_gradients(layer):
         (lambda: Permute((0, "x")), "order of Permute is (0, 'x')"),
         (lambda: ZeroPad(-1), "padding of ZeroPad is -1"),
         (lambda: ZeroPad("same"), "padding of ZeroPad is 'same'"),
+        (lambda: ZeroPad(channels=-1), "channels of ZeroPad is -1; it takes an integer of at least 0, or a pair (before, after)."),
+        (lambda: ZeroPad(channels=(1, 2, 3)), "channels of ZeroPad is (1, 2, 3)"),
         (lambda: Crop(((1, 2, 3),)), "cropping of Crop is ((1, 2, 3),)"),
         (lambda: Slice(start=1.5), "start of Slice is 1.5"),
         (lambda: Split(0), "parts of Split is 0"),

@@ -189,28 +189,42 @@ def _interior(array: np.ndarray, border: Pairs) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class ZeroPad(_Move):
-    """Zeros around the spatial axes, any number of them. ``padding`` is an integer for both sides of each axis, one per axis, or
-    ``((before, after), ...)``."""
+    """Zeros around the spatial axes, any number of them, and around the channels.
+
+    Args:
+        padding: of the spatial axes: an integer for both sides of each axis, one per axis, or ``((before, after), ...)``.
+        channels: channels of zeros: an integer for both sides, or ``(before, after)``.
+    """
 
     padding: int | tuple = 1
+    channels: int | tuple = 0
 
     stem: ClassVar[str] = "pad"
 
     def __post_init__(self) -> None:
         _border(self.padding, "ZeroPad", "padding")
+        self._channel_pair()
 
     def _pairs(self, x: Shape) -> Pairs:
         return _border_pairs(_border(self.padding, "ZeroPad", "padding"), x, "padding")
 
+    def _channel_pair(self) -> tuple[int, int]:
+        pair = (self.channels, self.channels) if _is_integer(self.channels) else self.channels
+        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(_is_integer(n, 0) for n in pair):
+            raise ConfigError(f"channels of ZeroPad is {self.channels!r}; it takes an integer of at least 0, or a pair (before, after).")
+        before, after = pair
+        return before, after
+
     def output_shape(self, x: Shape) -> Shape:
-        return (*(n + before + after for n, (before, after) in zip(x, self._pairs(x))), x[-1])
+        pairs = (*self._pairs(x), self._channel_pair())
+        return tuple(n + before + after for n, (before, after) in zip(x, pairs))
 
     def window(self, x: Shape) -> tuple[Shape, Shape, Shape]:
         ones = (1,) * (len(x) - 1)
         return ones, ones, tuple(before for before, _ in self._pairs(x))
 
     def views(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return x, _interior(y, self._pairs(x.shape[1:]))
+        return x, _interior(y, (*self._pairs(x.shape[1:]), self._channel_pair()))
 
 
 @dataclasses.dataclass(frozen=True)

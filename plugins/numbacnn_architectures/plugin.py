@@ -33,6 +33,7 @@ IMAGENET = {
         "resnet152": "ResNet-152 (He et al. 2016)",
         "resnext50_32x4d": "ResNeXt-50 32 x 4d (Xie et al. 2017): bottlenecks of 32 groups",
         "wide_resnet50_2": "Wide ResNet-50-2 (Zagoruyko & Komodakis 2016): bottlenecks twice as wide",
+        "resnet50d": "ResNet-50-D (T. He et al. 2019): a stem of 3 x 3 convolutions, shortcuts that average",
     },
     "convnext": {
         "convnext_tiny": "ConvNeXt-T (Liu et al. 2022): residual blocks in the manner of vision transformers",
@@ -40,6 +41,13 @@ IMAGENET = {
         "convnext_base": "ConvNeXt-B (Liu et al. 2022)",
         "convnext_large": "ConvNeXt-L (Liu et al. 2022)",
     },
+}
+CIFAR = {
+    "resnet20": "ResNet-20 for 32 x 32 images (He et al. 2016, section 4.2)",
+    "resnet32": "ResNet-32 for 32 x 32 images (He et al. 2016, section 4.2)",
+    "resnet44": "ResNet-44 for 32 x 32 images (He et al. 2016, section 4.2)",
+    "resnet56": "ResNet-56 for 32 x 32 images (He et al. 2016, section 4.2)",
+    "resnet110": "ResNet-110 for 32 x 32 images (He et al. 2016, section 4.2)",
 }
 
 
@@ -53,3 +61,5 @@ def numbacnn_architectures() -> Iterator[ArchitectureSpec]:
         for name, summary in variants.items():
             factory = f"{package}.{module}:{name}"
             yield ArchitectureSpec(name, factory, summary, input_size=(224, 224), names=f"{package}.{module}:NAMES")
+    for name, summary in CIFAR.items():
+        yield ArchitectureSpec(name, f"{package}.resnet:{name}", summary, input_size=(32, 32), names=f"{package}.resnet:CIFAR_NAMES")

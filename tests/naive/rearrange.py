@@ -20,10 +20,11 @@ def permute(x, order):
     return y
 
 
-def zero_pad(x, pairs):
-    y = np.zeros((x.shape[0], *(n + sum(pair) for n, pair in zip(x.shape[1:], pairs)), x.shape[-1]), x.dtype)
-    for n, *place, channel in np.ndindex(x.shape):
-        y[(n, *(k + before for k, (before, _) in zip(place, pairs)), channel)] = x[(n, *place, channel)]
+def zero_pad(x, pairs, channels=(0, 0)):
+    pairs = [*pairs, channels]
+    y = np.zeros((x.shape[0], *(n + sum(pair) for n, pair in zip(x.shape[1:], pairs))), x.dtype)
+    for n, *place in np.ndindex(x.shape):
+        y[(n, *(k + before for k, (before, _) in zip(place, pairs)))] = x[(n, *place)]
     return y
 
 

@@ -1,7 +1,8 @@
 """Our architectures beside those of torchvision and timm: the same weights, the same images, and how far the results are apart.
 
 A module per family says in ``PEERS`` who else has its members, and in ``REDUCED`` with which options each is small enough to be trained in
-a test: the same layers, with fewer channels.
+a test: the same layers, with fewer channels. ``TRAINING``, where there is one, says with which rate and in how many steps that goes, for
+networks that take longer than others.
 """
 
 from __future__ import annotations
@@ -61,14 +62,15 @@ def tm(name: str, **options: Any) -> Callable[[], Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """The same network in another library. ``odd`` is a size that no stage divides; ``small`` one for gradients. ``options`` are those
-    of ours, ``calm`` those that switch off what it drops at random."""
+    """The same network in another library. ``size`` is the usual one, ``odd`` one that no stage divides, ``small`` one for gradients;
+    ``shape`` is the input's of a size. ``options`` are those of ours, ``calm`` those that switch off what it drops at random."""
 
     library: str
     make: Callable[[], Any]
     size: int = 224
     odd: int = 161
     small: int = 64
+    shape: Callable[[int], tuple[int, ...]] = lambda size: (size, size, 3)
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     calm: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -76,7 +78,7 @@ class Peer:
 def family_tables(table: str) -> dict[str, Any]:
     """The rows of all families' tables of that name."""
     modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
-    return {name: row for module in modules for name, row in getattr(module, table).items()}
+    return {name: row for module in modules for name, row in getattr(module, table, {}).items()}
 
 
 def first_of_each_family() -> list[str]:
@@ -99,8 +101,9 @@ def randomised(module: Any, seed: int = 0) -> Any:
     return module.eval()
 
 
-def images(size: int, batch: int = 1, channels: int = 3, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(batch, size, size, channels)).astype(np.float32)
+def images(shape: tuple[int, ...], batch: int = 1, seed: int = 0) -> np.ndarray:
+    """Inputs of that shape drawn at random: images, clips, series."""
+    return np.random.default_rng(seed).normal(size=(batch, *shape)).astype(np.float32)
 
 
 def channels_first(batch: np.ndarray) -> Any:
@@ -114,11 +117,11 @@ def logits_apart(name: str, peer: Peer, size: int, seed: int = 0) -> tuple[nc.Mo
     import torch
 
     theirs = randomised(peer.make(), seed)
-    ours = nc.create(name, input_shape=(size, size, 3), **peer.options)
+    ours = nc.create(name, input_shape=peer.shape(size), **peer.options)
     report = ours.load_weights({key: array.numpy() for key, array in theirs.state_dict().items()})
     assert report.complete, str(report)
     assert report.convention == peer.library
-    batch = images(size)
+    batch = images(peer.shape(size))
     with torch.no_grad():
         wanted = theirs(channels_first(batch)).numpy()
     return ours, relative(ours.predict(batch), wanted)
@@ -140,13 +143,14 @@ def without_chance(module: Any) -> Any:
 
 def gradients_apart(name: str, peer: Peer, size: int, batch: int = 4, seed: int = 0) -> tuple[float, float]:
     """Forward and backward in training mode, in float64, since rectifiers make gradients of deep networks jump with the last bits of
-    float32: the largest difference of the logits, and of any parameter's gradient, each relative to the largest number of its array."""
+    float32: the largest difference of the logits, and of any parameter's gradient, each relative to the largest number of its array.
+    Gradients a millionth of the largest are as good as none: those of a bias in front of a normalisation are rounding errors."""
     import torch
 
     theirs = without_chance(randomised(peer.make(), seed).double())
-    ours = nc.create(name, input_shape=(size, size, 3), dtype="float64", **{**peer.options, **peer.calm})
+    ours = nc.create(name, input_shape=peer.shape(size), dtype="float64", **{**peer.options, **peer.calm})
     ours.load_weights({key: array.numpy() for key, array in theirs.state_dict().items()})
-    x, labels = images(size, batch).astype(np.float64), np.arange(batch) % CLASSES
+    x, labels = images(peer.shape(size), batch).astype(np.float64), np.arange(batch) % CLASSES
     logits = theirs(channels_first(x))
     torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).backward()
     plan = ours.training_plan(batch)
@@ -157,9 +161,10 @@ def gradients_apart(name: str, peer: Peer, size: int, batch: int = 4, seed: int 
     of_theirs = {key: array.grad.numpy() for key, array in theirs.named_parameters()}
     places = {own: place for own, place in names.places(ours, peer.library).items() if own in found}
     assert {place.name for place in places.values()} == set(of_theirs)
-    return apart, max(relative(place.exported(found[own]), of_theirs[place.name]) for own, place in places.items())
+    least = 1e-6 * max(abs(gradient).max() for gradient in of_theirs.values())
+    return apart, max(relative(place.exported(found[own]), of_theirs[place.name], least) for own, place in places.items())
 
 
-def relative(found: np.ndarray, wanted: np.ndarray) -> float:
-    """The largest difference, relative to the largest number that is wanted."""
-    return float(abs(found.reshape(wanted.shape) - wanted).max() / max(abs(wanted).max(), 1e-12))
+def relative(found: np.ndarray, wanted: np.ndarray, least: float = 1e-12) -> float:
+    """The largest difference, relative to the largest number that is wanted, or to ``least``."""
+    return float(abs(found.reshape(wanted.shape) - wanted).max() / max(abs(wanted).max(), least))

@@ -8,6 +8,7 @@ PEERS = {
     "resnet152": [Peer("torchvision", tv("resnet152"))],
     "resnext50_32x4d": [Peer("torchvision", tv("resnext50_32x4d"))],
     "wide_resnet50_2": [Peer("torchvision", tv("wide_resnet50_2"))],
+    "resnet50d": [Peer("timm", tm("resnet50d"))],
 }
 REDUCED = {name: {"input_shape": (32, 32, 3), "width": 8} for name in PEERS} | {
     "resnext50_32x4d": {"input_shape": (32, 32, 3), "width": 64, "group_width": 1},

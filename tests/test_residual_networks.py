@@ -1,0 +1,53 @@
+"""Residual networks: what the tables of the zoo cannot say: sizes known from papers, options that don't fit, names of checkpoints."""
+
+import re
+
+import numpy as np
+import pytest
+
+import numbacnn as nc
+from numbacnn.errors import ConfigError
+
+
+def learned(model: nc.Model) -> int:
+    return sum(model.store.view(name).size for name, spec in model.store.specs.items() if spec.trainable)
+
+
+@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)])
+def test_those_for_cifar_have_as_many_parameters_as_in_the_paper(depth, millions):
+    """K. He et al. 2016, table 6."""
+    assert round(learned(nc.create(f"resnet{depth}")) / 1e6, 1 if depth == 110 else 2) == millions
+
+
+def test_shortcuts_without_parameters_keep_pixels_between_channels_of_zeros():
+    """A block whose branch gives nothing is its shortcut."""
+    model = nc.create("resnet20", input_shape=(9, 9, 3), width=4, features=True)
+    for name, array in model.parameters.items():
+        if re.fullmatch(r"stage2\.block\d\.norm2\.(weight|bias)", name):
+            array[...] = 0
+    found = model.predict(np.random.default_rng(0).normal(size=(2, 9, 9, 3)).astype(np.float32))
+    wanted = np.zeros((2, 5, 5, 8), np.float32)
+    wanted[..., 2:6] = found["stage1"][:, ::2, ::2]
+    np.testing.assert_array_equal(found["stage2"], wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet20", {"depth": 21}, "given depth=21; it takes 6 n + 2"),
+        ("resnet18", {"groups": 2}, "Blocks of two convolutions have one group; given groups=2, group_width=64."),
+        ("resnet20", {"groups": 2}, "resnet20 was given groups=2; it takes classes, depth,"),
+    ],
+)
+def test_options_that_do_not_fit(name, options, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        nc.create(name, **options)
+
+
+def test_weights_of_the_usual_checkpoints_for_cifar_fit():
+    """Those of pytorch_resnet_cifar10 differ from torchvision's names by that of the last layer."""
+    model = nc.create("resnet20", width=4)
+    ours = np.arange(16 * 10, dtype=np.float32).reshape(16, 10)
+    report = model.load_weights({"linear.weight": ours.T, "layer1.0.bn1.num_batches_tracked": np.array(3)}, strict=False)
+    assert report.assigned == ("linear.weight",)
+    np.testing.assert_array_equal(model.parameters["head.logits.weight"], ours)
