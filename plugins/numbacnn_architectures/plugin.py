@@ -35,6 +35,13 @@ IMAGENET = {
         "wide_resnet50_2": "Wide ResNet-50-2 (Zagoruyko & Komodakis 2016): bottlenecks twice as wide",
         "resnet50d": "ResNet-50-D (T. He et al. 2019): a stem of 3 x 3 convolutions, shortcuts that average",
     },
+    "mobilenet": {
+        "mobilenet_v1": "MobileNet (Howard et al. 2017): depthwise separable convolutions",
+        "mobilenet_v2": "MobileNetV2 (Sandler et al. 2018): inverted residuals",
+        "mobilenet_v3_small": "MobileNetV3-Small (Howard et al. 2019): with squeeze-and-excitation, found by search",
+        "mobilenet_v3_large": "MobileNetV3-Large (Howard et al. 2019)",
+    },
+    "shufflenet": {"shufflenet_v2_x1_0": "ShuffleNetV2 (Ma et al. 2018): halves of the channels that change sides"},
     "convnext": {
         "convnext_tiny": "ConvNeXt-T (Liu et al. 2022): residual blocks in the manner of vision transformers",
         "convnext_small": "ConvNeXt-S (Liu et al. 2022)",
