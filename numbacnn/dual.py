@@ -180,6 +180,20 @@ _operation(
     lambda a, b: dual(min(a.value, b), where(a.value < b, a.slope, 0.0)),
     lambda a, b: dual(min(a, b.value), where(b.value < a, b.slope, 0.0)),
 )
+
+
+def _of_several(operation: Callable) -> None:
+    """``max`` or ``min`` of more than two, Tiles or dual numbers among them."""
+
+    @overload(operation)
+    def of_several(a, b, c, *more):
+        if any(isinstance(kind, Dual | Tile) for kind in (a, b, c, *more)):
+            return lambda a, b, c, *more: operation(operation(a, b), c, *more)
+        return None
+
+
+_of_several(max)
+_of_several(min)
 _operation(operator.lt, *[lambda a, b: value(a) < value(b)] * 3)
 _operation(operator.le, *[lambda a, b: value(a) <= value(b)] * 3)
 _operation(operator.gt, *[lambda a, b: value(a) > value(b)] * 3)

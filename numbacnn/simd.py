@@ -10,7 +10,8 @@ through loops too. A kernel is a plain Python loop over :func:`load`, :func:`out
 
 Arrays are addressed by an offset in elements from their first element, whatever their number of axes; strides are in
 elements too (:func:`stride`). ``rows`` and ``vectors`` are literal numbers or constants of an enclosing factory.
-Comparisons give a *Mask*, which :func:`where` takes. With ``NUMBA_DISABLE_JIT=1`` the same names come from
+Comparisons give a *Mask*, which :func:`where` takes. A Tile of integers takes ``+ - *``, bit operations, comparisons, ``max`` and ``min``;
+division and functions are for floats. With ``NUMBA_DISABLE_JIT=1`` the same names come from
 ``simd_python.py``.
 """
 
@@ -310,7 +311,9 @@ def store_part(typing_context, tile, array, offset, row_stride, count):
 
 @intrinsic
 def outer(typing_context, sums, a, a_offset, a_stride, b, b_offset):
-    """``sums[i][j] += a[a_offset + i * a_stride] * b[b_offset + j-th vector]``: one step of a matrix product."""
+    """``sums[i][j] += a[a_offset + i * a_stride] * b[b_offset + j-th vector]`` of floats: one step of a matrix product."""
+    if not isinstance(sums, Tile) or not _is_float(sums.dtype):
+        return None
 
     def generate(context, builder, sig, args):
         tile = sig.args[0]
@@ -351,14 +354,14 @@ def stride(typing_context, array, axis):
 
 
 @intrinsic
-def take(typing_context, queue, cell, amount):
-    """Add ``amount`` to an int64 cell, atomically, and give its old value: a work queue for the threads of a launch."""
+def take(typing_context, queue, amount):
+    """Add ``amount`` to the int64 in front of an array, atomically, and give its old value: a work queue for the threads of a launch."""
 
     def generate(context, builder, sig, args):
-        pointer = _element_pointer(context, builder, sig.args[0], args[0], args[1])
-        return builder.atomic_rmw("add", pointer, args[2], "monotonic")
+        first = _element_pointer(context, builder, sig.args[0], args[0], ir.Constant(_i64, 0))
+        return builder.atomic_rmw("add", first, args[1], "monotonic")
 
-    return types.int64(queue, types.intp, types.int64), generate
+    return types.int64(queue, types.int64), generate
 
 
 # Arithmetic ----------------------------------------------------------------------------------------------------------
@@ -419,7 +422,7 @@ def _arithmetic(name: str) -> Any:
     def function(builder, dtype, a, b):
         if _is_float(dtype):
             return getattr(builder, "f" + name)(a, b, flags=_FLAGS)
-        return getattr(builder, {"div": "sdiv"}.get(name, name))(a, b)
+        return getattr(builder, name)(a, b)
 
     return function
 
@@ -427,25 +430,30 @@ def _arithmetic(name: str) -> Any:
 def _comparison(sign: str) -> Any:
     def function(builder, dtype, a, b):
         if not _is_float(dtype):
-            return builder.icmp_signed(sign, a, b)
+            return _compare_integers(builder, sign, dtype, a, b)
         return builder.fcmp_unordered(sign, a, b) if sign == "!=" else builder.fcmp_ordered(sign, a, b)
 
     return function
+
+
+def _compare_integers(builder: Any, sign: str, dtype: Any, a: Any, b: Any) -> Any:
+    return (builder.icmp_signed if dtype.signed else builder.icmp_unsigned)(sign, a, b)
 
 
 def _extreme(sign: str) -> Any:
     def function(builder, dtype, a, b):
         """Not a number wins on either side, as in NumPy and PyTorch."""
         if not _is_float(dtype):
-            return builder.select(builder.icmp_signed(sign, a, b), a, b)
+            return builder.select(_compare_integers(builder, sign, dtype, a, b), a, b)
         larger = builder.select(builder.fcmp_ordered(sign, a, b), a, b)
         return builder.select(builder.fcmp_unordered("uno", a, a), a, larger)
 
     return function
 
 
-for _operation, _name in ((operator.add, "add"), (operator.sub, "sub"), (operator.mul, "mul"), (operator.truediv, "div")):
+for _operation, _name in ((operator.add, "add"), (operator.sub, "sub"), (operator.mul, "mul")):
     _binary(_operation, _arithmetic(_name))
+_binary(operator.truediv, _arithmetic("div"), of=types.Float)
 for _operation, _sign in (
     (operator.lt, "<"),
     (operator.le, "<="),
@@ -474,11 +482,11 @@ for _operation, _name in (
     _binary(_operation, _bitwise(_name), of=types.Integer)
 
 
-def _unary(name: str, function: Any) -> Any:
-    """An intrinsic on one Tile by an IR generator of one vector."""
+def _unary(name: str, function: Any, of: Any = types.Float) -> Any:
+    """An intrinsic on one Tile of numbers of kind ``of`` by an IR generator of one vector."""
 
     def typer(typing_context, tile):
-        if not isinstance(tile, Tile):
+        if not isinstance(tile, Tile) or not isinstance(tile.dtype, of):
             return None
 
         def generate(context, builder, sig, args):
@@ -490,10 +498,13 @@ def _unary(name: str, function: Any) -> Any:
     return intrinsic(typer)
 
 
-negative = _unary("negative", lambda builder, vector, a: builder.fneg(a) if str(vector.element) in ("float", "double") else builder.neg(a))
+negative = _unary(
+    "negative",
+    lambda builder, vector, a: builder.fneg(a) if str(vector.element) in ("float", "double") else builder.neg(a),
+    of=types.Number,
+)
 absolute = _unary("absolute", lambda builder, vector, a: _call(builder, "fabs", vector, a))
 square_root = _unary("square_root", lambda builder, vector, a: _call(builder, "sqrt", vector, a))
-nearest = _unary("nearest", lambda builder, vector, a: _call(builder, "rint", vector, a))
 floor = _unary("floor", lambda builder, vector, a: _call(builder, "floor", vector, a))
 
 
@@ -572,7 +583,7 @@ def fma(typing_context, a, b, c):
         values = [widened(context, builder, tile, value, kind) for value, kind in zip(args, sig.args)]
         return _map(context, builder, tile, lambda p, q, r: _call(builder, "fmuladd", tile.vector(context), p, q, r), [tile] * 3, values)
 
-    if tile is None or any(kind != tile and not _number(kind) for kind in (a, b, c)):
+    if tile is None or not _is_float(tile.dtype) or any(kind != tile and not _number(kind) for kind in (a, b, c)):
         return None
     return tile(*map(types.unliteral, (a, b, c))), generate
 
@@ -723,7 +734,9 @@ def transpose(typing_context, tile):
 
 @intrinsic
 def row_sum(typing_context, tile):
-    """Sum over the rows: a Tile of one row, added up in pairs."""
+    """Sum of floats over the rows: a Tile of one row, added up in pairs."""
+    if not isinstance(tile, Tile) or not _is_float(tile.dtype):
+        return None
     one = tile.with_rows(1)
 
     def generate(context, builder, sig, args):
@@ -744,6 +757,9 @@ def _across(name: str, combine: Any) -> Any:
     """An intrinsic that folds all elements of a Tile into one number."""
 
     def typer(typing_context, tile):
+        if not isinstance(tile, Tile):
+            return None
+
         def generate(context, builder, sig, args):
             vectors = _vectors(builder, tile, args[0])
             while len(vectors) > 1:
@@ -764,7 +780,6 @@ def _across(name: str, combine: Any) -> Any:
 
 total = _across("total", _arithmetic("add"))
 largest = _across("largest", _extreme(">"))
-smallest = _across("smallest", _extreme("<"))
 
 
 if JIT_DISABLED:  # the same names in plain Python

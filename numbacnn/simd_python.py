@@ -22,13 +22,17 @@ from .simd import LANES
 
 
 class PyTile:
-    """A Tile, or with elements that are true or false a Mask: ``values`` has shape ``(rows, columns)``."""
+    """A Tile: ``values`` has shape ``(rows, columns)``."""
 
     def __init__(self, values: np.ndarray):
         self.values = values
 
     def __bool__(self) -> bool:
         raise TypeError("a comparison of Tiles is not one truth value: use where")
+
+    def _with(self, values: np.ndarray) -> PyTile:
+        """Other values of this kind."""
+        return PyTile(values)
 
     def _number(self, other: Any) -> np.ndarray:
         """An operand in this Tile's type; whole numbers wrap."""
@@ -40,30 +44,57 @@ class PyTile:
         return np.asarray(other, self.values.dtype)
 
 
-def _binary(operation: Callable) -> tuple[Callable, Callable]:
+class PyMask(PyTile):
+    """The outcome of comparing Tiles of numbers of type ``dtype``; its values are true or false."""
+
+    def __init__(self, values: np.ndarray, dtype: np.dtype):
+        super().__init__(values)
+        self.dtype = dtype
+
+    def _with(self, values: np.ndarray) -> PyMask:
+        return PyMask(values, self.dtype)
+
+
+def _binary(operation: Callable, of: str = "iufb") -> tuple[Callable, Callable]:
+    """An operation, and the one for a Tile on the right, between values of the kinds ``of``."""
+
     def forward(self: PyTile, other: Any) -> Any:
-        if isinstance(other, Dual):
+        if isinstance(other, Dual) or self.values.dtype.kind not in of:
             return NotImplemented
-        return PyTile(operation(self.values, self._number(other)))
+        return self._with(operation(self.values, self._number(other)))
 
     def reflected(self: PyTile, other: Any) -> Any:
-        return PyTile(operation(self._number(other), self.values))
+        return self._with(operation(self._number(other), self.values)) if self.values.dtype.kind in of else NotImplemented
 
     return forward, reflected
 
 
-def _unary(operation: Callable) -> Callable:
-    return lambda self: PyTile(operation(self.values))
+def _comparison_of_tiles(operation: Callable) -> Callable:
+    def compare(self: PyTile, other: Any) -> Any:
+        return NotImplemented if isinstance(other, Dual) else PyMask(operation(self.values, self._number(other)), self.values.dtype)
+
+    return compare
+
+
+def _unary(operation: Callable, of: str = "iuf") -> Callable:
+    """A function of one Tile of values of the kinds ``of``."""
+
+    def function(self: PyTile) -> PyTile:
+        if self.values.dtype.kind not in of:
+            raise TypeError(f"a Tile of {self.values.dtype} does not take {operation.__name__}")
+        return PyTile(operation(self.values))
+
+    return function
 
 
 for _name in ("add", "sub", "mul", "truediv", "pow", "and", "or", "xor", "lshift", "rshift"):
     _operation = getattr(operator, {"and": "and_", "or": "or_"}.get(_name, _name))
-    for _prefix, _method in zip(("__", "__r"), _binary(_operation)):
+    for _prefix, _method in zip(("__", "__r"), _binary(_operation, of="f" if _name in ("truediv", "pow") else "iufb")):
         setattr(PyTile, f"{_prefix}{_name}__", _method)
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
-    setattr(PyTile, f"__{_name}__", _binary(getattr(operator, _name))[0])
+    setattr(PyTile, f"__{_name}__", _comparison_of_tiles(getattr(operator, _name)))
 for _name in ("neg", "pos", "abs"):
-    setattr(PyTile, f"__{_name}__", _unary(getattr(operator, _name)))
+    setattr(PyTile, f"__{_name}__", _unary(getattr(operator, _name), of="f" if _name == "abs" else "iuf"))
 PyTile.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
@@ -126,9 +157,9 @@ def stride(array, axis):
     return array.strides[axis] // array.itemsize
 
 
-def take(queue, cell, amount):
-    before = int(queue[cell])
-    queue[cell] += amount
+def take(queue, amount):
+    before = int(queue[0])
+    queue[0] += amount
     return before
 
 
@@ -143,16 +174,8 @@ def absolute(tile):
     return abs(tile)
 
 
-def square_root(tile):
-    return PyTile(np.sqrt(tile.values))
-
-
-def nearest(tile):
-    return PyTile(np.rint(tile.values))
-
-
-def floor(tile):
-    return PyTile(np.floor(tile.values))
+square_root = _unary(np.sqrt, of="f")
+floor = _unary(np.floor, of="f")
 
 
 def power(a, b):
@@ -183,9 +206,9 @@ def where(condition, a, b):
     """``a`` where ``condition`` holds, else ``b``: for Tiles, dual numbers and numbers alike."""
     if isinstance(a, Dual) or isinstance(b, Dual):
         return Dual(where(condition, value(a), value(b)), where(condition, slope(a), slope(b)))
-    if not isinstance(condition, PyTile):
+    if not isinstance(condition, PyMask):
         return a if condition else b
-    tile = next((x for x in (a, b) if isinstance(x, PyTile)), PyTile(np.zeros(condition.values.shape)))
+    tile = next((x for x in (a, b) if isinstance(x, PyTile)), PyTile(np.zeros(condition.values.shape, condition.dtype)))
     return PyTile(np.where(condition.values, tile._number(a), tile._number(b)))
 
 
@@ -221,16 +244,11 @@ def largest(tile):
     return tile.values.max()
 
 
-def smallest(tile):
-    return tile.values.min()
-
-
-OF_TILES: dict[str, Callable] = {
+OF_TILES: dict[str, Callable] = {"floor": floor, "square_root": square_root} | {
     function.__name__: function
     for function in (
-        absolute, apply, bits, columns, convert, each, floor, fma, from_bits, largest, load, load_part, nearest, negative, outer, power,
-        row_sum, select, smallest, splat, square_root, store, store_part, stride, take, total, transpose,
-        where, zeros,
+        absolute, apply, bits, columns, convert, each, fma, from_bits, largest, load, load_part, negative, outer, power, row_sum, select,
+        splat, store, store_part, stride, take, total, transpose, where, zeros,
     )
 }  # fmt: skip
 """What takes the place of ``simd.py``'s functions, by name."""
@@ -281,6 +299,8 @@ def _comparison(operation: Callable) -> Callable:
 def _power(a, b):
     if isinstance(b, Dual):
         return shim.exp(b * shim.log(a))
+    if isinstance(b, int) and b in (0, 1):
+        return a if b else Dual(a.value**0, 0.0)
     return Dual(a.value**b, b * a.value ** (b - 1) * a.slope)
 
 
@@ -342,6 +362,8 @@ def _extreme(name: str) -> Callable:
     def of(*given: Any) -> Any:
         if not any(isinstance(x, PyTile | Dual) for x in given):
             return getattr(builtins, name)(*given)
+        if len(given) > 2:
+            return functools.reduce(of, given)
         a, b = given
         if isinstance(a, Dual) or isinstance(b, Dual):
             a_wins = sign(value(a), value(b))
@@ -379,8 +401,15 @@ def plain(function: Callable) -> Callable:
 
 def _twin(function: Callable) -> Callable:
     names = {name: _replacement(thing) for name, thing in function.__globals__.items()}
-    closure = tuple(python_types.CellType(_replacement(cell.cell_contents)) for cell in function.__closure__ or ())
+    closure = tuple(_replaced_cell(cell) for cell in function.__closure__ or ())
     return python_types.FunctionType(function.__code__, _BUILTINS | names, function.__name__, function.__defaults__, closure)
+
+
+def _replaced_cell(cell: python_types.CellType) -> python_types.CellType:
+    try:
+        return python_types.CellType(_replacement(cell.cell_contents))
+    except ValueError:  # empty: a name that has no value yet
+        return cell
 
 
 def _replacement(thing: Any) -> Any:

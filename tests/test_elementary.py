@@ -10,10 +10,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 from llvmlite import binding
+from numba.core.errors import TypingError
 
 from numbacnn import elementary
-from numbacnn.kernels.jit import kernel
-from numbacnn.simd import LANES, apply, bits, columns, convert, from_bits, load, power, store, where
+from numbacnn.kernels.jit import JIT_DISABLED, inline, kernel
+from numbacnn.simd import (
+    LANES,
+    apply,
+    bits,
+    columns,
+    convert,
+    floor,
+    fma,
+    from_bits,
+    load,
+    power,
+    row_sum,
+    square_root,
+    store,
+    where,
+)
 
 INF, NAN = math.inf, math.nan
 
@@ -138,6 +154,36 @@ def test_bits():
     assert np.array_equal(y[2], (x.view(np.uint32) >> 23 & 255).astype(np.float32))
     assert np.array_equal(y[3], np.where(k < 3, x, -1))
     assert np.array_equal(y[4], np.where((x > 0) & (x <= 5), 1, 2))
+
+
+def test_integers():
+    """Unsigned ones are compared as such."""
+
+    @kernel
+    def compare(x, y):
+        tile = load(x, 0, 0, 1, 1)
+        store(where(tile > 1, 1, 0) + where(tile < 3, 10, 0) + where(max(tile, 1) == tile, 100, 0), y, 0, 0)
+
+    for dtype, expected in ((np.uint32, [10, 110, 111, 101, 101]), (np.int32, [10, 110, 111, 10, 10])):
+        x, y = np.zeros(LANES, dtype), np.zeros(LANES, dtype)
+        x[:5] = np.array([0, 1, 2, 2**31, 2**32 - 1], np.uint32).view(dtype)
+        compare(x, y)
+        assert y[: min(LANES, 5)].tolist() == expected[: min(LANES, 5)]
+
+
+@pytest.mark.parametrize("name", ["quotient", "absolute", "floor", "square_root", "power"] + ["fma", "row_sum"] * (not JIT_DISABLED))
+def test_division_and_functions_are_for_floats(name):
+    function = inline({
+        "quotient": lambda x: x / x, "absolute": lambda x: abs(x), "floor": lambda x: floor(x), "square_root": lambda x: square_root(x),
+        "fma": lambda x: fma(x, x, x), "row_sum": lambda x: row_sum(x), "power": lambda x: power(x, x),
+    }[name])  # fmt: skip
+
+    @kernel
+    def apply_function(x):
+        store(function(load(x, 0, 0, 1, 1)), x, 0, 0)
+
+    with pytest.raises(TypeError if JIT_DISABLED else TypingError):
+        apply_function(np.ones(LANES, np.int32))
 
 
 def test_apply_takes_tiles_apart_only_where_needed():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from numbacnn.simd import LANES
-from numbacnn.simd_python import PyTile, load, load_part, outer, plain, row_sum, store_part, stride, where, zeros
+from numbacnn.simd_python import PyTile, columns, floor, load, load_part, outer, plain, row_sum, store_part, stride, where, zeros
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,6 +61,29 @@ def test_a_tile_is_no_truth_value():
     with pytest.raises(TypeError, match="where"):
         bool(tile > 0)
     assert where(tile > 0, 1.0, 2.0).values.tolist() == [[2] * LANES]
+
+
+def test_two_numbers_become_the_type_that_was_compared():
+    tile = PyTile(np.zeros((1, LANES), np.float32))
+    assert where((tile > 0) & (tile < 1), 1.0, 2.0).values.dtype == np.float32
+
+
+def test_division_and_functions_are_for_floats():
+    tile = columns(1, 1)
+    for function in (lambda x: x / 2, lambda x: 2 / x, lambda x: x**2, abs, floor):
+        with pytest.raises(TypeError):
+            function(tile)
+
+
+def test_names_without_a_value_yet():
+    def call():
+        return later_here
+
+    twin = plain(call)
+    with pytest.raises(NameError, match="later_here"):
+        twin()
+    later_here = 3
+    assert plain(call)() == 3
 
 
 def test_plain_functions_see_their_module():

@@ -65,7 +65,7 @@ def elements(x, y, random, rate, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            block = take(queue, 0, 1)
+            block = take(queue, 1)
             start = block * BLOCK
             if start >= x.size:
                 break
@@ -91,7 +91,7 @@ def groups(x, y, random, rate, by_channel, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            task = take(queue, 0, 1)
+            task = take(queue, 1)
             sample = task // tasks
             if sample >= samples:
                 break

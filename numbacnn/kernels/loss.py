@@ -136,7 +136,7 @@ def softmax_cross_entropy(outputs, labels, class_weights, smoothing, ignored, sc
         queue[0] = 0
         for _ in prange(threads):
             while True:
-                block = take(queue, 0, 1)
+                block = take(queue, 1)
                 if block >= blocks:
                     break
                 _labelled_block(block, rows, outputs, labels, class_weights, weight_sum, smoothing, ignored, factor, gradient, partials)
@@ -184,7 +184,7 @@ def softmax_cross_entropy_soft(outputs, targets, class_weights, smoothing, scale
         queue[0] = 0
         for _ in prange(threads):
             while True:
-                block = take(queue, 0, 1)
+                block = take(queue, 1)
                 if block >= blocks:
                     break
                 _soft_block(block, rows, outputs, targets, class_weights, smoothing, factor, gradient, partials)
@@ -234,7 +234,7 @@ def multi_class_hinge(outputs, labels, class_weights, margin, squared, divisor, 
         queue[0] = 0
         for _ in prange(threads):
             while True:
-                block = take(queue, 0, 1)
+                block = take(queue, 1)
                 if block >= blocks:
                     break
                 _hinge_block(block, rows, outputs, labels, class_weights, margin, squared, factor, gradient, partials)
@@ -278,7 +278,7 @@ def _pointwise(value: Callable, slope: Callable) -> Any:
             queue[0] = 0
             for _ in prange(threads):
                 while True:
-                    block = take(queue, 0, 1)
+                    block = take(queue, 1)
                     if block >= blocks:
                         break
                     run_block(block, size, outputs, targets, constants, period, factor, gradient, partials)

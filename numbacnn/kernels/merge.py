@@ -84,7 +84,7 @@ def _pairwise(operation, a, b, y, table, plan, queue, threads):
     tasks, grain = plan[2], plan[3]
     for _ in prange(threads):
         while True:
-            first = take(queue, 0, grain)
+            first = take(queue, grain)
             if first >= tasks:
                 break
             for task in range(first, min(first + grain, tasks)):
@@ -124,7 +124,7 @@ def _claim(x, y, given, taken, left, table, plan, queue, threads):
     tasks, grain = plan[2], plan[3]
     for _ in prange(threads):
         while True:
-            first = take(queue, 0, grain)
+            first = take(queue, grain)
             if first >= tasks:
                 break
             for task in range(first, min(first + grain, tasks)):
@@ -176,7 +176,7 @@ def _sum_product(a, b, y, kept, summed, runs, lanes_kept, plan, queue, threads):
     tasks, grain = plan[2], plan[3]
     for _ in prange(threads):
         while True:
-            first = take(queue, 0, grain)
+            first = take(queue, grain)
             if first >= tasks:
                 break
             for task in range(first, min(first + grain, tasks)):

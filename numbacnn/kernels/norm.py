@@ -73,7 +73,7 @@ def partial_statistics(x, partials, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            task = take(queue, 0, 1)
+            task = take(queue, 1)
             if task >= samples * parts * spans:
                 break
             piece, span = divmod(task, spans)
@@ -149,7 +149,7 @@ def normalise(x, y, mean, rstd, weight, bias, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            task = take(queue, 0, 1)
+            task = take(queue, 1)
             if task >= samples * blocks:
                 break
             n, block = divmod(task, blocks)
@@ -174,7 +174,7 @@ def partial_gradients(x, dy, mean, partials, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            task = take(queue, 0, 1)
+            task = take(queue, 1)
             if task >= samples * parts * spans:
                 break
             piece, span = divmod(task, spans)
@@ -244,7 +244,7 @@ def normalise_backward(x, dy, dx, mean, rstd, weight, slope, offset, queue, thre
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            task = take(queue, 0, 1)
+            task = take(queue, 1)
             if task >= samples * blocks:
                 break
             n, block = divmod(task, blocks)
@@ -285,7 +285,7 @@ def layer_forward(x, y, weight, bias, epsilon, mean, rstd, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            strip = take(queue, 0, 1)
+            strip = take(queue, 1)
             if strip * STRIP >= rows:
                 break
             for row in range(strip * STRIP, min(rows, (strip + 1) * STRIP)):
@@ -310,7 +310,7 @@ def layer_backward(x, dy, dx, weight, mean, rstd, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            strip = take(queue, 0, 1)
+            strip = take(queue, 1)
             if strip * STRIP >= rows:
                 break
             for row in range(strip * STRIP, min(rows, (strip + 1) * STRIP)):
@@ -340,7 +340,7 @@ def layer_partial_gradients(x, dy, mean, rstd, partials, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            task = take(queue, 0, 1)
+            task = take(queue, 1)
             if task >= parts * spans:
                 break
             k, span = divmod(task, spans)
@@ -417,7 +417,7 @@ def response_forward(x, y, size, alpha, beta, k, lines, queue, threads):
         line = thread * 3 * length
         _clear(lines, line, length)
         while True:
-            strip = take(queue, 0, 1)
+            strip = take(queue, 1)
             if strip * STRIP >= pixels:
                 break
             for pixel in range(strip * STRIP, min(pixels, (strip + 1) * STRIP)):
@@ -441,7 +441,7 @@ def response_backward(x, dy, dx, size, alpha, beta, k, lines, queue, threads):
         direct = terms + length  # dy * r ** -beta
         _clear(lines, line, 3 * length)
         while True:
-            strip = take(queue, 0, 1)
+            strip = take(queue, 1)
             if strip * STRIP >= pixels:
                 break
             for pixel in range(strip * STRIP, min(pixels, (strip + 1) * STRIP)):

@@ -74,7 +74,7 @@ def _optimizer(update: Callable) -> Any:
             queue[0] = 0
             for _ in prange(threads):
                 while True:
-                    task = take(queue, 0, 1)
+                    task = take(queue, 1)
                     if task >= tasks.shape[0]:
                         break
                     run(task, parameters, gradients, state, tasks, groups, numbers)
@@ -154,7 +154,7 @@ def clip_norm(gradients, tasks, norm, partials, numbers, queue, threads):
         queue[0] = 0
         for _ in prange(threads):
             while True:
-                task = take(queue, 0, 1)
+                task = take(queue, 1)
                 if task >= tasks.shape[0]:
                     break
                 partials[task] = _square_sum(task, gradients, tasks, largest)

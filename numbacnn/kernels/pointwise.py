@@ -32,7 +32,7 @@ def forward(function: Callable[[Any], Any]) -> Kernel:
         queue[0] = 0
         for _ in prange(threads):
             while True:
-                start = take(queue, 0, BLOCK)
+                start = take(queue, BLOCK)
                 if start >= x.size:
                     break
                 stop = min(start + BLOCK, x.size)
@@ -70,7 +70,7 @@ def _gradient_kernel(gradient: Callable[[Any, Any], Any]) -> Kernel:
         queue[0] = 0
         for _ in prange(threads):
             while True:
-                start = take(queue, 0, BLOCK)
+                start = take(queue, BLOCK)
                 if start >= dy.size:
                     break
                 stop = min(start + BLOCK, dy.size)
@@ -121,7 +121,7 @@ def softmax(x, y, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            first = take(queue, 0, per_task)
+            first = take(queue, per_task)
             if first >= rows:
                 break
             for row in range(first, min(first + per_task, rows)):
@@ -145,7 +145,7 @@ def softmax_backward(dy, y, dx, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            first = take(queue, 0, per_task)
+            first = take(queue, per_task)
             if first >= rows:
                 break
             for row in range(first, min(first + per_task, rows)):
@@ -167,7 +167,7 @@ def log_softmax(x, y, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            first = take(queue, 0, per_task)
+            first = take(queue, per_task)
             if first >= rows:
                 break
             for row in range(first, min(first + per_task, rows)):
@@ -189,7 +189,7 @@ def log_softmax_backward(dy, y, dx, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            first = take(queue, 0, per_task)
+            first = take(queue, per_task)
             if first >= rows:
                 break
             for row in range(first, min(first + per_task, rows)):
@@ -221,7 +221,7 @@ def prelu(x, weight, y, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            first = take(queue, 0, per_task)
+            first = take(queue, per_task)
             if first >= rows:
                 break
             for row in range(first, min(first + per_task, rows)):
@@ -239,7 +239,7 @@ def prelu_backward(dy, x, weight, dx, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            first = take(queue, 0, per_task)
+            first = take(queue, per_task)
             if first >= rows:
                 break
             for row in range(first, min(first + per_task, rows)):
@@ -263,7 +263,7 @@ def prelu_weight_gradient(dy, x, partial, dweight, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            part = take(queue, 0, 1)
+            part = take(queue, 1)
             if part * SUM_ROWS >= rows:
                 break
             for c in range(0, channels, WIDTH):

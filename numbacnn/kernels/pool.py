@@ -111,7 +111,7 @@ def max_forward(x, y, argmax, windows, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            task = take(queue, 0, 1)
+            task = take(queue, 1)
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
@@ -137,7 +137,7 @@ def max_backward(dy, argmax, dx, covers, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            task = take(queue, 0, 1)
+            task = take(queue, 1)
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, dx.shape, stretches, span, spans)
@@ -184,7 +184,7 @@ def average_forward(x, y, windows, shares, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            task = take(queue, 0, 1)
+            task = take(queue, 1)
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
@@ -206,7 +206,7 @@ def average_backward(dy, dx, covers, shares, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            task = take(queue, 0, 1)
+            task = take(queue, 1)
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, dx.shape, stretches, span, spans)
@@ -257,7 +257,7 @@ def lp_forward(x, y, windows, p, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            task = take(queue, 0, 1)
+            task = take(queue, 1)
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
@@ -285,7 +285,7 @@ def lp_backward(x, y, dy, dx, covers, p, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            task = take(queue, 0, 1)
+            task = take(queue, 1)
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, dx.shape, stretches, span, spans)

@@ -45,7 +45,7 @@ def _copy(source, target, table, plan, queue, threads):
     tasks, grain = plan[2], plan[3]
     for _ in prange(threads):
         while True:
-            first = take(queue, 0, grain)
+            first = take(queue, grain)
             if first >= tasks:
                 break
             for task in range(first, min(first + grain, tasks)):

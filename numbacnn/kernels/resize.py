@@ -74,7 +74,7 @@ def _gather(x, y, starts, source, weight, grain, queue, threads):
     lines = y.shape[0] * y.shape[1] * y.shape[2]
     for _ in prange(threads):
         while True:
-            first = take(queue, 0, grain)
+            first = take(queue, grain)
             if first >= lines:
                 break
             for line in range(first, min(first + grain, lines)):

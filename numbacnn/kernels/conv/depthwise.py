@@ -79,7 +79,7 @@ def depthwise(residual, activation):
         y_step = stride(y, 3)
         for _ in prange(threads):
             while True:
-                task = take(queue, 0, 1)
+                task = take(queue, 1)
                 if task >= y.shape[0] * planes * row_tasks:
                     break
                 n, rest = divmod(task, planes * row_tasks)
@@ -133,7 +133,7 @@ def pack_taps(w, taps, scale, packed, queue, threads):
     channels = w.shape[1]
     for _ in prange(threads):
         while True:
-            task = take(queue, 0, 1)
+            task = take(queue, 1)
             if task >= taps.size:
                 break
             for channel in range(channels):
@@ -149,7 +149,7 @@ def depthwise_weight_gradient(x, dy, dw, strides, padding, dilation, extent, que
     dy_step = stride(dy, 3)
     for _ in prange(threads):
         while True:
-            channel = take(queue, 0, GRADIENT_WIDTH)
+            channel = take(queue, GRADIENT_WIDTH)
             if channel >= channels:
                 break
             count = min(GRADIENT_WIDTH, channels - channel)

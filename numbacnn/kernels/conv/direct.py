@@ -92,7 +92,7 @@ def convolution(packed, residual, activation, narrow):
             own = scratch[thread]
             sums = own[sums_at:]
             while True:
-                task = take(queue, 0, 1)
+                task = take(queue, 1)
                 if task >= groups * panel_tasks * pixel_tasks:
                     break
                 group, rest = divmod(task, panel_tasks * pixel_tasks)
@@ -222,7 +222,7 @@ def pack_weights(w, taps, groups, transposed, scale, packed, queue, threads):
     panels = -(-across // WIDTH)
     for _ in prange(threads):
         while True:
-            task = take(queue, 0, 1)
+            task = take(queue, 1)
             if task >= groups * panels:
                 break
             group, panel = divmod(task, panels)
@@ -284,7 +284,7 @@ def weight_gradient(
         gradients = own[dy_at:]
         sums = own[sums_at:]
         while True:
-            task = take(queue, 0, 1)
+            task = take(queue, 1)
             if task >= groups * kernel_lines * channel_tasks * panel_tasks:
                 break
             group, rest = divmod(task, kernel_lines * channel_tasks * panel_tasks)
@@ -355,7 +355,7 @@ def channel_sums(x, sums, queue, threads):
     pixels, channels = x.shape
     for _ in prange(threads):
         while True:
-            channel = take(queue, 0, WIDTH)
+            channel = take(queue, WIDTH)
             if channel >= channels:
                 break
             count = min(WIDTH, channels - channel)

@@ -20,7 +20,7 @@ def forward(x, y, taps, stride, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            row = take(queue, 0, 1)
+            row = take(queue, 1)
             if row >= samples * height:
                 break
             n, i = row // height, row % height
@@ -43,7 +43,7 @@ def backward(dy, dx, taps, stride, queue, threads):
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            row = take(queue, 0, 1)
+            row = take(queue, 1)
             if row >= samples * height:
                 break
             n, r = row // height, row % height
