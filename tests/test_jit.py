@@ -10,10 +10,13 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+import types as python_types
 
+import numba
 import numpy as np
 import pytest
-from numba import prange
+from numba import prange, types
 
 from numbacnn.errors import ConfigError
 from numbacnn.kernels import jit
@@ -31,16 +34,15 @@ def double(x, y):
 
 @kernel(parallel=True)
 def count(y, queue, threads):
-    """How many threads there are, how many cells the queue has, and each task once."""
+    """How many threads there are, and each task once."""
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            task = take(queue, 0, 1)
-            if task >= y.size - 2:
+            task = take(queue, 1)
+            if task >= y.size - 1:
                 break
-            y[2 + task] += 1
+            y[1 + task] += 1
     y[0] = threads
-    y[1] = queue.size
 
 
 @kernel(views=("x",))
@@ -90,10 +92,27 @@ def test_parallel_kernels_get_a_queue_and_the_number_of_threads():
             assert jit.num_threads() == threads
             y = np.zeros(1000)
             count(y)
-            assert list(y[:2]) == [threads, jit.QUEUE_CELLS]
-            assert (y[2:] == 1).all()
+            assert y[0] == threads
+            assert (y[1:] == 1).all()
     finally:
         jit.set_num_threads(before)
+
+
+@compiled_only
+def test_only_explicit_loops_are_parallel():
+    """In every kernel, not just the first that is compiled."""
+
+    def filled(y, queue, threads):
+        for _ in prange(threads):
+            y[0] = 1.0
+        y[1:] = 2.0
+
+    for _ in range(2):
+        each = kernel(parallel=True)(filled)
+        each.dispatcher._cache.disable()
+        each(np.zeros(4))
+        (compiled,) = each.dispatcher.overloads.values()
+        assert len(compiled.metadata["parfor_diagnostics"].initial_parfors) == 1
 
 
 def test_numbers_of_threads_that_cannot_be():
@@ -133,6 +152,36 @@ def test_choosing_the_number_of_threads_starts_them_as_a_launch_would():
     assert result.stdout.split() == [jit.SPINS, "False"], result.stderr
 
 
+def test_threads_that_start_at_once(monkeypatch):
+    """Both find the variable unset, and both take it away again."""
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setattr(jit, "_launch_threads", lambda: time.sleep(0.05))
+    starters = [threading.Thread(target=jit._start_threads.__wrapped__) for _ in range(4)]
+    errors = []
+    monkeypatch.setattr(threading, "excepthook", errors.append)
+    for starter in starters:
+        starter.start()
+    for starter in starters:
+        starter.join()
+    assert not errors
+    assert "GOMP_SPINCOUNT" not in os.environ
+
+
+def test_a_recording_has_its_own_number_of_threads():
+    """That of the scratch memory, whatever is set meanwhile."""
+    before, y = jit.num_threads(), np.zeros(4)
+    with jit.record(threads=before + 1) as steps:
+        assert jit.num_threads() == before + 1
+        with jit.record():
+            assert jit.num_threads() == before
+        count(y)
+    assert jit.num_threads() == before
+    assert steps[0][1][-1] == before + 1
+    with jit.record() as steps:
+        count(y)
+    assert steps[0][1][-1] == before
+
+
 def test_record_collects_without_running():
     x, y, z = np.ones(4), np.zeros(4), np.zeros(10)
     with jit.record() as steps:
@@ -145,7 +194,7 @@ def test_record_collects_without_running():
     for function, arguments in steps:
         function(*arguments)
     assert (y == 6).all()
-    assert (z[2:] == 1).all()
+    assert (z[1:] == 1).all()
     double(x, x)
     assert (x == 6).all(), "outside the block kernels run at once"
 
@@ -202,6 +251,133 @@ def test_fingerprints_see_what_a_function_is_made_of():
     assert jit.fingerprint(by_default[0]) != jit.fingerprint(by_default[1])
 
 
+def _text(source, **names):
+    exec(textwrap.dedent(source), names)
+    return names["function"]
+
+
+def abs_of(x):
+    return abs(x)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((1, (2, 3)), ((1, 2), 3)),
+        ((1, 2), [1, 2]),
+        (("ab", "c"), ("a", "bc")),
+        ({"a": 1}, {"a": 2}),
+        (frozenset({1, 2}), frozenset({1, 3})),
+        (types.float32, types.float64),
+        (np.float32(1), np.float64(1)),
+        (1, True),
+        ("1", 1),
+        (np.ones((2, 3)), np.ones((2, 3), order="F")),
+        (numba.njit(abs_of), numba.njit(fastmath=True)(abs_of)),
+        (lambda x: x * 1.0 + 12.5, lambda x: x * 1.01 + 2.5),
+        (lambda x: [max(v, 1) for v in x], lambda x: [max(v, 2) for v in x]),
+    ],
+)
+def test_fingerprints_tell_values_apart(one, other):
+    def holding(value):
+        return jit.fingerprint(lambda: value)
+
+    assert holding(one) != holding(other)
+
+
+def test_fingerprints_see_which_function_is_met_again():
+    source = """
+    def f(x): return x + 1
+    def g(x): return x + 2
+    def function(x): return A(x) + B(x) + C(x)
+    """
+
+    def ordered(choose):
+        names = {}
+        exec(textwrap.dedent(source), names)
+        names["A"], names["B"], names["C"] = choose(names["f"], names["g"])
+        return jit.fingerprint(names["function"])
+
+    assert ordered(lambda f, g: (f, g, f)) != ordered(lambda f, g: (f, g, g))
+
+
+def test_fingerprints_see_what_is_read_through_modules():
+    settings, inner = python_types.ModuleType("settings"), python_types.ModuleType("inner")
+    settings.inner = inner
+
+    def by(source, **values):
+        settings.SLOPE, inner.SHIFT, settings.helper = 1.0, 2.0, lambda x: x
+        settings.SPARE = values.pop("spare", 0)
+        for name, value in values.items():
+            setattr(inner if name == "SHIFT" else settings, name, value)
+        return jit.fingerprint(_text(source, settings=settings))
+
+    source = "def function(x): return settings.helper(settings.SLOPE * x + settings.inner.SHIFT)"
+    assert by(source) == by(source, spare=1)
+    assert len({by(source), by(source, SLOPE=2.0), by(source, SHIFT=1.0), by(source, helper=lambda x: -x)}) == 4
+
+
+@compiled_only
+def test_what_has_no_fingerprint_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBACNN_CACHE_DIR", str(tmp_path))
+    raised = numba.vectorize(lambda x: x + 1)
+
+    def unknown(x, y):
+        y[0] = raised(x[0])
+
+    def known(x, y):
+        y[0] = x[0] + 1
+
+    with pytest.raises(jit.UnknownValueError, match="of type DUFunc"):
+        jit.fingerprint(unknown)
+    for function, files in ((unknown, 0), (known, 1)):
+        y = np.zeros(1)
+        kernel(function)(np.ones(1), y)
+        assert y[0] == 2
+        assert len(list(tmp_path.rglob("*.nbc"))) == files
+
+
+@compiled_only
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_forked_processes_number_functions_from_elsewhere():
+    script = """
+        import itertools, os
+        from numbacnn.kernels import jit
+
+        def number():
+            return next(jit.FunctionIdentity._unique_ids)
+
+        if os.fork() == 0:
+            print(number(), flush=True)
+            os._exit(0)
+        os.wait()
+        print(number())
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, capture_output=True, text=True, timeout=120)
+    numbers = [int(number) for number in result.stdout.split()]
+    assert abs(numbers[0] - numbers[1]) > 1000
+
+
+@compiled_only
+def test_kernels_and_functions_with_the_name_of_a_helper():
+    """They can be called, also from Python."""
+
+    def named(function):
+        function.__qualname__ = "same"
+        return function
+
+    helper = inline(named(lambda x: x + 1))
+    function = numba.njit(named(lambda x: helper(x) * 10))
+
+    def body(x, y):
+        y[0] = function(x[0])
+
+    x, y = np.ones(1), np.zeros(1)
+    kernel(named(body))(x, y)
+    assert y[0] == 20
+    assert function(1.0) == 20
+
+
 # From process to process ---------------------------------------------------------------------------------------------
 
 MODULE = """
@@ -230,7 +406,7 @@ def composed(function):
         queue[0] = 0
         for _ in prange(threads):
             while True:
-                at = take(queue, 0, 1) * LANES
+                at = take(queue, 1) * LANES
                 if at >= x.size:
                     break
                 store_part(body(load_part(x, at, 0, x.size - at, 1, 1)), y, at, 0, x.size - at)

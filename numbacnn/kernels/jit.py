@@ -15,6 +15,8 @@ number of axes, dense or strided), never per shape, and keeps the machine code i
 from __future__ import annotations
 
 import contextlib
+import dis
+import enum
 import functools
 import hashlib
 import inspect
@@ -27,7 +29,7 @@ import sys
 import tempfile
 import threading
 import types as python_types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,9 @@ from numba.core import config as numba_config
 from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
+from numba.core.cpu_options import ParallelOptions
 from numba.core.dispatcher import Dispatcher
+from numba.core.extending import _Intrinsic
 from numba.np.ufunc.parallel import _launch_threads
 
 from .. import simd  # noqa: F401  before simd_python, which starts from it
@@ -50,17 +54,24 @@ from .linking import attach_environments, linked_later
 
 FASTMATH = {"contract", "nsz"}  # fused multiply-add, and no care for the sign of zero; NaN and infinity stay exact
 FLAGS: dict[str, Any] = dict(nogil=True, error_model="numpy", fastmath=FASTMATH, no_cfunc_wrapper=True)
-PARALLEL = dict(
-    comprehension=False, reduction=False, inplace_binop=False, setitem=False, numpy=False, stencil=False, fusion=False, prange=True
-)  # only explicit prange loops: cheaper to compile, and nothing is parallel by accident
+PARALLEL = ParallelOptions(
+    dict(comprehension=False, reduction=False, inplace_binop=False, setitem=False, numpy=False, stencil=False, fusion=False, prange=True)
+)  # only explicit prange loops: cheaper to compile, and nothing is parallel by accident. (Numba empties a dict at the first compilation.)
 
 # Numba numbers functions from 1 on in each process, and names machine code by that. Cache files come from many processes: two closures
 # of one factory would get one name, and one would silently run in place of the other. So each process numbers from elsewhere.
-FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(6), "little"))
+
+
+def _number_functions_from_elsewhere() -> None:
+    FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(6), "little"))
+
+
+_number_functions_from_elsewhere()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_number_functions_from_elsewhere)
 
 SPINS = "1000"  # some 20 microseconds, about as long as the pause between two launches
 SERIAL_ELEMENTS = 8192  # a launch whose arrays are at most that large runs in the caller's thread
-QUEUE_CELLS = 8  # int64 cells of work queue that a parallel kernel gets
 JIT_DISABLED = bool(numba_config.DISABLE_JIT)
 
 
@@ -72,77 +83,142 @@ def _file_digest(path: str) -> bytes:
     return hashlib.sha256(Path(path).read_bytes()).digest()
 
 
-def fingerprint(function: Callable) -> str:
-    """Hash of a Python function's code and of all that it reaches: constants, closures, other functions (kernels too),
-    and whole source files of modules with intrinsics."""
-    sink = hashlib.sha256()
-    _digest_function(function, sink.update, set())
-    return sink.hexdigest()
+class UnknownValueError(Exception):
+    """A function reaches a value of which nobody can say whether it is the same in the next process."""
 
 
-def _digest_function(function: Callable, feed: Callable[[bytes], None], seen: set[int]) -> None:
-    if id(function) in seen:
-        feed(b"again")
-        return
-    seen.add(id(function))
-    _digest_code(function.__code__, feed)
-    for value in (function.__defaults__, function.__kwdefaults__):
-        feed(repr(value).encode())
-    for cell in function.__closure__ or ():
-        _digest_value(cell.cell_contents, feed, seen)
-    for name in sorted(_global_names(function.__code__)):
-        if name in function.__globals__:
-            feed(name.encode())
-            _digest_value(function.__globals__[name], feed, seen)
+def fingerprint(value: Any) -> str:
+    """Hash of a function's code and of all that it reaches: constants, closures, other functions (kernels too), what it reads from
+    modules, and whole source files of modules with intrinsics or overloads. Raises :class:`UnknownValueError`."""
+    digest = _Digest()
+    digest.value(value)
+    return digest.hexdigest()
 
 
-def _global_names(code: python_types.CodeType) -> set[str]:
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, python_types.CodeType):
-            names |= _global_names(constant)
-    return names
+class _Digest:
+    """Feeds a hash with values, each as its kind, its length and its content, so that no two sequences of values look alike."""
 
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._functions: dict[int, int] = {}  # those that were met, by identity: the how-manieth each was
+        self.hexdigest = self._hash.hexdigest
 
-def _digest_code(code: python_types.CodeType, feed: Callable[[bytes], None]) -> None:
-    feed(code.co_code)
-    feed(repr((code.co_names, code.co_varnames, code.co_argcount)).encode())
-    for constant in code.co_consts:
-        if isinstance(constant, python_types.CodeType):
-            _digest_code(constant, feed)
+    def _item(self, kind: str, content: bytes | str = b"") -> None:
+        content = content.encode() if isinstance(content, str) else content
+        self._hash.update(f"{kind} {len(content)} ".encode() + content)
+
+    def _items(self, kind: str, values: Collection[Any]) -> None:
+        self._item(kind, str(len(values)))
+        for value in values:
+            self.value(value)
+
+    def value(self, value: Any, attributes: Collection[str] = ()) -> None:
+        """Feed a value; of a module those of its ``attributes`` that it has."""
+        kind = type(value).__name__
+        if isinstance(value, Kernel):
+            value = value.dispatcher
+        if isinstance(value, Dispatcher):
+            self.value(value.targetoptions)
+            self._function(value.py_func)
+        elif isinstance(value, python_types.FunctionType):  # Numba calls it for its overloads, which its file has
+            self._function(value)
+            self._source(value.__module__)
+        elif isinstance(value, python_types.CodeType):
+            self._code(value)
+        elif isinstance(value, python_types.ModuleType):
+            self._module(value, attributes)
+        elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
+            self._item(kind, str((value.dtype, value.shape, value.flags.c_contiguous, value.flags.f_contiguous)))
+            self._item("elements", value.tobytes())
+        elif isinstance(value, np.generic) and not value.dtype.hasobject:
+            self._item(kind, str(value.dtype))
+            self._item("elements", value.tobytes())
+        elif isinstance(value, (tuple, list)):
+            self._items(f"{type(value).__qualname__} {getattr(value, '_fields', '')}", value)
+        elif isinstance(value, ParallelOptions):
+            self._item(kind, value.encode())
+        elif isinstance(value, enum.Enum):
+            self._items(type(value).__qualname__, (value.name, value.value))
+        elif isinstance(value, dict):
+            self._items(kind, list(itertools.chain.from_iterable(value.items())))
+        elif isinstance(value, (set, frozenset)):
+            self._items(kind, sorted(fingerprint(item) for item in value))
+        elif type(value) in _PLAIN or isinstance(value, (np.dtype, types.Type)):
+            self._item(kind, repr(value) if type(value) in _PLAIN else str(value))
+        elif isinstance(value, (type, python_types.BuiltinFunctionType, np.ufunc, _Intrinsic)):
+            self._item(kind, f"{getattr(value, '__module__', None)}.{value.__name__}")
+            self._source(getattr(value, "__module__", None))
         else:
-            feed(repr(constant).encode())
+            raise UnknownValueError(f"{value!r} of type {type(value).__name__}")
+
+    def _function(self, function: Any) -> None:
+        if id(function) in self._functions:
+            self._item("again", str(self._functions[id(function)]))
+            return
+        self._functions[id(function)] = len(self._functions)
+        code = function.__code__
+        self._code(code)
+        self.value(function.__defaults__)
+        self.value(function.__kwdefaults__)
+        read, attributes = _names(code)
+        for name, cell in zip(code.co_freevars, function.__closure__ or ()):
+            self._item("cell", name)
+            with contextlib.suppress(ValueError):  # an empty one
+                self.value(cell.cell_contents, attributes)
+        for name in read:
+            if name in function.__globals__:
+                self._item("global", name)
+                self.value(function.__globals__[name], attributes)
+
+    def _code(self, code: python_types.CodeType) -> None:
+        self._item("code", code.co_code)
+        shape = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_flags)
+        self._item("shape", repr((*shape, code.co_argcount, code.co_kwonlyargcount, code.co_posonlyargcount)))
+        self._items("constants", code.co_consts)
+
+    def _module(self, module: python_types.ModuleType, attributes: Collection[str]) -> None:
+        self._item("module", module.__name__)
+        if not _versioned(module):
+            self._source(module.__name__)
+            for name in attributes:
+                if hasattr(module, name):
+                    self._item("attribute", name)
+                    self.value(getattr(module, name), attributes)
+
+    def _source(self, module_name: str | None) -> None:
+        """The whole source of a module stands for what cannot be looked into."""
+        module = sys.modules.get(module_name or "")
+        path = getattr(module, "__file__", None)
+        if module is not None and path and path.endswith(".py") and not _versioned(module):
+            self._item("source", _file_digest(path))
 
 
-def _digest_value(value: Any, feed: Callable[[bytes], None], seen: set[int]) -> None:
-    if isinstance(value, Kernel):
-        value = value.function
-    elif isinstance(value, Dispatcher):
-        value = value.py_func
-    if isinstance(value, python_types.FunctionType) and not hasattr(value, "_numbacnn_whole_file"):
-        _digest_function(value, feed, seen)
-    elif isinstance(value, python_types.ModuleType):
-        _digest_module(value, feed)
-    elif isinstance(value, np.ndarray):
-        feed(value.tobytes() + str((value.dtype, value.shape)).encode())
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            _digest_value(item, feed, seen)
-    elif isinstance(value, (int, float, complex, str, bytes, bool, type(None), np.generic, np.dtype)):
-        feed(repr(value).encode())
-    else:  # an intrinsic, a type...: its module's whole source stands for it
-        feed(repr(getattr(value, "__qualname__", type(value).__qualname__)).encode())
-        module = sys.modules.get(getattr(value, "__module__", None) or type(value).__module__)
-        if module is not None:
-            _digest_module(module, feed)
+_PLAIN = {int, float, complex, str, bytes, bool, type(None), type(...)}
 
 
-def _digest_module(module: python_types.ModuleType, feed: Callable[[bytes], None]) -> None:
-    feed(module.__name__.encode())
-    top = module.__name__.partition(".")[0]
-    path = getattr(module, "__file__", None)
-    if path and path.endswith(".py") and top not in sys.stdlib_module_names | {"numba", "numpy", "llvmlite"}:
-        feed(_file_digest(path))
+def _versioned(module: python_types.ModuleType) -> bool:
+    """Whether the module belongs to what :func:`_environment` gives the version of."""
+    return module.__name__.partition(".")[0] in sys.stdlib_module_names | {"numba", "numpy", "llvmlite"}
+
+
+@functools.cache
+def _names(code: python_types.CodeType) -> tuple[list[str], list[str]]:
+    """Names of the globals and of the attributes that code reads, in alphabetical order."""
+    read, attributes = set(), set()
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            read.add(instruction.argval)
+        elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            attributes.add(instruction.argval)
+    for constant in code.co_consts:
+        if isinstance(constant, python_types.CodeType):
+            within = _names(constant)
+            read.update(within[0])
+            attributes.update(within[1])
+    return sorted(read), sorted(attributes)
+
+
+_OWN_SOURCES = ("simd.py", "elementary.py", "dual.py", "kernels/jit.py", "kernels/linking.py")
 
 
 @functools.cache
@@ -151,7 +227,7 @@ def _environment() -> str:
     folder = Path(__file__).parents[1]
     parts = [numba.__version__, llvmlite.__version__, np.__version__, platform.python_version(), sys.platform]
     parts += [str(bool(numba_config.BOUNDSCHECK)), str(numba_config.OPT), str(sorted(FASTMATH))]
-    parts += [_file_digest(str(folder / name)).hex() for name in ("simd.py", "elementary.py", "dual.py", "kernels/jit.py")]
+    parts += [_file_digest(str(folder / name)).hex() for name in _OWN_SOURCES]
     return "|".join(parts)
 
 
@@ -162,15 +238,18 @@ DIGEST_BYTES = hashlib.sha256().digest_size  # in front of each file, of what fo
 
 
 class DiskCache(_Cache):
-    """Numba's cache protocol over one file per kernel and signature."""
+    """Numba's cache protocol over one file per kernel and signature. What has no fingerprint is compiled in each process."""
 
-    def __init__(self, function: Callable):
-        self._function = function
+    def __init__(self, dispatcher: Dispatcher):
+        self._dispatcher = dispatcher
         self._enabled = True
 
     @functools.cached_property
-    def _fingerprint(self) -> str:
-        return fingerprint(self._function)
+    def _fingerprint(self) -> str | None:
+        try:
+            return fingerprint(self._dispatcher)
+        except UnknownValueError:
+            return None
 
     @property
     def cache_path(self) -> str:
@@ -186,13 +265,13 @@ class DiskCache(_Cache):
         """Nothing is kept in memory."""
 
     def _path(self, signature: Any, codegen: Any) -> Path:
-        key = "|".join((self._fingerprint, str(signature), str(codegen.magic_tuple()), _environment()))
+        key = "|".join((str(self._fingerprint), str(signature), str(codegen.magic_tuple()), _environment()))
         digest = hashlib.sha256(key.encode()).hexdigest()[:32]
-        name = "".join(c if c.isalnum() or c == "_" else "." for c in self._function.__qualname__.replace(".<locals>", ""))
+        name = "".join(c if c.isalnum() or c == "_" else "." for c in self._dispatcher.py_func.__qualname__.replace(".<locals>", ""))
         return Path(self.cache_path) / f"{name}-{digest}.nbc"
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
-        if not self._enabled:
+        if not self._enabled or self._fingerprint is None:
             return None
         target_context.refresh()
         path = self._path(sig, target_context.codegen())
@@ -207,7 +286,7 @@ class DiskCache(_Cache):
             return None
 
     def save_overload(self, sig: Any, data: CompileResult) -> None:
-        if not self._enabled or data.library.has_dynamic_globals:
+        if not self._enabled or self._fingerprint is None or data.library.has_dynamic_globals:
             return
         path = self._path(sig, data.codegen)
         with contextlib.suppress(OSError):
@@ -245,8 +324,8 @@ def set_num_threads(count: int) -> None:
 
 
 def num_threads() -> int:
-    """Number of threads that a launch uses."""
-    return _thread_count or numba_config.NUMBA_NUM_THREADS
+    """Number of threads that a launch uses; within :func:`record` that of the recording."""
+    return getattr(_local, "threads", None) or _thread_count or numba_config.NUMBA_NUM_THREADS
 
 
 @functools.cache
@@ -255,13 +334,14 @@ def _start_threads() -> None:
 
     It spins for milliseconds otherwise. Where another process keeps a core busy, a thread then spins on the very core that the thread it
     waits for needs, and a launch takes a time slice of the operating system: a step of LeNet-5 took 200 ms instead of 8."""
-    spins = os.environ.get("GOMP_SPINCOUNT")
-    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
-    try:
-        _launch_threads()
-    finally:
-        if spins is None:
-            del os.environ["GOMP_SPINCOUNT"]
+    with _launch_lock:
+        spins = os.environ.get("GOMP_SPINCOUNT")
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+        try:
+            _launch_threads()
+        finally:
+            if spins is None:
+                os.environ.pop("GOMP_SPINCOUNT", None)
 
 
 def threading_layer() -> str:
@@ -292,19 +372,22 @@ Step = tuple[Callable, tuple]
 
 
 @contextlib.contextmanager
-def record() -> Iterator[list[Step]]:
-    """Within the block, calls of kernels in this thread are not run but collected (compiled, arguments bound)."""
-    outer, _local.steps = getattr(_local, "steps", None), []
+def record(threads: int | None = None) -> Iterator[list[Step]]:
+    """Within the block, calls of kernels in this thread are not run but collected (compiled, arguments bound).
+
+    ``threads`` is their number of threads, for scratch memory that was allocated for as many; None takes the current one."""
+    outer = getattr(_local, "steps", None), getattr(_local, "threads", None)
+    _local.steps, _local.threads = [], threads
     try:
         yield _local.steps
     finally:
-        _local.steps = outer
+        _local.steps, _local.threads = outer
 
 
 class Kernel:
     """A compiled function. Calling it runs it on NumPy arrays and numbers, or, inside :func:`record`, notes the call.
 
-    A ``parallel`` kernel's last two parameters, ``queue`` (int64 cells for :func:`numbacnn.simd.take`) and ``threads``,
+    A ``parallel`` kernel's last two parameters, ``queue`` (an int64 cell for :func:`numbacnn.simd.take`) and ``threads``,
     are supplied here; callers leave them out. Array parameters named in ``views`` are compiled for any strides, so that dense and
     strided arrays share one compilation.
     """
@@ -319,14 +402,14 @@ class Kernel:
         options = dict(FLAGS, parallel=PARALLEL) if parallel else FLAGS
         dispatcher: Any = plain(function) if JIT_DISABLED else numba.njit(**options)(function)
         if not JIT_DISABLED:
-            dispatcher._cache = DiskCache(function)
+            dispatcher._cache = DiskCache(dispatcher)
         self.dispatcher = dispatcher
         self._entries: dict[tuple, Callable] = {}
 
     def bind(self, *arguments: Any) -> Step:
         """The compiled function for arguments like these, and the arguments to call it with."""
         if self.parallel:
-            arguments += (np.zeros(QUEUE_CELLS, np.int64), num_threads())
+            arguments += (np.zeros(1, np.int64), num_threads())
         if JIT_DISABLED:
             return self.dispatcher, arguments
         kinds = tuple(_kind(argument, k in self._views) for k, argument in enumerate(arguments))
@@ -344,7 +427,7 @@ class Kernel:
     def _compile(self, signature: tuple) -> Callable:
         if self.parallel:
             _start_threads()
-        with linked_later(self.function.__qualname__, _helpers):
+        with linked_later(self.function.__qualname__, INLINED):
             entry = self.dispatcher.compile(signature)
         attach_environments(self.dispatcher.overloads[signature].library)
         return entry
@@ -399,10 +482,19 @@ def kernel(function: Callable | None = None, *, parallel: bool = False, views: t
     return Kernel(function, parallel, views)
 
 
-_helpers: set[str] = set()  # qualified names of inlined functions
+INLINED = "[inline]"  # how the qualified name of an inlined function ends
 
 
 def inline(function: Callable) -> Any:
     """Decorator: a helper that kernels call."""
-    _helpers.add(function.__qualname__)
-    return plain(function) if JIT_DISABLED else numba.njit(**FLAGS)(function)
+    return plain(function) if JIT_DISABLED else numba.njit(**FLAGS)(_renamed(function, function.__qualname__ + INLINED))
+
+
+def _renamed(function: Any, name: str) -> Callable:
+    """The same function by another qualified name, which machine code is named after."""
+    twin = python_types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    functools.update_wrapper(twin, function)
+    twin.__kwdefaults__, twin.__qualname__ = function.__kwdefaults__, name
+    return twin

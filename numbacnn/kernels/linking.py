@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from numba.core.codegen import CPUCodeLibrary, JITCodeLibrary
@@ -56,9 +56,9 @@ class LinkedLater(JITCodeLibrary):
 
 
 @contextlib.contextmanager
-def linked_later(kernel: str, helpers: Collection[str]) -> Iterator[None]:
-    """Within the block, all libraries but the one named ``kernel`` are only linked, and those named in ``helpers`` get no entry point
-    for Python."""
+def linked_later(kernel: str, inlined: str) -> Iterator[None]:
+    """Within the block, all libraries but the one named ``kernel`` are only linked, and those whose name ends with ``inlined`` get no
+    entry point for Python."""
     target = cpu_target.target_context
     codegen = target.codegen()
     eager, set_environment, wrap = codegen._library_class, codegen.set_env, target.create_cpython_wrapper
@@ -73,7 +73,7 @@ def linked_later(kernel: str, helpers: Collection[str]) -> Iterator[None]:
             set_environment(name, environment)
 
     def wrap_public(library: Any, *arguments: Any, **options: Any) -> None:
-        if library.name not in helpers:
+        if not library.name.endswith(inlined):
             wrap(library, *arguments, **options)
 
     with global_compiler_lock:
