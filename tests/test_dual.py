@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from numbacnn.dual import SLOPES, dual, slope, value
+from numbacnn.errors import ConfigError
 from numbacnn.kernels import scalar
 from numbacnn.kernels.jit import inline, kernel
 from numbacnn.simd import LANES, apply, load, store, where
@@ -16,6 +17,7 @@ OPERATIONS = {
     "quotients": lambda x: x / 3 + 1 / x + (x + 1) / (x * x + 2),
     "powers": lambda x: x**0 + x**1 + x**2 + x**5 + x**-2 + (x * x) ** 1.5 + 2.0**x + (x * x) ** x,
     "extremes": lambda x: max(x, 0.5) + min(x, 0.25) + max(1.0, x * x) + min(2, x) + max(x, x * x) + min(x, -x),
+    "several": lambda x: max(x, -0.6, x * x) + min(0.9, x, 2.0 * x, 0.25),
     "signs": lambda x: abs(x) * 2 + -x + +x,
     "where": lambda x: where(x > 0.3, x * x, x) + where(x <= -0.4, 1.0, x) + where(x == 100.0, x, 2.0) + where(x != 100, x, 3),
     "chosen": lambda x: where(x > 0.3, 2.0, 0.5) * x,
@@ -116,6 +118,11 @@ def test_slopes_far_out_are_finite(function, expected):
     np.testing.assert_allclose(slopes(function, x.astype(np.float32))[:5], expected, atol=1e-6)
 
 
+def test_the_slope_of_whole_powers_at_zero():
+    for function, expected in ((lambda x: x**0, 0), (lambda x: x**1, 1), (lambda x: x**2, 0)):
+        assert set(slopes(function, np.zeros(LANES))) == {expected}
+
+
 def test_kinks():
     x = np.zeros(LANES)
     assert not slopes(lambda x: max(x, 0.0), x).any()
@@ -136,3 +143,22 @@ def test_scalar_kernels_use_the_same_helpers():
     y = np.empty_like(POINTS)
     of_numbers(POINTS, y)
     np.testing.assert_allclose(y, -18 * POINTS**2, rtol=1e-12)
+
+
+def endless(x):
+    return endless(x - 1)
+
+
+def test_functions_that_call_themselves_or_what_is_not_there_yet():
+    with pytest.raises(ConfigError, match=r"The scalar function `def endless.*` calls itself"):
+        scalar.compiled(endless)
+    with pytest.raises(ConfigError, match="calls itself"):
+        scalar.derivative(lambda x: endless(x) + 1)
+
+    def early(x):
+        return x + number
+
+    with pytest.raises(ConfigError, match="uses 'number', which has no value yet"):
+        scalar.compiled(early)
+    number = 1.0
+    scalar.compiled(early)

@@ -11,6 +11,7 @@ import dis
 import functools
 import inspect
 import math
+import threading
 import types as python_types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -111,13 +112,21 @@ def rebound(function: Callable) -> Callable:
     are helpers for kernels."""
     outside = {name: function.__globals__[name] for name in _globals(function.__code__) if name in function.__globals__}
     changed = {name: _replacement(value) for name, value in outside.items()}
-    closure = tuple(python_types.CellType(_replacement(cell.cell_contents)) for cell in function.__closure__ or ())
+    closure = tuple(python_types.CellType(_replacement(value)) for value in _closed_over(function))
     same = all(changed[name] is value for name, value in outside.items())
     if same and all(new.cell_contents is old.cell_contents for new, old in zip(closure, function.__closure__ or ())):
         return function
     twin = python_types.FunctionType(function.__code__, function.__globals__ | changed, function.__name__, function.__defaults__, closure)
     twin.__qualname__, twin.__module__ = function.__qualname__, function.__module__
     return twin
+
+
+def _closed_over(function: Any) -> Iterator[Any]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+        try:
+            yield cell.cell_contents
+        except ValueError:
+            raise ConfigError(f"The scalar function `{_source(function)}` uses {name!r}, which has no value yet.") from None
 
 
 def _globals(code: python_types.CodeType) -> set[str]:
@@ -136,6 +145,17 @@ def _replacement(value: Any) -> Any:
     return value
 
 
+_making = threading.RLock()
+_under_way: set[Callable] = set()  # functions whose helpers this thread is making
+
+
 @functools.cache
 def _helper(function: Callable) -> Callable:
-    return inline(rebound(function))
+    with _making:
+        if function in _under_way:
+            raise ConfigError(f"The scalar function `{_source(function)}` calls itself; kernels cannot compile that.")
+        _under_way.add(function)
+        try:
+            return inline(rebound(function))
+        finally:
+            _under_way.remove(function)
