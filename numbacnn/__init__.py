@@ -28,10 +28,10 @@ _LAYERS = {
 _NAMES = {
     "graph.tensor": "Input Tensor scope",
     "model": "Model Sequential load create",
-    "training.trainer": "Trainer",
+    "training.trainer": "Trainer TrainingInterrupted",
     "training.optimizers": "SGD Adam AdamW RMSprop Adagrad",
     "training.losses": "SoftmaxCrossEntropy MultiClassHinge BinaryCrossEntropy MeanSquaredError MeanAbsoluteError Huber",
-    "training.callbacks": "Callback EarlyStopping",
+    "training.callbacks": "Callback CSVLogger EarlyStopping LambdaCallback ModelCheckpoint",
     "training.transfer": "ProgressiveUnfreezing layer_groups",
     "data.dataset": "ArrayDataset",
     "plugin.hookspecs": "hookimpl",
@@ -40,8 +40,10 @@ _NAMES = {
     "layers.initializers": "Initializer Constant Normal TruncatedNormal Uniform VarianceScaling Orthogonal",
     "errors": "NumbacnnError ConfigError ShapeError DataError WeightsError PluginError DivergenceError UnknownNameError",
 }
+_MODULES = ["callbacks", "metrics", "schedules"]  # for names that clash (Constant, MeanSquaredError) or are rare
 _HOME = {name: f".layers.{module}" for module, names in _LAYERS.items() for name in names.split()}
 _HOME |= {name: f".{module}" for module, names in _NAMES.items() for name in names.split()}
+_HOME |= {name: f".training.{name}" for name in _MODULES}
 
 __all__ = [  # written out, because type checkers read it
     "SGD",
@@ -63,6 +65,7 @@ __all__ = [  # written out, because type checkers read it
     "BatchNorm",
     "BinaryCrossEntropy",
     "Buffer",
+    "CSVLogger",
     "Callback",
     "ChannelShuffle",
     "Concatenate",
@@ -97,6 +100,7 @@ __all__ = [  # written out, because type checkers read it
     "Initializer",
     "Input",
     "InstanceNorm",
+    "LambdaCallback",
     "Layer",
     "LayerNorm",
     "LocalResponseNorm",
@@ -111,6 +115,7 @@ __all__ = [  # written out, because type checkers read it
     "MeanAbsoluteError",
     "MeanSquaredError",
     "Model",
+    "ModelCheckpoint",
     "MultiClassHinge",
     "Multiply",
     "Normal",
@@ -139,6 +144,7 @@ __all__ = [  # written out, because type checkers read it
     "Subtract",
     "Tensor",
     "Trainer",
+    "TrainingInterrupted",
     "TruncatedNormal",
     "Uniform",
     "UnknownNameError",
@@ -148,6 +154,7 @@ __all__ = [  # written out, because type checkers read it
     "ZeroPad",
     "__version__",
     "activation",
+    "callbacks",
     "create",
     "hookimpl",
     "inline",
@@ -159,6 +166,8 @@ __all__ = [  # written out, because type checkers read it
     "list_layers",
     "list_plugins",
     "load",
+    "metrics",
+    "schedules",
     "scope",
     "set_num_threads",
     "where",
@@ -168,7 +177,8 @@ __all__ = [  # written out, because type checkers read it
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    thing = globals()[name] = getattr(importlib.import_module(_HOME[name], __name__), name)
+    module = importlib.import_module(_HOME[name], __name__)
+    thing = globals()[name] = module if name in _MODULES else getattr(module, name)
     return thing
 
 
@@ -292,8 +302,9 @@ if TYPE_CHECKING:
     from .model import Model, Sequential, create, load
     from .plugin.hookspecs import hookimpl
     from .simd import where
-    from .training.callbacks import Callback, EarlyStopping
+    from .training import callbacks, metrics, schedules
+    from .training.callbacks import Callback, CSVLogger, EarlyStopping, LambdaCallback, ModelCheckpoint
     from .training.losses import BinaryCrossEntropy, Huber, MeanAbsoluteError, MeanSquaredError, MultiClassHinge, SoftmaxCrossEntropy
     from .training.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
-    from .training.trainer import Trainer
+    from .training.trainer import Trainer, TrainingInterrupted
     from .training.transfer import ProgressiveUnfreezing, layer_groups

@@ -519,6 +519,11 @@ def test_fitting_again_goes_on():
     assert same(snapshot(trainer.model), snapshot(fitted()[0]))
 
 
+def test_namespaces():
+    assert (nc.schedules, nc.metrics, nc.callbacks) == (schedules, metrics, callbacks)
+    assert nc.schedules.Constant is not nc.Constant
+
+
 def test_importing_the_trainer_does_not_import_numba():
     code = "import sys, numbacnn.training.trainer; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
