@@ -18,7 +18,7 @@ from numbacnn.data.dataset import ArrayDataset, Dataset, Resized, as_input
 from numbacnn.data.folder import ImageFolder
 from numbacnn.data.loader import Loader
 from numbacnn.data.sources import open_dataset
-from numbacnn.errors import ConfigError, DataError, NumbacnnError, UnknownNameError
+from numbacnn.errors import ConfigError, DataError, UnknownNameError
 
 RNG = np.random.default_rng(7)
 
@@ -554,10 +554,6 @@ def test_loader_options_that_cannot_be(options):
 def test_a_start_beyond_the_epoch():
     with pytest.raises(ConfigError, match="2 batches cannot start at batch 3"):
         Loader(Counting(4), 2).epoch(0, 3)
-
-
-def test_errors_are_numbacnn_errors():
-    assert issubclass(DataError, NumbacnnError)
 
 
 def test_importing_the_data_room_imports_nothing_heavy():

@@ -1,5 +1,6 @@
 """docs/how-to/data.md says nothing that does not run."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from numbacnn.cli.main import main
+from numbacnn.data.dataset import Dataset
+from numbacnn.data.files import download_folder, search_folders
+from numbacnn.data.loader import Loader
 
 TEXT = (Path(__file__).parent.parent / "docs" / "how-to" / "data.md").read_text()
 BLOCKS = {
@@ -48,9 +52,33 @@ def test_examples_learn(chapter, capsys):
 
 
 def test_the_plugin_is_well_formed():
-    plugin, data = {}, {"Stripes": list}
+    plugin, data = {}, {}
+    exec(BLOCKS["A data set of another kind"][0].partition("\ntrainer")[0], data)
     for block, module in zip(BLOCKS["Give it a name"], (plugin, data), strict=True):
         exec(block, module)
     (spec,) = plugin["numbacnn_datasets"]()
     assert spec.factory == "numbacnn_stripes.data:stripes"
-    assert callable(data["stripes"])
+    train, test = data["stripes"]("train", folder=None), data["stripes"]("test")
+    assert isinstance(train, Dataset)
+    assert (len(train), len(test)) == (2048, 256)
+    images, labels = next(Loader(train, 16).epoch())
+    for image, label in zip(images[..., 0], labels):
+        along = image if train.classes[label] == "horizontal" else image.T
+        assert (along == along[:, :1]).all()
+        assert set(np.unique(along)) == {0, 1}
+
+
+def test_where_files_are_looked_for(tmp_path, monkeypatch):
+    """The order in which the text names the folders."""
+    named = re.findall(r"^\d\. (.*(?:\n   .*)*)", TEXT, re.MULTILINE)
+    monkeypatch.setenv("NUMBACNN_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("NUMBACNN_CACHE_DIR", str(tmp_path / "cache"))
+    assert search_folders("mnist", tmp_path) == [tmp_path, tmp_path / "mnist"]
+    assert "a folder `NAME` there" in named[0]
+    assert search_folders("mnist", None, ["/debian"]) == [tmp_path / "data/mnist", Path("/debian"), tmp_path / "cache/datasets/mnist"]
+    for part, said in zip(named[1:], ("NUMBACNN_DATA_DIR/NAME", "Debian", "datasets/NAME")):
+        assert said in part
+    monkeypatch.delenv("NUMBACNN_DATA_DIR")
+    assert download_folder("mnist") == search_folders("mnist")[0] == tmp_path / "cache/datasets/mnist"
+    folder = json.loads(CliRunner().invoke(main, ["cache", "info", "--json"]).stdout)["folder"]
+    assert folder == str(tmp_path / "cache" / "kernels")

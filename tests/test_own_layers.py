@@ -16,6 +16,7 @@ from numbacnn.training.callbacks import LambdaCallback, ModelCheckpoint
 from numbacnn.training.trainer import Trainer
 
 SHAPE = (6, 6, 2)
+pytestmark = pytest.mark.filterwarnings("ignore:No plugin registers")
 
 
 def make_model(activation, seed=0):

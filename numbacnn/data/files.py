@@ -26,8 +26,8 @@ class RemoteFile:
 
 
 def search_folders(dataset: str, folder: str | os.PathLike | None = None, system: Sequence[str] = ()) -> list[Path]:
-    """Folders in which a data set's files may lie, most wanted first: ``folder`` alone if it is given, otherwise
-    ``$NUMBACNN_DATA_DIR/dataset``, folders of the ``system``'s packages, and the download folder."""
+    """Folders in which a data set's files may lie, most wanted first: ``folder`` and ``folder/dataset`` if it is given, otherwise the
+    download folder, folders of the ``system``'s packages, and ``datasets/dataset`` in numbacnn's cache folder."""
     if folder is not None:
         given = Path(folder).expanduser()
         if not given.is_dir():

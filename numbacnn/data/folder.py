@@ -16,7 +16,7 @@ from .dataset import Batch
 
 SPLITS = ("train", "test")
 _TEST_FOLDERS = ("test", "val", "validation", "valid")
-_TEST_SHARE = 5  # where the folder has no test images of its own, every fifth image of a class is one
+_TEST_SHARE = 5  # where the folder has no test images of its own, one in five of a class is one, chosen by the hash of its name
 
 
 class ImageFolder:

@@ -66,8 +66,10 @@ def read_idx(path: str | os.PathLike, axes: int) -> np.ndarray:
     if data[:3] != bytes((0, 0, _UNSIGNED_BYTE)) or len(data) < 4:
         raise DataError(f"{path} is no IDX file of bytes: it starts with {data[:4].hex(' ') or 'nothing'}, not 00 00 08.")
     header = 4 + 4 * data[3]
-    if data[3] != axes or len(data) < header:
+    if data[3] != axes:
         raise DataError(f"{path} has {data[3]} axes; {axes} are expected.")
+    if len(data) < header:
+        raise DataError(f"{path} is truncated: its header takes {header} bytes, but it has {len(data)}.")
     shape = tuple(int.from_bytes(data[at : at + 4], "big") for at in range(4, header, 4))
     expected = int(np.prod(shape, dtype=object))
     if len(data) - header != expected:

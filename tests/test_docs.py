@@ -1,0 +1,93 @@
+"""The code in README.md and docs/how-to/layer.md, and examples/digits.py, run as they stand."""
+
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import numbacnn as nc
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def blocks(document):
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def run_code(tmp_path, monkeypatch):
+    """Runs code from a file, in an empty folder, as a reader would, and gives what it defines."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*parts):
+        file = tmp_path / "code.py"
+        file.write_text("\n\n".join(parts), encoding="utf-8")
+        return runpy.run_path(str(file))
+
+    return run
+
+
+def shorter(code):
+    """The example with one epoch in place of its twelve."""
+    assert "epochs=12" in code
+    return code.replace("epochs=12", "epochs=1")
+
+
+def test_the_example(run_code, capsys):
+    made = run_code(shorter((ROOT / "examples" / "digits.py").read_text(encoding="utf-8")))
+    told = capsys.readouterr().out
+    assert "conv1      Conv2D     8 x 8 x 16         160" in told
+    assert "epoch 1/1: loss" in told
+    assert made["trainer"].evaluate("digits")["accuracy"] > 0.6
+    images = np.zeros((2, 8, 8, 1), np.float32)
+    np.testing.assert_array_equal(nc.load("digits.safetensors").predict(images), made["model"].predict(images))
+
+
+def test_the_readme_shows_the_example():
+    example = ast.parse((ROOT / "examples" / "digits.py").read_text(encoding="utf-8"))
+    assert ast.dump(ast.Module(example.body[1:], [])) == ast.dump(ast.parse(blocks("README.md")[0]))
+
+
+@pytest.mark.filterwarnings("ignore:No plugin registers")
+def test_the_layer_of_the_readme(run_code):
+    head = blocks("README.md")[0].partition("\nh =")[0]
+    made = run_code(head, blocks("README.md")[1])
+    model = nc.Model(made["x"], made["h"], seed=0)
+    images = np.random.default_rng(0).random((3, 8, 8, 1), np.float32)
+    raw = nc.Conv2D(32, 3)
+    plain = nc.Model(x := nc.Input((8, 8, 1)), raw(x), seed=0)
+    plain.load_weights(dict(model.parameters))
+    logits = plain.predict(images).astype(np.float64)
+    np.testing.assert_allclose(model.predict(images), logits * np.tanh(np.log1p(np.exp(logits))), rtol=1e-5, atol=1e-6)
+    model.save("mish.safetensors")
+    model.load_weights("mish.safetensors")
+
+
+def test_how_to_write_a_layer(run_code):
+    code = blocks("docs/how-to/layer.md")
+    assert len(code) == 4
+    made = run_code(*code)  # check_layer of the temperature among it
+    images = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
+    assert nc.Model(made["x"], made["h"]).predict(images).shape == (2, 30, 30, 16)
+    values = np.linspace(-3, 3, 7)
+    squareplus = made["squareplus"]().scalar()
+    np.testing.assert_allclose([squareplus(value) for value in values], 0.5 * (values + np.sqrt(values**2 + 4)))
+    rows, factors = np.arange(12, dtype=np.float32).reshape(4, 3), np.array([1, 2, 3, 4], np.float32)
+    scaled = np.zeros_like(rows)
+    made["scale_rows"](rows, factors, scaled)
+    np.testing.assert_array_equal(scaled, rows * factors[:, None])
+
+
+def test_the_source_distribution_has_what_the_tests_read():
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        project = tomllib.load(file)
+    included = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    read = ["numbacnn", "plugins", "tests", "examples", "docs", "asv_benchmarks", "README.md"]
+    assert {f"/{name}" for name in read} <= set(included)
+    assert all((ROOT / name.strip("/")).exists() for name in included)
