@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 import os
 import sys
 import threading
@@ -241,7 +242,7 @@ class Model:
 
     def __repr__(self) -> str:
         shapes = [" and ".join(str(tensor.shape) for tensor in tensors) for tensors in (self.graph.inputs, self.graph.outputs)]
-        size = sum(stop - start for start, stop in self.store.slices.values())
+        size = sum(math.prod(spec.shape) for spec in self.store.specs.values() if spec.trainable)
         name = f" {self.name!r}" if self.name else ""
         return f"<Model{name}: {shapes[0]} to {shapes[1]}, {len(self.graph.nodes)} layers, {size:,} parameters, {self.dtype}>"
 

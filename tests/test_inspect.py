@@ -141,6 +141,38 @@ def test_frozen_parameters_are_not_trainable():
     assert f"{summary.trainable:,} trainable" in str(summary)
 
 
+def test_running_statistics_are_no_parameters():
+    x = nc.Input((4, 4, 3))
+    model = nc.Model(x, nc.PReLU()(nc.BatchNorm()(Conv2D(5, 3, bias=False)(x))))
+    summary = model.summary()
+    assert [(row.parameters, row.trainable, row.state) for row in summary.rows] == [(135, 135, 0), (10, 10, 10), (5, 5, 0)]
+    data = summary.to_dict()
+    assert (data["parameters"], data["trainable"], data["state"]) == (150, 150, 10)
+    assert data["rows"][1]["state"] == 10
+    assert "parameters       150\nstate            10 (running statistics)\n" in str(summary)
+    assert "150 parameters" in repr(model)
+    model.freeze("batch_norm1")
+    assert (model.summary().parameters, model.summary().trainable) == (150, 140)
+    assert "150 (140 trainable, 10 frozen)" in str(model.summary())
+
+
+def test_an_activation_counts_the_same_as_a_field_and_as_a_layer():
+    x = nc.Input((6, 6, 3))
+    for name in ("relu", "softmax", "prelu"):
+        model = nc.Model(x, Conv2D(4, 3, activation=name)(x))
+        apart = nc.Model(x, model.graph.nodes[0].activation(Conv2D(4, 3)(x)))
+        assert model.summary().flops == apart.summary().flops == 2 * 27 * 64 + model.graph.nodes[0].activation.flops((4, 4, 4))
+        assert model.summary().parameters == apart.summary().parameters
+
+
+def test_totals_say_where_the_receptive_field_lies():
+    x = nc.Input((24, 24, 1))
+    summary = nc.Model(x, MaxPool2D(2)(Conv2D(1, 5, padding=2)(x))).summary()
+    assert str(summary).splitlines()[-1] == "receptive field  6x6, stride 2x2, first centre at 0.5x0.5"
+    assert summary.to_dict()["receptive_field"] == {"size": (6, 6), "stride": (2, 2), "centre": (0.5, 0.5)}
+    assert summary.to_dict()["rows"][0]["receptive_field"] == {"size": (5, 5), "stride": (1, 1), "centre": (0, 0)}
+
+
 def test_float64_activations_take_twice_the_bytes():
     x = nc.Input((4, 4, 1))
     y = Conv2D(2, 3)(x)

@@ -19,9 +19,11 @@ from .receptive_field import ReceptiveField, receptive_fields
 class Row:
     """One application of a layer.
 
-    ``parameters`` counts the elements of all arrays that the layer keeps, running statistics included; a layer that shares the
-    weights of an earlier row counts none and has ``shared`` set. ``flops`` are those of one sample's forward pass, a multiply-add
-    counted as two. ``activation_bytes`` is the size of the outputs for one sample.
+    ``parameters`` counts the numbers that the layer learns (a convolution: ``kernel * (C_in / groups) * C_out``, and ``C_out`` of a
+    bias), ``trainable`` those of them that are not frozen, and ``state`` those that it keeps beside them (running statistics). A layer
+    that shares the weights of an earlier row counts none and has ``shared`` set. ``flops`` are the operations of one sample's forward
+    pass, those of the layer's activation included, a multiply-add counted as two (a convolution: ``2 * kernel * (C_in / groups) * C_out
+    * output places``). ``activation_bytes`` is the size of the outputs for one sample, ``elements * bytes of a number``.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Row:
     output_shape: tuple[int, ...] | tuple[tuple[int, ...], ...]
     parameters: int
     trainable: int
+    state: int
     flops: int
     receptive_field: ReceptiveField
     activation_bytes: int
@@ -37,7 +40,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """Rows in the order in which the layers run, and totals. ``receptive_field`` is that of the (first) output."""
+    """Rows in the order in which the layers run, and totals. ``receptive_field`` is that of the (first) output (size, stride and centre
+    as :mod:`numbacnn.inspect.receptive_field` computes them)."""
 
     name: str
     input_shapes: tuple[tuple[int, ...], ...]
@@ -46,13 +50,18 @@ class Summary:
 
     @property
     def parameters(self) -> int:
-        """Elements of all parameters; shared ones count once."""
+        """Numbers that the model learns, frozen or not; shared ones count once."""
         return sum(row.parameters for row in self.rows)
 
     @property
     def trainable(self) -> int:
-        """Elements of the parameters that training changes; frozen ones and running statistics are not among them."""
+        """``parameters`` without those that are frozen at present."""
         return sum(row.trainable for row in self.rows)
+
+    @property
+    def state(self) -> int:
+        """Numbers that the model keeps but doesn't learn: running statistics."""
+        return sum(row.state for row in self.rows)
 
     @property
     def flops(self) -> int:
@@ -67,7 +76,7 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         rows = [asdict(row) for row in self.rows]
-        totals = {key: getattr(self, key) for key in ("parameters", "trainable", "flops", "activation_bytes")}
+        totals = {key: getattr(self, key) for key in ("parameters", "trainable", "state", "flops", "activation_bytes")}
         field = asdict(self.receptive_field)
         return {"name": self.name, "input_shapes": self.input_shapes, **totals, "receptive_field": field, "rows": rows}
 
@@ -102,14 +111,16 @@ class Summary:
         return f"{self.name}, input {', '.join(map(_shape, self.input_shapes))}"
 
     def _totals(self) -> list[str]:
-        rest = self.parameters - self.trainable
+        frozen = self.parameters - self.trainable
         lines = [
-            f"parameters       {self.parameters:,}" + (f" ({self.trainable:,} trainable, {rest:,} not)" if rest else ""),
+            f"parameters       {self.parameters:,}" + (f" ({self.trainable:,} trainable, {frozen:,} frozen)" if frozen else ""),
+            *([f"state            {self.state:,} (running statistics)"] if self.state else []),
             f"operations       {quantity(self.flops)}FLOP per sample (a multiply-add counts as two)",
             f"activations      {quantity(self.activation_bytes, 1024)}B per sample",
         ]
-        if self.receptive_field.size:
-            lines.append(f"receptive field  {self.receptive_field}")
+        field = self.receptive_field
+        if field.size:
+            lines.append(f"receptive field  {field}, stride {_per_axis(field.stride)}, first centre at {_per_axis(field.centre)}")
         return lines
 
 
@@ -137,14 +148,17 @@ def summarize(model: Any) -> Summary:
 def _row(model: Any, node: Any, field: ReceptiveField, counted: set[str]) -> Row:
     specs = model.graph.specs
     sizes = {name: prod(specs[name].shape) for name in node.parameters.values() if name not in counted}
+    learned = {name: size for name, size in sizes.items() if specs[name].trainable}
+    flops = node.layer.flops(node.shapes) + (node.activation.flops(node.outputs[0].shape) if node.activation else 0)
     shapes = tuple(tuple(t.shape) for t in node.outputs)
     return Row(
         name=node.name,
         layer=type(node.layer).__name__,
         output_shape=shapes[0] if len(shapes) == 1 else shapes,
-        parameters=sum(sizes.values()),
-        trainable=sum(size for name, size in sizes.items() if specs[name].trainable and name not in model.store.frozen),
-        flops=int(node.layer.flops(node.shapes)),
+        parameters=sum(learned.values()),
+        trainable=sum(size for name, size in learned.items() if name not in model.store.frozen),
+        state=sum(sizes.values()) - sum(learned.values()),
+        flops=int(flops),
         receptive_field=field,
         activation_bytes=sum(map(prod, shapes)) * np.dtype(model.dtype).itemsize,
         shared=bool(node.parameters) and not sizes,
@@ -161,6 +175,10 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _shape(shape: Any) -> str:
     return " x ".join(map(str, shape)) or "scalar"
+
+
+def _per_axis(numbers: tuple[float, ...]) -> str:
+    return "x".join(f"{number:g}" for number in numbers)
 
 
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:
