@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import kernels
 from .errors import ConfigError, NumbacnnError, ShapeError, UnknownNameError, WeightsError
 from .graph import passes
 from .graph.build import Graph
@@ -122,13 +123,14 @@ class Model:
         are kept, so that asking at every step costs nothing. ``input_gradients`` asks for gradients of the inputs too."""
         batch_size = _checked_batch_size(batch_size)
         frozen = frozenset(self.store.frozen)
-        key = ("training", batch_size, _num_threads(), frozen, input_gradients)
-        return self._cached(key, lambda: TrainingPlan(self._plan(batch_size, True, input_gradients), self.store, self.seed))
+        threads = kernels.jit.num_threads()
+        key = ("training", batch_size, threads, frozen, input_gradients)
+        return self._cached(key, lambda: TrainingPlan(self._plan(batch_size, True, input_gradients, threads), self.store, self.seed))
 
     def memory(self, batch_size: int, training: bool = True) -> int:
         """Bytes of all arrays that training (or inference) at that batch size needs: parameters, activations,
         gradients, scratch. Found by planning: nothing is allocated. An optimizer's state comes on top."""
-        return self.store.nbytes + self._plan(_checked_batch_size(batch_size), training, False).nbytes
+        return self.store.nbytes + self._plan(_checked_batch_size(batch_size), training, False, _expected_threads()).nbytes
 
     # Parameters ------------------------------------------------------------------------------------------------------
 
@@ -248,7 +250,7 @@ class Model:
 
     # Plans -----------------------------------------------------------------------------------------------------------
 
-    def _plan(self, batch_size: int, training: bool, input_gradients: bool) -> Plan:
+    def _plan(self, batch_size: int, training: bool, input_gradients: bool, threads: int) -> Plan:
         if training:
             nodes, outputs = passes.for_training(self.graph.nodes, self.graph.outputs, self.store.specs, self.store.frozen, input_gradients)
         else:
@@ -260,15 +262,16 @@ class Model:
             self.store.specs,
             batch=batch_size,
             training=training,
-            threads=_num_threads(),
+            threads=threads,
             dtype=self.dtype,
             frozen=self.store.frozen,
             input_gradients=input_gradients,
         )
 
     def _inference_plan(self, batch_size: int) -> InferencePlan:
-        key = ("inference", batch_size, _num_threads())
-        return self._cached(key, lambda: InferencePlan(self._plan(batch_size, False, False), self.store))
+        threads = kernels.jit.num_threads()
+        key = ("inference", batch_size, threads)
+        return self._cached(key, lambda: InferencePlan(self._plan(batch_size, False, False, threads), self.store))
 
     def _cached(self, key: tuple, make: Callable[[], Any]) -> Any:
         """The plan of that key, made where there is none."""
@@ -384,8 +387,8 @@ def _is_working_type(dtype: Any) -> bool:
         return False
 
 
-def _num_threads() -> int:
-    """Threads of the next launch. Numba isn't imported for the answer: before it is, nobody can have set another."""
+def _expected_threads() -> int:
+    """Threads of a launch, for estimates: Numba isn't imported for the answer."""
     jit = sys.modules.get("numbacnn.kernels.jit")
     if jit is not None:
         return jit.num_threads()

@@ -168,8 +168,8 @@ def test_activation_field_with_parameters_of_its_own():
     x = nc.Input((4, 4, 2))
     model = nc.Model(x, nc.Conv2D(3, 1, activation=nc.PReLU())(x, name="c"))
     assert "c.activation.weight" in model.parameters
-    assert {local for step in model._plan(1, True, False).backward for local in step.dp} == {"weight", "bias"}
-    assert list(model._plan(1, True, False).backward[0].dp.values()) == ["c.activation.weight"]
+    assert {local for step in model._plan(1, True, False, 1).backward for local in step.dp} == {"weight", "bias"}
+    assert list(model._plan(1, True, False, 1).backward[0].dp.values()) == ["c.activation.weight"]
     with pytest.raises(UnknownNameError, match=r"^Conv2D layer 'c': .*'relu'"):
         nc.Conv2D(3, 1, activation="rleu")(x, name="c")
 

@@ -12,6 +12,7 @@ import pytest
 
 import numbacnn as nc
 from numbacnn.errors import ConfigError, ShapeError, UnknownNameError
+from numbacnn.graph.run import InferencePlan
 from numbacnn.kernels import jit
 from numbacnn.layers.initializers import Initializer, Normal
 from tests.small_layers import Affine, Noise, Sum, Tanh, Twice
@@ -119,7 +120,7 @@ def test_wrong_options(options):
 
 
 def layers_of(model):
-    return [type(run.node.layer).__name__ for run in model._plan(1, False, False).forward]
+    return [type(run.node.layer).__name__ for run in model._plan(1, False, False, 1).forward]
 
 
 def unfused(model, batch):
@@ -230,7 +231,7 @@ def test_identities_are_dropped():
     h = nc.StochasticDepth(0.1)(nc.SpatialDropout(0.2)(h))
     model = nc.Model(x, nc.Activation("relu")(h))
     assert layers_of(model) == ["FusedEpilogue"]
-    assert [type(run.node.layer).__name__ for run in model._plan(1, True, False).forward][-1] == "Activation"
+    assert [type(run.node.layer).__name__ for run in model._plan(1, True, False, 1).forward][-1] == "Activation"
 
 
 # Training plans ------------------------------------------------------------------------------------------------------
@@ -431,6 +432,17 @@ def test_freeze_patterns():
         model.freeze_until("stage22")
     with pytest.raises(ConfigError, match="patterns of parameters' names"):
         model.freeze(["stage1"])
+
+
+def test_kernels_run_on_as_many_threads_as_have_scratch(monkeypatch):
+    """Also where another number is set between planning and binding."""
+    model = nc.Sequential([nc.Conv2D(3, 3)]).build((8, 8, 2))
+    monkeypatch.setattr(jit, "_thread_count", 3)
+    plan = model._plan(1, False, False, jit.num_threads())
+    monkeypatch.setattr(jit, "_thread_count", 5)
+    (step,) = InferencePlan(plan, model.store)._forward_steps
+    *_, scratch, _, threads = step[1]
+    assert (len(scratch), threads) == (3, 3)
 
 
 def test_threads_may_predict_at_once():

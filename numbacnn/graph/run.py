@@ -69,19 +69,18 @@ class _Bound:
         found = tuple(self.array(slot) for slot in slots)
         return found[0] if len(found) == 1 else found
 
+    def _steps(self, node: Node, function: Callable, *arguments: Any) -> list[Step]:
+        """What calling a layer's method turns into: the kernels that it launches on as many threads as have scratch, or the call itself."""
+        if not node.layer.recordable:
+            return [(function, arguments)]
+        from .. import kernels
 
-def _steps_of(node: Node, function: Callable, *arguments: Any) -> list[Step]:
-    """What calling a layer's method turns into: the kernels that it launches, or the call itself."""
-    if not node.layer.recordable:
-        return [(function, arguments)]
-    from .. import kernels
-
-    try:
-        with kernels.jit.record() as steps:
-            function(*arguments)
-    except (ShapeError, ConfigError) as error:
-        raise type(error)(f"{node.label()}: {error}") from None
-    return steps
+        try:
+            with kernels.jit.record(self.plan.threads) as steps:
+                function(*arguments)
+        except (ShapeError, ConfigError) as error:
+            raise type(error)(f"{node.label()}: {error}") from None
+        return steps
 
 
 def _run(steps: Sequence[Step]) -> None:
@@ -104,12 +103,12 @@ class InferencePlan(_Bound):
         parameters = {node: self._with_derived(node) for node in self.prepared}
         for node, prepared in self.prepared.items():
             if prepared:
-                self._prepare_steps += _steps_of(node, node.layer.prepare, node.shapes, parameters[node], prepared, False)
+                self._prepare_steps += self._steps(node, node.layer.prepare, node.shapes, parameters[node], prepared, False)
         for run in plan.forward:
             node = run.node
             b = {**self._named(run.buffers), **self._named(run.scratch), **self.prepared[node]}
             x, y = self._grouped(node, run.x), self._outputs(run.y)
-            self._forward_steps += _steps_of(node, node.layer.forward, x, y, parameters[node], b, False)
+            self._forward_steps += self._steps(node, node.layer.forward, x, y, parameters[node], b, False)
 
     def _with_derived(self, node: Node) -> dict[str, np.ndarray]:
         """A node's parameters, with arrays for those that are computed from others."""
@@ -206,8 +205,8 @@ class TrainingPlan(_Bound):
             steps.append((derived.compute, (self.store.view, found)))
             p.update(found)
         if self.prepared[node]:
-            steps += _steps_of(node, node.layer.prepare, node.shapes, p, self.prepared[node], trains)
-        return steps + _steps_of(node, node.layer.forward, self._grouped(node, run.x), self._outputs(run.y), p, self._b(run), trains)
+            steps += self._steps(node, node.layer.prepare, node.shapes, p, self.prepared[node], trains)
+        return steps + self._steps(node, node.layer.forward, self._grouped(node, run.x), self._outputs(run.y), p, self._b(run), trains)
 
     def _bind_backward(self, run: Backward) -> list[Step]:
         node = run.node
@@ -216,12 +215,17 @@ class TrainingPlan(_Bound):
             dp = {local: self.gradients[place] if isinstance(place, str) else self.array(place) for local, place in run.dp.items()}
             x, y = self._grouped(node, run.x), self._outputs(run.y)
             dy, dx = self._outputs(run.dy), self._grouped(node, run.dx)
-            steps += _steps_of(node, node.layer.backward, x, y, dy, dx, self._parameters(node), dp, self._b(run))
-        return steps + [self._bind_combine(combine) for combine in run.after]
+            steps += self._steps(node, node.layer.backward, x, y, dy, dx, self._parameters(node), dp, self._b(run))
+        return steps + [step for combine in run.after for step in self._bind_combine(combine)]
 
-    def _bind_combine(self, combine: Combine) -> Step:
+    def _bind_combine(self, combine: Combine) -> list[Step]:
         from .. import kernels
 
         target = self.gradients[combine.target] if isinstance(combine.target, str) else self.array(combine.target)
-        kernel = kernels.accumulate.copy_into if combine.copy else kernels.accumulate.add_into
-        return kernel.bind(target.reshape(-1), self.array(combine.source).reshape(-1))
+        source = self.array(combine.source).reshape(target.shape)
+        with kernels.jit.record(self.plan.threads) as steps:
+            if combine.copy:
+                kernels.rearrange.copy(source, target)
+            else:
+                kernels.merge.add(target, source, target)
+        return steps
