@@ -29,11 +29,14 @@ from ..layers.dense import Dense
 from ..layers.shape import Flatten
 from ..plugin import registry
 
-Rules = Sequence[tuple[str, str] | tuple[str, str, int]]
+Rule = tuple[str, str] | tuple[str, str, int]
+Rules = Sequence[Rule]
 
 OWN = "numbacnn"
-IGNORED = re.compile(r".*\.num_batches_tracked|num_batches_tracked")
-"""Names in checkpoints that mean nothing here: PyTorch counts batches for a running mean without momentum."""
+IGNORED = re.compile(r"(.*\.)?num_batches_tracked|n_averaged")
+"""Names in checkpoints that mean nothing here: PyTorch counts batches for a running mean without momentum, and the models in an average."""
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""What stands before all names where a module was wrapped: by DataParallel and averaging, by torch.compile, in a LightningModule."""
 
 _FIELD = re.compile(r"\{(\w+)([+-]\d+)?\}")
 

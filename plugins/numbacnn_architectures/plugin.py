@@ -35,6 +35,11 @@ IMAGENET = {
         "wide_resnet50_2": "Wide ResNet-50-2 (Zagoruyko & Komodakis 2016): bottlenecks twice as wide",
         "resnet50d": "ResNet-50-D (T. He et al. 2019): a stem of 3 x 3 convolutions, shortcuts that average",
     },
+    "densenet": {
+        "densenet121": "DenseNet-121 (Huang et al. 2017): every layer sees all layers before it in its stage",
+        "densenet169": "DenseNet-169 (Huang et al. 2017)",
+        "densenet201": "DenseNet-201 (Huang et al. 2017)",
+    },
     "mobilenet": {
         "mobilenet_v1": "MobileNet (Howard et al. 2017): depthwise separable convolutions",
         "mobilenet_v2": "MobileNetV2 (Sandler et al. 2018): inverted residuals",
@@ -42,6 +47,7 @@ IMAGENET = {
         "mobilenet_v3_large": "MobileNetV3-Large (Howard et al. 2019)",
     },
     "shufflenet": {"shufflenet_v2_x1_0": "ShuffleNetV2 (Ma et al. 2018): halves of the channels that change sides"},
+    "xception": {"xception": "Xception (Chollet 2017): depthwise separable convolutions"},
     "convnext": {
         "convnext_tiny": "ConvNeXt-T (Liu et al. 2022): residual blocks in the manner of vision transformers",
         "convnext_small": "ConvNeXt-S (Liu et al. 2022)",
@@ -49,6 +55,7 @@ IMAGENET = {
         "convnext_large": "ConvNeXt-L (Liu et al. 2022)",
     },
 }
+SIZES = {"xception": (299, 299)}  # of images, where not 224 x 224
 CIFAR = {
     "resnet20": "ResNet-20 for 32 x 32 images (He et al. 2016, section 4.2)",
     "resnet32": "ResNet-32 for 32 x 32 images (He et al. 2016, section 4.2)",
@@ -67,6 +74,6 @@ def numbacnn_architectures() -> Iterator[ArchitectureSpec]:
     for module, variants in IMAGENET.items():
         for name, summary in variants.items():
             factory = f"{package}.{module}:{name}"
-            yield ArchitectureSpec(name, factory, summary, input_size=(224, 224), names=f"{package}.{module}:NAMES")
+            yield ArchitectureSpec(name, factory, summary, input_size=SIZES.get(name, (224, 224)), names=f"{package}.{module}:NAMES")
     for name, summary in CIFAR.items():
         yield ArchitectureSpec(name, f"{package}.resnet:{name}", summary, input_size=(32, 32), names=f"{package}.resnet:CIFAR_NAMES")
