@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors and npz, written whole or not at all, and read with one sentence for what is wrong.
+"""Weights on disk: safetensors, written whole or not at all, and npz and PyTorch's files, read with one sentence for what is wrong.
 
 A model's file is an ordinary ``.safetensors`` file: one tensor per parameter under its dotted name, and, in the metadata
 under ``"numbacnn"``, a JSON text with the format's version and the graph (each layer's name, version and providing
@@ -12,8 +12,10 @@ import difflib
 import json
 import os
 import secrets
+import tokenize
 import zipfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +23,23 @@ from typing import Any
 import numpy as np
 
 from ..errors import WeightsError
-from . import names
+from ..layers.base import Shape
+from . import names, torch_files
 
 FORMAT = 1
 """Version of the file's layout; a reader refuses newer ones."""
 METADATA_KEY = "numbacnn"
-TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 SHOWN = 4
 """How many names a message lists of each kind of mismatch."""
+SEARCHED = 1000
+"""How many names are compared with one that is listed."""
+UNPACKED, RATIO = 1 << 30, 100
+"""An npz file may unpack to that many bytes, or to so many times its own size."""
+NPZ_ERRORS = (
+    *(ValueError, EOFError, LookupError, TypeError, SyntaxError, RuntimeError, OverflowError, MemoryError),
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, tokenize.TokenError),
+)
+"""What NumPy and zipfile raise for files of nonsense."""
 
 
 # Writing -------------------------------------------------------------------------------------------------------------
@@ -90,22 +101,24 @@ def save_parts(path: str | os.PathLike, config: Mapping[str, Any], weights: Mapp
 
 
 def read_weights(source: str | os.PathLike | Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Arrays by name from a ``.safetensors`` or ``.npz`` file, or from a mapping of anything that NumPy takes.
+    """Arrays by name from a ``.safetensors`` or ``.npz`` file, from a PyTorch checkpoint (:mod:`numbacnn.weights.torch_files`), or from a
+    mapping of anything that NumPy takes.
 
     Raises WeightsError, in a sentence, for a file that is missing, damaged or of another kind."""
     if isinstance(source, Mapping):
         return {str(name): np.asarray(array) for name, array in source.items()}
     path = Path(source)
-    if path.suffix.lower() in TORCH_SUFFIXES:
-        raise WeightsError(
-            f"{str(path)!r} looks like a PyTorch file, which this version does not read; save it as .safetensors or .npz first, "
-            "for example with safetensors.torch.save_file(module.state_dict(), path)."
-        )
-    if path.suffix.lower() == ".npz":
-        return _read_npz(path)
-    if path.suffix.lower() == ".safetensors" or not path.suffix:
-        return _read_safetensors(path)[0]
-    raise WeightsError(f"{str(path)!r} is not a weights file: .safetensors and .npz are read, {path.suffix!r} is not.")
+    suffix = path.suffix.lower()
+    readers: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+        ".npz": _read_npz,
+        **dict.fromkeys(torch_files.SUFFIXES, torch_files.read_checkpoint),
+    }
+    readers |= dict.fromkeys(("", ".safetensors"), lambda path: _read_safetensors(path)[0])
+    if suffix not in readers:
+        known = ", ".join(sorted(filter(None, readers)))
+        raise WeightsError(f"{str(path)!r} is not a weights file: {known} are read, {path.suffix!r} is not.")
+    _check_file(path)
+    return readers[suffix](path)
 
 
 def load_parts(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -133,24 +146,41 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     _check_file(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (not a mapping)
+            halves = [name for name in file.keys() if file.get_slice(name).get_dtype() == "BF16"]  # noqa: SIM118 (not a mapping)
+            weights = {name: file.get_tensor(name) for name in file.keys() if name not in halves}  # noqa: SIM118
+            return {**weights, **_read_bfloat16(path, halves)}, dict(file.metadata() or {})
     except (SafetensorError, TypeError, AttributeError, ValueError) as error:
         raise WeightsError(f"{str(path)!r} is not a complete safetensors file that NumPy can hold: {error}.") from error
     except OSError as error:
         raise WeightsError(f"{str(path)!r} cannot be read: {error.strerror or error}.") from error
 
 
+def _read_bfloat16(path: Path, tensors: list[str]) -> dict[str, np.ndarray]:
+    """The tensors of a file that safetensors has found to be whole, of a type that NumPy lacks, as float32."""
+    weights = {}
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        for name in tensors:
+            start, stop = header[name]["data_offsets"]
+            file.seek(8 + length + start)
+            weights[name] = torch_files.from_bfloat16(np.frombuffer(file.read(stop - start), "<u2")).reshape(header[name]["shape"])
+    return weights
+
+
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    _check_file(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array without a name")
+            records = file.zip.infolist() if file.zip else []
+            if sum(record.file_size for record in records) > max(UNPACKED, RATIO * path.stat().st_size):
+                raise ValueError(f"it unpacks to more than {RATIO} times its size")
             return {name: file[name] for name in file.files}
     except OSError as error:
         raise WeightsError(f"{str(path)!r} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-        raise WeightsError(f"{str(path)!r} is not a complete npz file of plain arrays: {error}.") from error
+    except NPZ_ERRORS as error:
+        raise WeightsError(f"{str(path)!r} is not a complete npz file of plain arrays: {error or type(error).__name__}.") from error
 
 
 def _check_file(path: Path) -> None:
@@ -165,7 +195,7 @@ def _check_file(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Report:
-    """How the names of a file and of a model met, as the file spells them. ``convention`` is whose names these are (``"numbacnn"``,
+    """How the names of a file and of a model met, as the file spells them (without what wrappers put before all). ``convention`` is whose names these are (``"numbacnn"``,
     ``"torchvision"``...); ``shapes`` gives (name, given shape, needed shape)."""
 
     assigned: tuple[str, ...]
@@ -180,28 +210,35 @@ class Report:
         return not (self.missing or self.unexpected or self.shapes)
 
     def __str__(self) -> str:
-        parts = [f"{len(self.assigned)} parameters assigned"]
+        whose = "" if self.convention == names.OWN else f" by their names in {self.convention}"
+        return "; ".join([f"{len(self.assigned)} parameters assigned{whose}", *self.problems()])
+
+    def problems(self) -> list[str]:
+        """A phrase for each kind of mismatch, with the first few names."""
+        phrases = []
         if self.missing:
-            parts.append(f"{len(self.missing)} missing: {_listed([_with_hint(name, self.unexpected) for name in self.missing])}")
+            phrases.append(f"{len(self.missing)} missing: {_listed(self.missing, lambda name: _with_hint(name, self.unexpected))}")
         if self.unexpected:
-            parts.append(f"{len(self.unexpected)} unexpected: {_listed([_with_hint(name, self.missing) for name in self.unexpected])}")
+            phrases.append(f"{len(self.unexpected)} unexpected: {_listed(self.unexpected, lambda name: _with_hint(name, self.missing))}")
         if self.shapes:
-            wrong = [f"{name!r} has shape {given}, the model needs {needed}" for name, given, needed in self.shapes]
-            parts.append(f"{len(self.shapes)} of the wrong shape: {_listed(wrong)}")
-        return "; ".join(parts)
+            phrases.append(f"{len(self.shapes)} of the wrong shape: {_listed(self.shapes, _shapes_apart)}")
+        return phrases
 
 
 def assign(model: Any, weights: Mapping[str, Any], strict: bool = True, skip_mismatched: bool = False) -> Report:
-    """Copy arrays into the model's parameters, by our names or by those of the library that more of the names fit.
+    """Copy arrays into the model's parameters, by our names or by those of the library that more of the names fit. What DataParallel and
+    torch.compile put before all names is left out.
 
     Raises WeightsError, and leaves the model as it was, where a kind of number does not fit, where a shape does not and
-    ``skip_mismatched`` is not set, or, if ``strict``, where a name is missing or unexpected. What is skipped is reported."""
+    ``skip_mismatched`` is not set, where no name fits, or, if ``strict``, where one is missing or unexpected. What is skipped is
+    reported."""
     given = {name: np.asarray(array) for name, array in weights.items() if not names.IGNORED.fullmatch(name)}
     candidates = {convention: names.places(model, convention) for convention in names.conventions(model)}
+    given = _unwrapped(given, {place.name for places in candidates.values() for place in places.values()})
     convention = max(candidates, key=lambda key: sum(place.name in given for place in candidates[key].values()))
     places = {ours: place for ours, place in candidates[convention].items() if place.name in given}
     known = {place.name for place in candidates[convention].values()}
-    fitting = {ours: place for ours, place in places.items() if _without_ones(given[place.name].shape) == _without_ones(place.shape)}
+    fitting = {ours: place for ours, place in places.items() if place.fits(given[place.name].shape)}
     report = Report(
         assigned=tuple(place.name for place in fitting.values()),
         missing=tuple(place.name for place in candidates[convention].values() if place.name not in given),
@@ -209,15 +246,16 @@ def assign(model: Any, weights: Mapping[str, Any], strict: bool = True, skip_mis
         shapes=tuple((place.name, given[place.name].shape, place.shape) for ours, place in places.items() if ours not in fitting),
         convention=convention,
     )
-    if (report.shapes and not skip_mismatched) or (strict and (report.missing or report.unexpected)):
-        raise WeightsError(f"The weights do not fit the model: {_mismatch(report)}.")
+    if (report.shapes and not skip_mismatched) or (strict and (report.missing or report.unexpected)) or (given and not places):
+        raise WeightsError(f"The weights do not fit the model: {_misfit(model, report)}.")
     for place in fitting.values():
-        if given[place.name].dtype.kind not in "fiu":
+        if given[place.name].dtype.kind not in "fiub":
             raise WeightsError(
                 f"The weights do not fit the model: {place.name!r} holds {given[place.name].dtype}, real numbers are needed."
             )
-    for ours, place in fitting.items():
-        model.parameters[ours] = place.imported(given[place.name])
+    arrays = {ours: place.imported(given[place.name]) for ours, place in fitting.items()}
+    for ours, array in arrays.items():
+        model.parameters[ours] = array
     return report
 
 
@@ -227,19 +265,48 @@ def export(model: Any, path: str | os.PathLike, convention: str) -> None:
     write_weights(path, {place.name: place.exported(model.store.view(ours)) for ours, place in places.items()})
 
 
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(length for length in shape if length != 1)
+def output_parameters(model: Any, convention: str = names.OWN) -> set[str]:
+    """What a library calls the parameters of the layers that compute the model's outputs: of the classes, in a classifier."""
+    places, outputs = names.places(model, convention), set(model.graph.outputs)
+    return {places[name].name for node in model.graph.nodes if outputs & set(node.outputs) for name in node.parameters.values()}
 
 
-def _mismatch(report: Report) -> str:
-    return str(report).partition("; ")[2]
+def _unwrapped(given: dict[str, np.ndarray], known: set[str]) -> dict[str, np.ndarray]:
+    """``given`` without a wrapper's prefix of all names, unless the model has such names itself."""
+    for prefix in names.WRAPPERS * 2:  # one may stand in the other
+        if given and not known & set(given) and all(name.startswith(prefix) for name in given):
+            given = {name.removeprefix(prefix): array for name, array in given.items()}
+    return given
 
 
-def _with_hint(name: str, candidates: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+def _misfit(model: Any, report: Report) -> str:
+    """What to say of weights that don't fit, and what to do about it. Of weights of another network it is no use to list names."""
+    total = len(report.assigned) + len(report.missing) + len(report.shapes)
+    if 2 * len(report.assigned) < total and (report.unexpected or report.shapes):
+        foreign = f"{len(report.unexpected)} names are foreign, such as {' and '.join(map(repr, report.unexpected[:2]))}"
+        return (
+            f"they seem to be those of another network; {len(report.assigned)} of the {total} parameters of "
+            f"{model.architecture or model.name or 'the model'} are among them by name and shape, and "
+            f"{foreign if report.unexpected else _shapes_apart(report.shapes[0])}"
+        )
+    phrases = report.problems()
+    if report.shapes and {name for name, _, _ in report.shapes} <= output_parameters(model, report.convention):
+        phrases.append("the number of classes differs, and skip_mismatched=True leaves the layer that tells them apart as it is")
+    elif report.shapes:
+        phrases.append("skip_mismatched=True leaves those of the wrong shape out")
+    return "; ".join(phrases)
+
+
+def _listed(items: Sequence[Any], show: Callable[[Any], str]) -> str:
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(map(show, items[:SHOWN])) + more
+
+
+def _with_hint(name: str, candidates: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, candidates[:SEARCHED], n=1, cutoff=0.6)
     return f"{name!r} (near {close[0]!r})" if close else repr(name)
 
 
-def _listed(items: list[str]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
+def _shapes_apart(misfit: tuple[str, Shape, Shape]) -> str:
+    name, given, needed = misfit
+    return f"{name!r} has shape {given}, the model needs {needed}"
