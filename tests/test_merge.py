@@ -258,9 +258,9 @@ def test_messages():
         Concatenate(axis=0).output_shape(((4, 3), (4,)))
     with pytest.raises(ShapeError, match="needs an axis 3"):
         Concatenate(axis=3).output_shape(((4, 4, 3), (4, 4, 3)))
-    with pytest.raises(ConfigError, match="axis of Concatenate is"):
+    with pytest.raises(ConfigError, match="Concatenate: axis is"):
         Concatenate(axis=0.5)
-    with pytest.raises(ConfigError, match="initial of Scale is nan"):
+    with pytest.raises(ConfigError, match="Scale: initial is nan"):
         Scale(initial=math.nan)
     with pytest.raises(ShapeError, match="needs an axis 2"):
         Scale(axis=2).output_shape((5,))

@@ -197,12 +197,12 @@ def test_gradients(layer):
         (lambda: ZeroPad(channels=-1), "channels of ZeroPad is -1; it takes an integer of at least 0, or a pair (before, after)."),
         (lambda: ZeroPad(channels=(1, 2, 3)), "channels of ZeroPad is (1, 2, 3)"),
         (lambda: Crop(((1, 2, 3),)), "cropping of Crop is ((1, 2, 3),)"),
-        (lambda: Slice(start=1.5), "start of Slice is 1.5"),
+        (lambda: Slice(start=1.5), "Slice: start is 1.5"),
         (lambda: Split(0), "parts of Split is 0"),
         (lambda: Split(()), "parts of Split is ()"),
-        (lambda: DepthToSpace(0), "block of DepthToSpace is 0; it takes an integer of at least 1."),
+        (lambda: DepthToSpace(0), "DepthToSpace: block is 0; it takes an integer of at least 1."),
         (lambda: SpaceToDepth(order="RCD"), "order of SpaceToDepth is 'RCD'; it takes 'DCR' or 'CRD'."),
-        (lambda: ChannelShuffle(0), "groups of ChannelShuffle is 0"),
+        (lambda: ChannelShuffle(0), "ChannelShuffle: groups is 0"),
     ],
 )
 def test_fields_that_cannot_be(make, message):

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from .. import kernels
-from ..errors import ConfigError, ShapeError
+from ..errors import ConfigError
 from ..plugin import registry
+from . import checks
 from .base import Buffer, Layer, Parameter, Shape
 from .initializers import Constant
 
@@ -115,7 +116,7 @@ class LeakyReLU(Elementwise):
     alpha: float = 0.01
 
     def __post_init__(self) -> None:
-        _finite(self, "alpha")
+        checks.number(self, "alpha")
 
     def scalar(self) -> Scalar:
         return kernels.activations.leaky_relu(float(self.alpha))
@@ -131,7 +132,7 @@ class ELU(Elementwise):
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        _finite(self, "alpha")
+        checks.number(self, "alpha")
 
     def scalar(self) -> Scalar:
         return kernels.activations.elu(float(self.alpha))
@@ -239,12 +240,6 @@ class Softplus(Elementwise):
         return kernels.activations.softplus_gradient
 
 
-def _finite(layer: Layer, field: str) -> None:
-    value = getattr(layer, field)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{type(layer).__name__} was given {field}={value!r}; it is a finite number.")
-
-
 # Layers that are not elementwise functions of x alone -----------------------------------------------------------------
 
 
@@ -264,10 +259,7 @@ class PReLU(Layer):
     stem: ClassVar[str] = "prelu"
 
     def __post_init__(self) -> None:
-        _finite(self, "initial")
-
-    def output_shape(self, x: Shape) -> Shape:
-        return _with_channels(self, x)
+        checks.number(self, "initial")
 
     def parameters(self, x: Shape) -> dict[str, Parameter]:
         return {"weight": Parameter((1,) if self.shared else (x[-1],), Constant(float(self.initial)), decay=False)}
@@ -275,7 +267,7 @@ class PReLU(Layer):
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         if not training:
             return {}
-        parts = -(-batch * math.prod(x[:-1]) // _PRELU_ROWS)
+        parts = -(-batch * math.prod(x[:-1]) // kernels.pointwise.SUM_ROWS)
         return {"partial": Buffer((parts, x[-1]), per_sample=False)}
 
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
@@ -291,9 +283,6 @@ class PReLU(Layer):
         return 2 * math.prod(x)
 
 
-_PRELU_ROWS = 512  # as kernels.pointwise.SUM_ROWS, which cannot be read without importing Numba
-
-
 @dataclasses.dataclass(frozen=True)
 class Softmax(Layer):
     """``exp(x) / sum(exp(x))`` over the channels, the last axis. Large numbers are safe, entries of ``-inf`` give 0."""
@@ -302,9 +291,6 @@ class Softmax(Layer):
     in_place: ClassVar[bool] = True
     recordable: ClassVar[bool] = True
     stem: ClassVar[str] = "softmax"
-
-    def output_shape(self, x: Shape) -> Shape:
-        return _with_channels(self, x)
 
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
         kernels.pointwise.softmax(_rows(x), _rows(y))
@@ -335,12 +321,6 @@ def _rows(array: Any) -> Any:
     return array.reshape(-1, array.shape[-1])
 
 
-def _with_channels(layer: Layer, x: Shape) -> Shape:
-    if not x:
-        raise ShapeError(f"{type(layer).__name__} works over the channels, the last axis, and was given a scalar per sample, shape ().")
-    return x
-
-
 # By name -------------------------------------------------------------------------------------------------------------
 
 
@@ -357,6 +337,13 @@ class Activation(Elementwise):
     alpha: float | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.function, str):
+            raise ConfigError(
+                f"Activation: function is {self.function!r}; it takes the registered name of an activation, such as 'relu'. "
+                "nc.activation(name, function) makes a layer of a function."
+            )
+        if self.alpha is not None:
+            checks.number(self, "alpha")
         self._layer  # noqa: B018  a name that cannot be found is an error here, not in the first forward pass
 
     @property

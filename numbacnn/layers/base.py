@@ -88,8 +88,8 @@ class Layer:
 
     def output_shape(self, x: Any) -> Any:
         """Shape of the output for input shape(s) ``x``, without the batch axis. A list of shapes means several
-        outputs. Pure arithmetic. Raises ShapeError with what was given, what is needed and why; the graph puts the
-        layer's name in front."""
+        outputs. No shape is empty, and no axis is 0. Pure arithmetic. Raises ShapeError with what was given, what is
+        needed and why; the graph puts the layer's name in front."""
         return x
 
     def parameters(self, x: Any) -> dict[str, Parameter]:

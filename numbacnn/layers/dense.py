@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import kernels
-from ..errors import ShapeError
 from . import checks
 from .base import Buffer, Parameter, Shape
 from .epilogue import Fusable, constant_vector
@@ -41,8 +40,6 @@ class Dense(Fusable):
         checks.integer(self, "units", 1)
 
     def output_shape(self, x: Shape) -> Shape:
-        if len(x) < 1:
-            raise ShapeError(f"given shape {x}, needs at least a channel axis.")
         return (*x[:-1], self.units)
 
     def parameters(self, x: Shape) -> dict[str, Parameter]:
@@ -62,7 +59,7 @@ class Dense(Fusable):
         elements = conv.forward_elements(conv.POINTWISE, places, x[-1], places, self.units, 1, threads)
         if not training:
             return {"scratch": Buffer((threads, elements), per_sample=False)}
-        packed, backward = conv.data_gradient_elements(conv.POINTWISE, places, x[-1], self.units, places, 1, threads)
+        packed, backward = conv.data_gradient_elements(conv.POINTWISE, places, x[-1], places, self.units, 1, threads)
         elements = max(elements, backward, conv.weight_gradient_elements(conv.POINTWISE, places, x[-1], places, self.units, 1, threads))
         return {"scratch": Buffer((threads, elements), per_sample=False), "packed_transposed": Buffer((packed,), per_sample=False)}
 

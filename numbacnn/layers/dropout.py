@@ -7,7 +7,7 @@ import math
 from typing import Any, ClassVar
 
 from .. import kernels
-from ..errors import ConfigError, ShapeError
+from . import checks
 from .base import Layer, Shape
 
 
@@ -23,8 +23,7 @@ class _Dropping(Layer):
     recordable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.rate, bool) or not isinstance(self.rate, int | float) or not 0 <= self.rate < 1:
-            raise ConfigError(f"{type(self).__name__} was given rate={self.rate!r}; it is the share left out, at least 0 and below 1.")
+        checks.number(self, "rate", least=0, below=1)
 
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
         if training:
@@ -62,11 +61,6 @@ class SpatialDropout(_Dropping):
     rate: float = 0.5
 
     stem: ClassVar[str] = "spatial_dropout"
-
-    def output_shape(self, x: Shape) -> Shape:
-        if not x:
-            raise ShapeError("SpatialDropout leaves out channels, the last axis, and was given a scalar per sample, shape ().")
-        return x
 
     def _drop(self, x: Any, y: Any, random: Any) -> None:
         shape = (x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])

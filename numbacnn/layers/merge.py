@@ -15,8 +15,9 @@ import numpy as np
 
 from .. import kernels
 from ..errors import ShapeError
+from . import checks
 from .base import Buffer, Layer, Shape
-from .shape import check_integer, parts, resolve_axis
+from .shape import cut, resolve_axis
 
 Arrays = Sequence[np.ndarray]
 
@@ -51,8 +52,8 @@ def _pass_on(dy: np.ndarray, dx: np.ndarray) -> None:
         kernels.merge.sum_product(dy, np.ones((1,) * dy.ndim, dy.dtype), dx)
 
 
-class _Elementwise(Layer):
-    """What the four have in common."""
+class _Broadcasting(Layer):
+    """What Add, Subtract, Multiply and Maximum have in common."""
 
     arity: ClassVar[int | None] = None
     recordable: ClassVar[bool] = True
@@ -76,7 +77,7 @@ def _fold(operation: Any, x: Arrays, y: np.ndarray) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Add(_Elementwise):
+class Add(_Broadcasting):
     """Sum of any number of inputs: ``y = x[0] + x[1] + ...``, element by element, with broadcasting."""
 
     backward_reads: ClassVar[tuple[str, ...]] = ()
@@ -94,7 +95,7 @@ class Add(_Elementwise):
 
 
 @dataclasses.dataclass(frozen=True)
-class Subtract(_Elementwise):
+class Subtract(_Broadcasting):
     """Difference of two inputs: ``y = x[0] - x[1]``, element by element, with broadcasting."""
 
     arity: ClassVar[int | None] = 2
@@ -112,7 +113,7 @@ class Subtract(_Elementwise):
 
 
 @dataclasses.dataclass(frozen=True)
-class Multiply(_Elementwise):
+class Multiply(_Broadcasting):
     """Product of any number of inputs: ``y = x[0] * x[1] * ...``, element by element, with broadcasting."""
 
     backward_reads: ClassVar[tuple[str, ...]] = ("x",)
@@ -140,7 +141,7 @@ class Multiply(_Elementwise):
 
 
 @dataclasses.dataclass(frozen=True)
-class Maximum(_Elementwise):
+class Maximum(_Broadcasting):
     """Largest of any number of inputs, element by element, with broadcasting; NaN wins.
 
     The gradient goes to the first input that holds the largest value (to the last one where that is NaN).
@@ -161,11 +162,10 @@ class Maximum(_Elementwise):
     def backward(self, x: Arrays, y: np.ndarray, dy: np.ndarray, dx: Sequence[np.ndarray | None], p: dict, dp: dict, b: dict) -> None:
         left = dy
         for array, gradient in zip(x[:-1], dx[:-1]):
-            whole = gradient is not None and gradient.shape == dy.shape
-            taken = gradient if whole else b["left"] if gradient is None else b["taken"]
+            taken = b["left"] if gradient is None else gradient if gradient.shape == dy.shape else b["taken"]
             kernels.merge.claim(_aligned(array, dy.ndim), y, left, taken, b["left"])
             left = b["left"]
-            if gradient is not None and taken is not None and not whole:
+            if gradient is not None and taken is not gradient:
                 _pass_on(taken, gradient)
         if dx[-1] is not None:
             _pass_on(left, dx[-1])
@@ -183,7 +183,7 @@ class Concatenate(Layer):
     stem: ClassVar[str] = "concatenate"
 
     def __post_init__(self) -> None:
-        check_integer(self, "axis")
+        checks.integer(self, "axis")
 
     def output_shape(self, x: Sequence[Shape]) -> Shape:
         axis = resolve_axis(self.axis, x[0])
@@ -204,11 +204,11 @@ class Concatenate(Layer):
 
     def forward(self, x: Arrays, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
         axis = resolve_axis(self.axis, y.shape[1:]) + 1
-        for array, part in zip(x, parts(y, axis, [array.shape[axis] for array in x])):
+        for array, part in zip(x, cut(y, axis, [array.shape[axis] for array in x])):
             kernels.rearrange.copy(array, part)
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: Sequence[np.ndarray | None], p: dict, dp: dict, b: dict) -> None:
         axis = resolve_axis(self.axis, dy.shape[1:]) + 1
-        for gradient, part in zip(dx, parts(dy, axis, [b[f"extent{k}"].size for k in range(len(dx))])):
+        for gradient, part in zip(dx, cut(dy, axis, [b[f"extent{k}"].size for k in range(len(dx))])):
             if gradient is not None:
                 kernels.rearrange.copy(part, gradient)

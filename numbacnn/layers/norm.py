@@ -11,31 +11,8 @@ import numpy as np
 
 from .. import kernels
 from ..errors import ConfigError, ShapeError
+from . import checks
 from .base import Buffer, Layer, Parameter, Shape
-
-
-def _check_number(owner: Layer, name: str, least: float, most: float = math.inf) -> None:
-    value = getattr(owner, name)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not (least <= value <= most and math.isfinite(value)):
-        limits = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
-        raise ConfigError(f"{type(owner).__name__}: {name} is {value!r}; it takes a number {limits}.")
-
-
-def _check_positive(owner: Layer, name: str) -> None:
-    value = getattr(owner, name)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise ConfigError(f"{type(owner).__name__}: {name} is {value!r}; it takes a number above 0.")
-
-
-def _check_count(owner: Layer, name: str) -> None:
-    value = getattr(owner, name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{type(owner).__name__}: {name} is {value!r}; it takes an integer of at least 1.")
-
-
-def _check_shape(x: Shape) -> None:
-    if not x or min(x) < 1:
-        raise ShapeError(f"given shape {tuple(x)}, needs at least a channel axis, each at least 1.")
 
 
 def _or_nothing(arrays: dict, name: str, like: np.ndarray) -> np.ndarray:
@@ -154,12 +131,8 @@ class BatchNorm(_PixelNorm):
     foldable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_number(self, "momentum", 0, 1)
-        _check_positive(self, "epsilon")
-
-    def output_shape(self, x: Shape) -> Shape:
-        _check_shape(x)
-        return x
+        checks.number(self, "momentum", least=0, most=1)
+        checks.number(self, "epsilon", above=0)
 
     def parameters(self, x: Shape) -> dict[str, Parameter]:
         shape = (x[-1],)
@@ -211,7 +184,6 @@ class _SampleNorm(_PixelNorm):
     """Statistics of each sample by itself, in training and in inference alike."""
 
     def output_shape(self, x: Shape) -> Shape:
-        _check_shape(x)
         groups = self._group_count(x[-1])
         if x[-1] % groups:
             raise ShapeError(f"given shape {tuple(x)}, needs channels that {groups} groups divide.")
@@ -256,8 +228,8 @@ class GroupNorm(_SampleNorm):
     stem: ClassVar[str] = "group_norm"
 
     def __post_init__(self) -> None:
-        _check_count(self, "groups")
-        _check_positive(self, "epsilon")
+        checks.integer(self, "groups", 1)
+        checks.number(self, "epsilon", above=0)
 
     def parameters(self, x: Shape) -> dict[str, Parameter]:
         return _affine_parameters((x[-1],), self.scale, self.center)
@@ -284,7 +256,7 @@ class InstanceNorm(_SampleNorm):
     stem: ClassVar[str] = "instance_norm"
 
     def __post_init__(self) -> None:
-        _check_positive(self, "epsilon")
+        checks.number(self, "epsilon", above=0)
 
     def parameters(self, x: Shape) -> dict[str, Parameter]:
         return _affine_parameters((x[-1],), self.affine, self.affine)
@@ -322,11 +294,7 @@ class LayerNorm(Layer):
     def __post_init__(self) -> None:
         if self.axes not in ("channels", "all"):
             raise ConfigError(f"LayerNorm: axes is {self.axes!r}; it takes 'channels' or 'all'.")
-        _check_positive(self, "epsilon")
-
-    def output_shape(self, x: Shape) -> Shape:
-        _check_shape(x)
-        return x
+        checks.number(self, "epsilon", above=0)
 
     def parameters(self, x: Shape) -> dict[str, Parameter]:
         return _affine_parameters(self._normalised(x), self.scale, self.center)
@@ -398,14 +366,10 @@ class LocalResponseNorm(Layer):
     backward_reads: ClassVar[tuple[str, ...]] = ("x",)
 
     def __post_init__(self) -> None:
-        _check_count(self, "size")
+        checks.integer(self, "size", 1)
         for name in ("alpha", "beta"):
-            _check_number(self, name, 0)
-        _check_positive(self, "k")
-
-    def output_shape(self, x: Shape) -> Shape:
-        _check_shape(x)
-        return x
+            checks.number(self, name, least=0)
+        checks.number(self, "k", above=0)
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         return {"lines": Buffer((threads, 3, kernels.norm.response_line(x[-1], self.size)), per_sample=False)}

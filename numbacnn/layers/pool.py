@@ -16,7 +16,9 @@ import numpy as np
 
 from .. import kernels
 from ..errors import ConfigError, ShapeError
+from . import checks
 from .base import Buffer, Layer, Shape, document
+from .lifting import lifted
 from .padding import check_padding, per_axis, resolve_padding, window_places
 
 AXIS_NAMES = ("depth", "height", "width")
@@ -36,7 +38,7 @@ class _AxisWindows:
     counts: tuple[int, ...] | None = None  # what each window counts as in an average; None: its pixels
 
 
-def _sliding(
+def _sliding_windows(
     size: int, kernel: int, stride: int, dilation: int, padding: tuple[int, int], places: int, count_padding: bool
 ) -> _AxisWindows:
     starts = tuple(place * stride - padding[0] for place in range(places))
@@ -45,7 +47,7 @@ def _sliding(
     return _AxisWindows(size, starts, stops, dilation, counts)
 
 
-def _adaptive(size: int, places: int) -> _AxisWindows:
+def _adaptive_windows(size: int, places: int) -> _AxisWindows:
     return _AxisWindows(size, tuple(i * size // places for i in range(places)), tuple(-(-(i + 1) * size // places) for i in range(places)))
 
 
@@ -66,16 +68,6 @@ def _tables(axes: tuple[_AxisWindows, ...]) -> tuple[np.ndarray, np.ndarray, np.
         cover[: axis.size, 0] = np.searchsorted(stops, every, side="right")
         cover[: axis.size, 1] = np.maximum(0, np.searchsorted(starts, every, side="right") - cover[: axis.size, 0])
     return windows, covers, shares
-
-
-def _lifted(array: np.ndarray, spatial: Shape) -> np.ndarray:
-    """A batch of arrays with these spatial axes as ``(N, D, H, W, C)``."""
-    return array.reshape(array.shape[0], *(1,) * (3 - len(spatial)), *spatial, array.shape[-1])
-
-
-def _as_tuples(value: Any) -> Any:
-    """Lists, as a configuration file gives them, as tuples."""
-    return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 # What all pooling layers have ----------------------------------------------------------------------------------------
@@ -111,7 +103,7 @@ class _Pool(Layer):
     def _views(self, x: Shape, of_x: Sequence[np.ndarray], of_y: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Arrays of the input's shape ``x``, then of the output's, as the kernels take them."""
         places = self._places(x)
-        return [_lifted(array, x[:-1]) for array in of_x] + [_lifted(array, places) for array in of_y]
+        return [lifted(array, x[:-1]) for array in of_x] + [lifted(array, places) for array in of_y]
 
 
 class _Max(_Pool):
@@ -156,7 +148,7 @@ class _Average(_Pool):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sliding(_Pool):
+class _SlidingPool(_Pool):
     """Windows of one size, a stride apart."""
 
     size: Any = 2
@@ -165,9 +157,7 @@ class _Sliding(_Pool):
     ceil_mode: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("size", "stride", "padding", "dilation"):
-            if hasattr(self, name):
-                object.__setattr__(self, name, _as_tuples(getattr(self, name)))
+        checks.settle(self, *(name for name in ("size", "stride", "padding", "dilation") if hasattr(self, name)))
         try:
             self._numbers()
             check_padding(self.padding, self.axes)
@@ -190,7 +180,7 @@ class _Sliding(_Pool):
 
     def axis_windows(self, x: Shape) -> tuple[_AxisWindows, ...]:
         padding, places = self._geometry(x)
-        return tuple(map(_sliding, x[:-1], *self._numbers(), padding, places, [self._counts_padding()] * self.axes))
+        return tuple(map(_sliding_windows, x[:-1], *self._numbers(), padding, places, [self._counts_padding()] * self.axes))
 
     def _counts_padding(self) -> bool:
         return False
@@ -224,7 +214,7 @@ def _ceil_places(x: Shape, size: int, kernel: int, stride: int, dilation: int, p
 
 
 @dataclasses.dataclass(frozen=True)
-class _MaxPool(_Max, _Sliding):
+class _MaxPool(_Max, _SlidingPool):
     """Maximum over sliding windows. Padding never wins: it counts as minus infinity.
 
     Args:
@@ -241,7 +231,7 @@ class _MaxPool(_Max, _Sliding):
 
 
 @dataclasses.dataclass(frozen=True)
-class _AveragePool(_Average, _Sliding):
+class _AveragePool(_Average, _SlidingPool):
     """Mean over sliding windows.
 
     Args:
@@ -262,7 +252,7 @@ class _AveragePool(_Average, _Sliding):
 
 
 @dataclasses.dataclass(frozen=True)
-class _LpPool(_Sliding):
+class _LpPool(_SlidingPool):
     """``y = (sum of |x| ** p over the window) ** (1 / p)``: the sum of absolute values for 1, the Euclidean norm for 2.
 
     PyTorch's ``lp_pool`` agrees for non-negative ``x`` and for even ``p``; it takes ``x ** p`` without the absolute value, and scales
@@ -283,8 +273,7 @@ class _LpPool(_Sliding):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.p, (int, float)) or not 0 < self.p < math.inf:
-            raise ConfigError(f"{type(self).__name__}: p is {self.p!r}; it takes a positive number.")
+        checks.number(self, "p", above=0)
 
     def flops(self, x: Shape) -> int:
         return 3 * super().flops(x)
@@ -317,7 +306,7 @@ class _AdaptivePool(_Pool):
     size: Any = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", _as_tuples(self.size))
+        checks.settle(self, "size")
         sizes = self.size if isinstance(self.size, tuple) else (self.size,) * self.axes
         try:
             per_axis([1 if size is None else size for size in sizes], self.axes, "size")
@@ -328,7 +317,7 @@ class _AdaptivePool(_Pool):
 
     def axis_windows(self, x: Shape) -> tuple[_AxisWindows, ...]:
         sizes = self.size if isinstance(self.size, tuple) else (self.size,) * self.axes
-        return tuple(_adaptive(size, size if places is None else places) for size, places in zip(x, sizes))
+        return tuple(_adaptive_windows(size, size if places is None else places) for size, places in zip(x, sizes))
 
     def window(self, x: Shape) -> tuple[Shape, Shape, Shape]:
         axes = self.axis_windows(x)
@@ -338,13 +327,15 @@ class _AdaptivePool(_Pool):
 
 @dataclasses.dataclass(frozen=True)
 class _AdaptiveAveragePool(_Average, _AdaptivePool):
-    __doc__ = f"Mean. {_AdaptivePool.__doc__}"
+    """Mean over adaptive windows."""
+
     stem: ClassVar[str] = "adaptive_average_pool"
 
 
 @dataclasses.dataclass(frozen=True)
 class _AdaptiveMaxPool(_Max, _AdaptivePool):
-    __doc__ = f"Maximum. {_AdaptivePool.__doc__}"
+    """Maximum over adaptive windows."""
+
     stem: ClassVar[str] = "adaptive_max_pool"
 
 
@@ -363,7 +354,7 @@ class _GlobalPool(_Pool):
         return ((1,) * self.axes if self.keepdims else ()) + (x[-1],)
 
     def axis_windows(self, x: Shape) -> tuple[_AxisWindows, ...]:
-        return tuple(_adaptive(size, 1) for size in x[:-1])
+        return tuple(_adaptive_windows(size, 1) for size in x[:-1])
 
     def window(self, x: Shape) -> tuple[Shape, Shape, Shape]:
         return tuple(x[:-1]), (1,) * self.axes, (0,) * self.axes
@@ -371,13 +362,15 @@ class _GlobalPool(_Pool):
 
 @dataclasses.dataclass(frozen=True)
 class _GlobalAveragePool(_Average, _GlobalPool):
-    __doc__ = f"Mean. {_GlobalPool.__doc__}"
+    """Mean over everything."""
+
     stem: ClassVar[str] = "global_average_pool"
 
 
 @dataclasses.dataclass(frozen=True)
 class _GlobalMaxPool(_Max, _GlobalPool):
-    __doc__ = f"Maximum. {_GlobalPool.__doc__}"
+    """Maximum over everything."""
+
     stem: ClassVar[str] = "global_max_pool"
 
 
@@ -385,127 +378,127 @@ class _GlobalMaxPool(_Max, _GlobalPool):
 
 
 class MaxPool1D(_MaxPool):
-    """1-D."""
+    """Max pooling of ``(length, channels)``."""
 
     axes: ClassVar[int] = 1
 
 
 class MaxPool2D(_MaxPool):
-    """2-D."""
+    """Max pooling of ``(height, width, channels)``."""
 
     axes: ClassVar[int] = 2
 
 
 class MaxPool3D(_MaxPool):
-    """3-D."""
+    """Max pooling of ``(depth, height, width, channels)``."""
 
     axes: ClassVar[int] = 3
 
 
 class AveragePool1D(_AveragePool):
-    """1-D."""
+    """Average pooling of ``(length, channels)``."""
 
     axes: ClassVar[int] = 1
 
 
 class AveragePool2D(_AveragePool):
-    """2-D."""
+    """Average pooling of ``(height, width, channels)``."""
 
     axes: ClassVar[int] = 2
 
 
 class AveragePool3D(_AveragePool):
-    """3-D."""
+    """Average pooling of ``(depth, height, width, channels)``."""
 
     axes: ClassVar[int] = 3
 
 
 class LpPool1D(_LpPool):
-    """1-D."""
+    """Lp pooling of ``(length, channels)``."""
 
     axes: ClassVar[int] = 1
 
 
 class LpPool2D(_LpPool):
-    """2-D."""
+    """Lp pooling of ``(height, width, channels)``."""
 
     axes: ClassVar[int] = 2
 
 
 class LpPool3D(_LpPool):
-    """3-D."""
+    """Lp pooling of ``(depth, height, width, channels)``."""
 
     axes: ClassVar[int] = 3
 
 
 class AdaptiveAveragePool1D(_AdaptiveAveragePool):
-    """1-D."""
+    """Average pooling of ``(length, channels)`` to a given size."""
 
     axes: ClassVar[int] = 1
 
 
 class AdaptiveAveragePool2D(_AdaptiveAveragePool):
-    """2-D."""
+    """Average pooling of ``(height, width, channels)`` to a given size."""
 
     axes: ClassVar[int] = 2
 
 
 class AdaptiveAveragePool3D(_AdaptiveAveragePool):
-    """3-D."""
+    """Average pooling of ``(depth, height, width, channels)`` to a given size."""
 
     axes: ClassVar[int] = 3
 
 
 class AdaptiveMaxPool1D(_AdaptiveMaxPool):
-    """1-D."""
+    """Max pooling of ``(length, channels)`` to a given size."""
 
     axes: ClassVar[int] = 1
 
 
 class AdaptiveMaxPool2D(_AdaptiveMaxPool):
-    """2-D."""
+    """Max pooling of ``(height, width, channels)`` to a given size."""
 
     axes: ClassVar[int] = 2
 
 
 class AdaptiveMaxPool3D(_AdaptiveMaxPool):
-    """3-D."""
+    """Max pooling of ``(depth, height, width, channels)`` to a given size."""
 
     axes: ClassVar[int] = 3
 
 
 class GlobalAveragePool1D(_GlobalAveragePool):
-    """1-D."""
+    """Mean of each channel of ``(length, channels)``."""
 
     axes: ClassVar[int] = 1
 
 
 class GlobalAveragePool2D(_GlobalAveragePool):
-    """2-D."""
+    """Mean of each channel of ``(height, width, channels)``."""
 
     axes: ClassVar[int] = 2
 
 
 class GlobalAveragePool3D(_GlobalAveragePool):
-    """3-D."""
+    """Mean of each channel of ``(depth, height, width, channels)``."""
 
     axes: ClassVar[int] = 3
 
 
 class GlobalMaxPool1D(_GlobalMaxPool):
-    """1-D."""
+    """Maximum of each channel of ``(length, channels)``."""
 
     axes: ClassVar[int] = 1
 
 
 class GlobalMaxPool2D(_GlobalMaxPool):
-    """2-D."""
+    """Maximum of each channel of ``(height, width, channels)``."""
 
     axes: ClassVar[int] = 2
 
 
 class GlobalMaxPool3D(_GlobalMaxPool):
-    """3-D."""
+    """Maximum of each channel of ``(depth, height, width, channels)``."""
 
     axes: ClassVar[int] = 3
 
@@ -513,7 +506,7 @@ class GlobalMaxPool3D(_GlobalMaxPool):
 document((MaxPool1D, MaxPool2D, MaxPool3D), _MaxPool)
 document((AveragePool1D, AveragePool2D, AveragePool3D), _AveragePool)
 document((LpPool1D, LpPool2D, LpPool3D), _LpPool)
-document((AdaptiveAveragePool1D, AdaptiveAveragePool2D, AdaptiveAveragePool3D), _AdaptiveAveragePool)
-document((AdaptiveMaxPool1D, AdaptiveMaxPool2D, AdaptiveMaxPool3D), _AdaptiveMaxPool)
-document((GlobalAveragePool1D, GlobalAveragePool2D, GlobalAveragePool3D), _GlobalAveragePool)
-document((GlobalMaxPool1D, GlobalMaxPool2D, GlobalMaxPool3D), _GlobalMaxPool)
+document((AdaptiveAveragePool1D, AdaptiveAveragePool2D, AdaptiveAveragePool3D), _AdaptivePool)
+document((AdaptiveMaxPool1D, AdaptiveMaxPool2D, AdaptiveMaxPool3D), _AdaptivePool)
+document((GlobalAveragePool1D, GlobalAveragePool2D, GlobalAveragePool3D), _GlobalPool)
+document((GlobalMaxPool1D, GlobalMaxPool2D, GlobalMaxPool3D), _GlobalPool)

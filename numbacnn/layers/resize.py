@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
-from collections.abc import Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -13,7 +12,9 @@ import numpy as np
 
 from .. import kernels
 from ..errors import ConfigError, ShapeError
+from . import checks
 from .base import Layer, Shape
+from .lifting import lifted
 
 MODES = ("nearest", "linear", "bilinear", "trilinear")
 
@@ -43,8 +44,9 @@ class Upsample(Layer):
             raise ConfigError(f"Upsample was given scale {self.scale!r} and size {self.size!r}; it takes one of them.")
         if self.align_corners and self.mode == "nearest":
             raise ConfigError('align_corners of Upsample is for linear interpolation; mode is "nearest".')
-        _check_numbers("scale", self.scale, numbers.Real, "positive numbers")
-        _check_numbers("size", self.size, numbers.Integral, "positive integers")
+        checks.settle(self, "scale", "size")
+        _check_entries("scale", self.scale, lambda entry: checks.is_number(entry) and entry > 0, "positive numbers")
+        _check_entries("size", self.size, lambda entry: checks.is_integer(entry, 1), "positive integers")
 
     def _per_axis(self, x: Shape) -> tuple[str, tuple[float, ...]]:
         """Which of the two is given (a scale of 2 if none is), and its value for each spatial axis of ``x``."""
@@ -52,7 +54,7 @@ class Upsample(Layer):
         if not 1 <= axes <= 3:
             raise ShapeError(f"given shape {tuple(x)}, needs one to three spatial axes and the channels.")
         field, value = ("scale", 2 if self.scale is None else self.scale) if self.size is None else ("size", self.size)
-        values = tuple(value) if isinstance(value, Sequence) else (value,) * axes
+        values = value if isinstance(value, tuple) else (value,) * axes
         if len(values) != axes:
             raise ShapeError(f"given shape {tuple(x)} with {axes} spatial axes, needs as many entries of {field}, not {len(values)}.")
         return field, values
@@ -100,20 +102,14 @@ class Upsample(Layer):
         return taps
 
     def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
-        kernels.resize.gather(_lifted(x), _lifted(y), self._taps(x.shape[1:]))
+        kernels.resize.gather(lifted(x), lifted(y), self._taps(x.shape[1:]))
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         if dx is not None:
-            kernels.resize.gather(_lifted(dy), _lifted(dx), [axis.transposed() for axis in self._taps(dx.shape[1:])])
+            kernels.resize.gather(lifted(dy), lifted(dx), [axis.transposed() for axis in self._taps(dx.shape[1:])])
 
 
-def _check_numbers(field: str, value: Any, kind: type, what: str) -> None:
-    values = (None,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else (value,)
-    good = all(isinstance(v, kind) and not isinstance(v, bool) and 0 < v < math.inf for v in values)  # type: ignore[operator]
-    if value is not None and not (values and good):
+def _check_entries(field: str, value: Any, good: Callable[[Any], bool], what: str) -> None:
+    entries = value if isinstance(value, tuple) else (value,)
+    if value is not None and not (entries and all(map(good, entries))):
         raise ConfigError(f"{field} of Upsample is {value!r}; it takes {what}, one or one per spatial axis.")
-
-
-def _lifted(array: np.ndarray) -> np.ndarray:
-    """``(N, ..., C)`` with one to three spatial axes as ``(N, D, H, W, C)``."""
-    return array.reshape(array.shape[0], *(1,) * (5 - array.ndim), *array.shape[1:])

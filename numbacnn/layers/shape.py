@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -16,7 +15,9 @@ import numpy as np
 
 from .. import kernels
 from ..errors import ConfigError, ShapeError
+from . import checks
 from .base import Buffer, Layer, Parameter, Shape
+from .checks import is_integer
 from .initializers import Constant
 from .padding import Pairs
 
@@ -30,25 +31,12 @@ def resolve_axis(axis: int, shape: Shape) -> int:
     return axis % len(shape)
 
 
-def parts(array: np.ndarray, axis: int, sizes: Sequence[int]) -> Iterator[np.ndarray]:
+def cut(array: np.ndarray, axis: int, sizes: Sequence[int]) -> Iterator[np.ndarray]:
     """Views of the parts of ``array`` that lie one after the other along ``axis``."""
     start = 0
     for size in sizes:
         yield array[(slice(None),) * axis + (slice(start, start + size),)]
         start += size
-
-
-def _is_integer(value: Any, minimum: int | None = None) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and (minimum is None or int(value) >= minimum)
-
-
-def check_integer(layer: Layer, field: str, minimum: int | None = None) -> None:
-    """ConfigError unless the field is an integer of at least ``minimum``."""
-    value = getattr(layer, field)
-    if not _is_integer(value, minimum):
-        raise ConfigError(
-            f"{field} of {type(layer).__name__} is {value!r}; it takes an integer{'' if minimum is None else f' of at least {minimum}'}."
-        )
 
 
 def _spatial(x: Shape, what: str) -> Shape:
@@ -95,15 +83,16 @@ class Reshape(Layer):
     stem: ClassVar[str] = "reshape"
 
     def __post_init__(self) -> None:
-        valid = isinstance(self.shape, Sequence) and len(self.shape) > 0 and all(n == -1 or _is_integer(n, 1) for n in self.shape)
-        if not valid or list(self.shape).count(-1) > 1:
+        checks.settle(self, "shape")
+        valid = isinstance(self.shape, tuple) and self.shape and all(n == -1 or is_integer(n, 1) for n in self.shape)
+        if not valid or self.shape.count(-1) > 1:
             raise ConfigError(f"shape of Reshape is {self.shape!r}; it takes positive integers, one of which may be -1.")
 
     def output_shape(self, x: Shape) -> Shape:
         size, known = math.prod(x), math.prod(n for n in self.shape if n != -1)
         if size % known or (-1 not in self.shape and size != known):
             multiple = "a multiple of " if -1 in self.shape else ""
-            raise ShapeError(f"given shape {tuple(x)} with {size} elements, needs {multiple}{known} for the new shape {tuple(self.shape)}.")
+            raise ShapeError(f"given shape {tuple(x)} with {size} elements, needs {multiple}{known} for the new shape {self.shape}.")
         return tuple(size // known if n == -1 else n for n in self.shape)
 
 
@@ -145,7 +134,8 @@ class Permute(_Move):
     stem: ClassVar[str] = "permute"
 
     def __post_init__(self) -> None:
-        if self.order is not None and (not isinstance(self.order, Sequence) or not all(map(_is_integer, self.order))):
+        checks.settle(self, "order")
+        if self.order is not None and (not isinstance(self.order, tuple) or not all(map(is_integer, self.order))):
             raise ConfigError(f"order of Permute is {self.order!r}; it takes the axes of the input, such as (1, 0, 2), or None.")
 
     def _order(self, axes: int) -> tuple[int, ...]:
@@ -153,7 +143,7 @@ class Permute(_Move):
 
     def output_shape(self, x: Shape) -> Shape:
         if self.order is not None and sorted(k + len(x) if k < 0 else k for k in self.order) != list(range(len(x))):
-            raise ShapeError(f"given shape {tuple(x)}, needs as order each of its axes 0 to {len(x) - 1} once, not {tuple(self.order)}.")
+            raise ShapeError(f"given shape {tuple(x)}, needs as order each of its axes 0 to {len(x) - 1} once, not {self.order}.")
         return tuple(x[axis] for axis in self._order(len(x)))
 
     def views(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -162,11 +152,11 @@ class Permute(_Move):
 
 def _border(value: Any, layer: str, field: str) -> int | Pairs:
     """What ZeroPad and Crop take, checked: an int for both sides of every axis, or ``(before, after)`` per axis."""
-    if _is_integer(value, 0):
+    if is_integer(value, 0):
         return int(value)
-    entries = value if isinstance(value, Sequence) and not isinstance(value, str) else (None,)
-    pairs = [(entry, entry) if _is_integer(entry) else entry for entry in entries]
-    if not pairs or not all(isinstance(pair, Sequence) and len(pair) == 2 and all(_is_integer(n, 0) for n in pair) for pair in pairs):
+    entries = value if isinstance(value, tuple) else (None,)
+    pairs = [(entry, entry) if is_integer(entry) else entry for entry in entries]
+    if not pairs or not all(isinstance(pair, tuple) and len(pair) == 2 and all(is_integer(n, 0) for n in pair) for pair in pairs):
         raise ConfigError(
             f"{field} of {layer} is {value!r}; it takes an integer of at least 0, or one entry per spatial axis, each an integer "
             "or a pair (before, after)."
@@ -202,6 +192,7 @@ class ZeroPad(_Move):
     stem: ClassVar[str] = "pad"
 
     def __post_init__(self) -> None:
+        checks.settle(self, "padding", "channels")
         _border(self.padding, "ZeroPad", "padding")
         self._channel_pair()
 
@@ -209,8 +200,8 @@ class ZeroPad(_Move):
         return _border_pairs(_border(self.padding, "ZeroPad", "padding"), x, "padding")
 
     def _channel_pair(self) -> tuple[int, int]:
-        pair = (self.channels, self.channels) if _is_integer(self.channels) else self.channels
-        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(_is_integer(n, 0) for n in pair):
+        pair = (self.channels, self.channels) if is_integer(self.channels) else self.channels
+        if not isinstance(pair, tuple) or len(pair) != 2 or not all(is_integer(n, 0) for n in pair):
             raise ConfigError(f"channels of ZeroPad is {self.channels!r}; it takes an integer of at least 0, or a pair (before, after).")
         before, after = pair
         return before, after
@@ -237,6 +228,7 @@ class Crop(_Move):
     stem: ClassVar[str] = "crop"
 
     def __post_init__(self) -> None:
+        checks.settle(self, "cropping")
         _border(self.cropping, "Crop", "cropping")
 
     def _pairs(self, x: Shape) -> Pairs:
@@ -270,10 +262,10 @@ class Slice(_Move):
     stem: ClassVar[str] = "slice"
 
     def __post_init__(self) -> None:
-        check_integer(self, "axis")
-        check_integer(self, "start")
+        checks.integer(self, "axis")
+        checks.integer(self, "start")
         if self.stop is not None:
-            check_integer(self, "stop")
+            checks.integer(self, "stop")
 
     def output_shape(self, x: Shape) -> Shape:
         axis = resolve_axis(self.axis, x)
@@ -304,10 +296,10 @@ class ChannelShuffle(_Move):
     stem: ClassVar[str] = "shuffle"
 
     def __post_init__(self) -> None:
-        check_integer(self, "groups", 1)
+        checks.integer(self, "groups", 1)
 
     def output_shape(self, x: Shape) -> Shape:
-        if not x or x[-1] % self.groups:
+        if x[-1] % self.groups:
             raise ShapeError(f"given shape {tuple(x)}, needs channels in a multiple of {self.groups}, so that all groups are of one size.")
         return x
 
@@ -323,7 +315,7 @@ class _Blocks(_Move):
     order: str
 
     def _check(self) -> None:
-        check_integer(self, "block", 1)
+        checks.integer(self, "block", 1)
         if self.order not in ORDERS:
             raise ConfigError(f"order of {type(self).__name__} is {self.order!r}; it takes {' or '.join(map(repr, ORDERS))}.")
 
@@ -418,31 +410,32 @@ class Split(Layer):
     stem: ClassVar[str] = "split"
 
     def __post_init__(self) -> None:
-        check_integer(self, "axis")
-        sizes = (self.parts,) if _is_integer(self.parts) else self.parts
-        if not isinstance(sizes, Sequence) or not sizes or not all(_is_integer(n, 1) for n in sizes):
+        checks.integer(self, "axis")
+        checks.settle(self, "parts")
+        sizes = self.parts if isinstance(self.parts, tuple) else (self.parts,)
+        if not sizes or not all(is_integer(n, 1) for n in sizes):
             raise ConfigError(
                 f"parts of Split is {self.parts!r}; it takes a number of equal parts, or the sizes of all parts, such as (8, 24)."
             )
 
     def output_shape(self, x: Shape) -> list[Shape]:
         axis = resolve_axis(self.axis, x)
-        if isinstance(self.parts, numbers.Integral):
+        if isinstance(self.parts, int):
             if x[axis] % self.parts:
                 raise ShapeError(
                     f"given shape {tuple(x)}, needs a multiple of {self.parts} along axis {self.axis} for as many equal parts."
                 )
-            sizes: Sequence[int] = (x[axis] // self.parts,) * self.parts
+            sizes = (x[axis] // self.parts,) * self.parts
         else:
-            sizes = tuple(self.parts)  # type: ignore[arg-type]
+            sizes = self.parts
         if sum(sizes) != x[axis]:
-            raise ShapeError(f"given shape {tuple(x)}, needs {sum(sizes)} along axis {self.axis}, the sum of the parts {tuple(sizes)}.")
+            raise ShapeError(f"given shape {tuple(x)}, needs {sum(sizes)} along axis {self.axis}, the sum of the parts {sizes}.")
         return [(*x[:axis], size, *x[axis + 1 :]) for size in sizes]
 
     def _pieces(self, whole: np.ndarray, pieces: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         pieces = (pieces,) if isinstance(pieces, np.ndarray) else pieces
         axis = resolve_axis(self.axis, whole.shape[1:]) + 1
-        return zip(parts(whole, axis, [piece.shape[axis] for piece in pieces]), pieces)
+        return zip(cut(whole, axis, [piece.shape[axis] for piece in pieces]), pieces)
 
     def forward(self, x: np.ndarray, y: Any, p: dict, b: dict, training: bool) -> None:
         for part, piece in self._pieces(x, y):
@@ -474,9 +467,8 @@ class Scale(Layer):
     stem: ClassVar[str] = "scale"
 
     def __post_init__(self) -> None:
-        check_integer(self, "axis")
-        if not isinstance(self.initial, numbers.Real) or not math.isfinite(self.initial):
-            raise ConfigError(f"initial of Scale is {self.initial!r}; it takes a finite number.")
+        checks.integer(self, "axis")
+        checks.number(self, "initial")
 
     def output_shape(self, x: Shape) -> Shape:
         resolve_axis(self.axis, x)
