@@ -16,7 +16,7 @@ import pytest
 
 import numbacnn as nc
 from numbacnn.errors import ConfigError, DivergenceError, WeightsError
-from numbacnn.training import callbacks, checkpoint, schedules
+from numbacnn.training import callbacks, checkpoint, progress, schedules
 from numbacnn.training.checkpoint import Checkpoint, CheckpointWarning
 from numbacnn.training.optimizers import SGD, Adam
 from numbacnn.training.trainer import Trainer, TrainingInterrupted
@@ -203,6 +203,23 @@ def test_validation_data_that_comes_when_a_run_is_resumed(tmp_path, monkeypatch)
         blind.fit(data(), None, 2, BATCH, tmp_path, progress=False)
     history = fit(watched(), tmp_path, resume=True)
     assert ["val_loss" in record for record in history] == [False, False, True, True]
+
+
+def test_an_epoch_is_saved_before_it_is_told(tmp_path, uninterrupted, monkeypatch):
+    lines = []
+
+    def tell(line, flush):
+        lines.append(line)
+        if len(lines) == 2:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(progress, "print", tell, raising=False)
+    with pytest.raises(BrokenPipeError):
+        make_trainer().fit(data(), data(9, 1), EPOCHS, BATCH, tmp_path)
+    assert len(checkpoint.newest(tmp_path).state["history"]) == 2
+    trainer = make_trainer()
+    fit(trainer, tmp_path, resume=True)
+    assert outcome(trainer) == uninterrupted
 
 
 def test_a_seed_of_numpy(tmp_path, uninterrupted):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import signal
@@ -595,6 +597,18 @@ def test_a_reader_that_has_left():
     os.close(writing)
     assert result.returncode == 1
     assert result.stderr == ""
+
+
+def test_a_reader_that_leaves_before_the_last_words(install, monkeypatch):
+    class Gone(io.StringIO):
+        def flush(self):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    install("greeter", COMMAND.replace("click.echo", "print"))  # which does not flush
+    monkeypatch.setattr(sys, "stdout", Gone())
+    with pytest.raises(SystemExit) as ended:
+        main(["say-hello", "world"])
+    assert ended.value.code == 1
 
 
 def test_training_for_a_reader_that_leaves(tmp_path):

@@ -67,7 +67,8 @@ def _predict(network: Any, paths: list[Path], top: int) -> list[tuple[Path, list
     from ..data.images import read_image
 
     shape = network.graph.inputs[0].shape
-    if len(shape) != 3 or len(network.graph.outputs) != 1 or len(network.graph.outputs[0].shape) != 1:
+    single = len(network.graph.inputs) == len(network.graph.outputs) == 1
+    if not single or len(shape) != 3 or len(network.graph.outputs[0].shape) != 1:
         raise DataError(f"Only models that classify images can name what is on them; this one takes shape {shape}.")
     images = np.stack([read_image(path, shape[2], shape[:2]) for path in paths])
     probabilities = outputs.probabilities(network, outputs.only(network.predict(images)))

@@ -38,7 +38,6 @@ OPTIMIZER_OPTIONS = ("rate", "momentum", "weight_decay")
         "numbacnn train cnn fashion_mnist --epochs 10 --optimizer sgd --rate 0.05 --momentum 0.9",
         "numbacnn train cnn photos/ --input-size 64 --output runs/photos",
         "numbacnn train lenet5 digits --resume",
-        "numbacnn train cnn fashion_mnist --schedule constant --epochs 20 --resume  # more epochs than before",
         "numbacnn train lenet5 digits --json",
     )
 )
