@@ -16,9 +16,12 @@ import numbacnn as nc
 Stages = dict[str, nc.Tensor]
 Body = Callable[..., Stages]
 Head = Callable[..., nc.Tensor]
+Norm = Callable[[], nc.Layer]
 
 INITIALIZER = nc.VarianceScaling(2.0, "out", "normal")
 """Of convolutions before a rectifier: K. He, X. Zhang, S. Ren, J. Sun, "Delving Deep into Rectifiers", ICCV 2015."""
+DEPTHWISE_INITIALIZER = nc.VarianceScaling(2.0, "in", "normal")
+"""The same where each output channel has one input channel: the outputs that an input takes part in are those of its own kernel."""
 
 
 # Putting together ----------------------------------------------------------------------------------------------------
@@ -106,19 +109,47 @@ def conv_norm(
     dilation: int = 1,
     padding: Any = None,
     activation: Any = "relu",
-    norm: nc.Layer | None = None,
+    norm: Norm = nc.BatchNorm,
     number: int | str = "",
 ) -> nc.Tensor:
     """Convolution without bias, batch norm, activation (None for none), called ``conv``, ``norm`` and ``activation`` and a ``number``.
     Padding keeps the size, at stride 1, unless given."""
     convolution = {2: nc.Conv1D, 3: nc.Conv2D, 4: nc.Conv3D}[len(h.shape)]
     if padding is None:
-        padding = tuple(dilation * (n // 2) for n in size) if isinstance(size, tuple) else dilation * (size // 2)
+        padding = size_keeping(size, dilation)
     layer = convolution(
         filters, size, stride=stride, padding=padding, dilation=dilation, groups=groups, bias=False, initializer=INITIALIZER
     )
-    h = layer(h, name=f"conv{number}")
-    h = (norm or nc.BatchNorm())(h, name=f"norm{number}")
+    return norm_activation(layer(h, name=f"conv{number}"), activation=activation, norm=norm, number=number)
+
+
+def depthwise_norm(
+    h: nc.Tensor,
+    size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] = 1,
+    *,
+    dilation: int = 1,
+    padding: Any = None,
+    activation: Any = "relu",
+    norm: Norm = nc.BatchNorm,
+    number: int | str = "",
+) -> nc.Tensor:
+    """As :func:`conv_norm`, with a kernel per channel in place of one over all channels."""
+    convolution = {2: nc.DepthwiseConv1D, 3: nc.DepthwiseConv2D, 4: nc.DepthwiseConv3D}[len(h.shape)]
+    if padding is None:
+        padding = size_keeping(size, dilation)
+    layer = convolution(size, stride=stride, padding=padding, dilation=dilation, bias=False, initializer=DEPTHWISE_INITIALIZER)
+    return norm_activation(layer(h, name=f"conv{number}"), activation=activation, norm=norm, number=number)
+
+
+def size_keeping(size: int | tuple[int, ...], dilation: int = 1) -> int | tuple[int, ...]:
+    """The padding in front and behind with which a window of odd ``size`` and stride 1 gives as many places as there are."""
+    return tuple(dilation * (n // 2) for n in size) if isinstance(size, tuple) else dilation * (size // 2)
+
+
+def norm_activation(h: nc.Tensor, *, activation: Any = "relu", norm: Norm = nc.BatchNorm, number: int | str = "") -> nc.Tensor:
+    """A normalisation, which ``norm()`` makes, and activation (None for none), called ``norm`` and ``activation`` and a ``number``."""
+    h = norm()(h, name=f"norm{number}")
     return h if activation is None else activate(h, activation, name=f"activation{number}")
 
 
