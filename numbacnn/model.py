@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import kernels
-from .errors import ConfigError, NumbacnnError, ShapeError, UnknownNameError, WeightsError
+from .errors import ConfigError, ShapeError, UnknownNameError, WeightsError
 from .graph import passes
 from .graph.build import Graph
 from .graph.config import from_config, to_config, unregistered_layers
@@ -415,7 +415,7 @@ def create(name: str, **options: Any) -> Model:
     try:
         model = architecture(**options)
     except TypeError as error:
-        if isinstance(error, NumbacnnError) or error.__traceback__ is None or error.__traceback__.tb_next is not None:
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
             raise
         raise ConfigError(f"The architecture {name!r} does not take these options: {error}.") from None
     model.architecture = name

@@ -89,7 +89,6 @@ class Backward:
 class Plan:
     """The outcome of :func:`make_plan`. Gradients of outputs are written by the loss between forward and backward."""
 
-    training: bool
     batch: int
     threads: int
     dtype: np.dtype
@@ -180,7 +179,6 @@ class _Planner:
             sizes = (math.prod(self.specs[name].shape) for name in self.learned)
             gradient_bytes = sum(aligned_size(size, self.dtype.itemsize) for size in sizes) * self.dtype.itemsize
         return Plan(
-            training=self.training,
             batch=self.batch,
             threads=self.threads,
             dtype=self.dtype,
