@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from numbacnn.errors import ConfigError, ShapeError
 from numbacnn.kernels import jit
+from numbacnn.kernels.conv import launch
 from numbacnn.layers import conv
 from numbacnn.layers.activation import Activation
 from numbacnn.layers.dense import Dense
@@ -363,3 +364,21 @@ def test_output_padding_may_be_less_than_the_dilation():
         conv.Conv1DTranspose(2, 3, stride=2, dilation=3, output_padding=3)
     with pytest.raises(ConfigError, match='with padding "same" the output has size \\* stride places'):
         conv.Conv1DTranspose(2, 3, stride=2, padding="same", output_padding=1)
+
+
+def test_sums_of_a_task_are_bounded():
+    """Where there are few channels, and where there is nothing to add up at all."""
+    for window in (launch.POINTWISE, launch.NOTHING, launch.Window((1, 3, 3), (1, 1, 1), (1, 1, 1), (0, 1, 1))):
+        for size in ((1, 512, 512), (1, 1, 100_000), (1, 3000, 3)):
+            for dense in (False, True):
+                cut = launch.blocks(window, size, 1, size, 8, 2, 4, dense)
+                assert 0 < cut.rows * cut.columns <= launch.SUM_PIXELS
+                assert cut.scratch < launch.SUM_PIXELS * launch.WIDTH + 2 * launch.PATCH_ELEMENTS
+
+
+def test_a_sum_without_terms_takes_the_same_compiled_kernel():
+    x, y, scratch = np.zeros((1, 1, 4, 4, 2)), np.zeros((1, 1, 4, 4, 2)), np.zeros((jit.num_threads(), 4096))
+    with jit.record() as steps:
+        launch.convolve(x, np.zeros(0), np.zeros(2), y, launch.NOTHING, scratch)
+    arrays = [argument for argument in steps[0][1] if isinstance(argument, np.ndarray)]
+    assert {array.dtype for array in arrays} == {np.dtype(np.int64), x.dtype}

@@ -48,7 +48,7 @@ class Layer:
         batch, size, channels = self.x.shape[0], self.x.shape[1:4], self.x.shape[4]
         places, filters = self.dy.shape[1:4], self.dy.shape[4]
         packed = np.zeros(conv.packed_elements(channels, filters, window.taps, 1), "f4")
-        elements, backward = conv.data_gradient_elements(window, size, channels, filters, places, batch, threads)
+        elements, backward = conv.data_gradient_elements(window, size, channels, places, filters, batch, threads)
         transposed = np.zeros(elements, "f4")
         forward = conv.forward_elements(window, size, channels, places, filters, batch, threads)
         weights = conv.weight_gradient_elements(window, size, channels, places, filters, batch, threads)

@@ -155,7 +155,7 @@ class _Convolution(_ChannelMixing):
         elements = conv.forward_elements(window, size, x[-1], places, self.filters, batch, threads)
         if not training:
             return {"scratch": Buffer((threads, elements), per_sample=False)}
-        packed, backward = conv.data_gradient_elements(window, size, x[-1], self.filters, places, batch, threads)
+        packed, backward = conv.data_gradient_elements(window, size, x[-1], places, self.filters, batch, threads)
         elements = max(elements, backward, conv.weight_gradient_elements(window, size, x[-1], places, self.filters, batch, threads))
         return {"scratch": Buffer((threads, elements), per_sample=False), "packed_transposed": Buffer((packed,), per_sample=False)}
 
@@ -284,13 +284,13 @@ class _TransposedConvolution(_ChannelMixing):
     def prepared(self, x: Shape, training: bool) -> dict[str, Buffer]:
         conv = kernels.conv
         size, places = conv.lift(self.output_shape(x)[:-1], 1), conv.lift(x[:-1], 1)
-        elements, _ = conv.data_gradient_elements(self.lifted_window(x), size, self.filters, x[-1], places, 1, 1)
+        elements, _ = conv.data_gradient_elements(self.lifted_window(x), size, self.filters, places, x[-1], 1, 1)
         return {"packed": Buffer((elements,), per_sample=False)}
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         conv, window = kernels.conv, self.lifted_window(x)
         size, places = conv.lift(self.output_shape(x)[:-1], 1), conv.lift(x[:-1], 1)
-        _, elements = conv.data_gradient_elements(window, size, self.filters, x[-1], places, batch, threads)
+        _, elements = conv.data_gradient_elements(window, size, self.filters, places, x[-1], batch, threads)
         if not training:
             return {"scratch": Buffer((threads, elements), per_sample=False)}
         elements = max(

@@ -12,6 +12,7 @@ from numba import prange
 
 from ...simd import LANES, fma, load, load_part, row_sum, store, store_part, stride, take, zeros
 from ..jit import inline, kernel
+from .direct import _identity
 
 ROWS = 6
 """Pixels per tile: with as many inputs on the way, they fit 16 registers."""
@@ -119,11 +120,6 @@ def depthwise(residual, activation):
                             column += 1
 
     return convolve
-
-
-@inline
-def _identity(value):
-    return value
 
 
 @kernel(parallel=True)

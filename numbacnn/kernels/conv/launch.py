@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from .tiles import LADDER, MAX_ROWS, NARROW_LADDER, tile_heights
 
 Triple = tuple[int, int, int]
 
+SUM_PIXELS = 1024  # whose sums a task holds
 PATCH_ELEMENTS = 48 * 1024  # of input that a task holds: with its weights it should stay in a second-level cache
 PASS_DEPTH = 512  # products per pass over a panel: a panel's weights should stay in a first-level cache
 TASKS_PER_THREAD = 4  # enough to even out threads that get less of the machine
@@ -81,11 +81,11 @@ def blocks(window: Window, size: Triple, channels: int, places: Triple, outputs:
     channels, outputs = channels // window.groups, outputs // window.groups
     fits = all((n - 1) * s < m for n, s, m in zip(places, window.stride, size))
     pointwise = window.taps == 1 and not any(window.padding) and fits
-    flat = pointwise and dense and window.stride == (1, 1, 1) and places == size
+    flat = dense and _as_one_line(window, size, places)
     width, height = (batch * math.prod(places), 1) if flat else (places[2], places[1])
     if pointwise:
         columns = min(width, max(4 * MAX_ROWS, min(40 * MAX_ROWS, PATCH_ELEMENTS // channels // MAX_ROWS * MAX_ROWS)))
-        rows = min(height, max(1, PATCH_ELEMENTS // channels // columns))
+        rows = min(height, max(1, min(PATCH_ELEMENTS // channels, SUM_PIXELS) // columns))
     else:
         columns, rows = _patch_block(window, channels, width, height)
     pixel_tasks = -(-width // columns) * -(-height // rows) * (1 if flat else batch * places[0])
@@ -105,6 +105,11 @@ def blocks(window: Window, size: Triple, channels: int, places: Triple, outputs:
     return Blocks(False, False, rows, columns, panels, length, tap_starts, _rounded(sums + window.extent[0] * lines * line))
 
 
+def _as_one_line(window: Window, size: Triple, places: Triple) -> bool:
+    """Whether all pixels of a batch may be seen as one line."""
+    return window.taps == 1 and window.stride == (1, 1, 1) and not any(window.padding) and size == places
+
+
 def _patch(window: Window, rows: int, columns: int, channels: int) -> tuple[int, int]:
     """Lines of a patch plane, and elements of a line."""
     lines = (rows - 1) * window.stride[1] + (window.extent[1] - 1) * window.dilation[1] + 1
@@ -113,12 +118,12 @@ def _patch(window: Window, rows: int, columns: int, channels: int) -> tuple[int,
 
 
 def _patch_block(window: Window, channels: int, width: int, height: int) -> tuple[int, int]:
-    """Columns and rows of output whose patch is about :data:`PATCH_ELEMENTS`."""
-    columns = width
+    """Columns and rows of output whose patch is about :data:`PATCH_ELEMENTS`, at most :data:`SUM_PIXELS` in all."""
+    columns = -(-width // -(-width // SUM_PIXELS))
     while columns > 4 * MAX_ROWS and window.extent[0] * math.prod(_patch(window, 1, columns, channels)) > PATCH_ELEMENTS:
         columns = -(-columns // 2)
-    rows = 1
-    while rows < height and window.extent[0] * math.prod(_patch(window, rows + 1, columns, channels)) <= PATCH_ELEMENTS:
+    rows, most = 1, min(height, SUM_PIXELS // columns)
+    while rows < most and window.extent[0] * math.prod(_patch(window, rows + 1, columns, channels)) <= PATCH_ELEMENTS:
         rows += 1
     return columns, -(-height // -(-height // rows))
 
@@ -136,9 +141,17 @@ def _rounded(elements: int) -> int:
     return -(-elements // ROUND) * ROUND
 
 
-@functools.cache
-def inlined(scalar: Callable | None) -> Callable | None:
-    """A scalar function for use as an epilogue."""
+def _int_array(values: Sequence[int]) -> np.ndarray:
+    """Numbers for a kernel, also where there are none."""
+    return np.array(values, np.int64)
+
+
+def _geometry(window: Window) -> list[np.ndarray]:
+    """What kernels take of a window."""
+    return [_int_array(values) for values in (window.stride, window.padding, window.dilation, window.extent)]
+
+
+def _epilogue(scalar: Callable | None) -> Callable | None:
     return None if scalar is None else compiled(scalar)
 
 
@@ -160,16 +173,16 @@ def convolve(
         window = dataclasses.replace(window, stride=(1, 1, 1))
         offsets = np.arange(x.shape[4] // window.groups // plan.length) * plan.length
     else:
-        offsets = np.array(plan.offsets)
+        offsets = _int_array(plan.offsets)
     if plan.flat:
         x, y = x.reshape(1, 1, 1, -1, x.shape[4]), y.reshape(1, 1, 1, -1, y.shape[4])
         addend = None if addend is None else addend.reshape(y.shape)
     narrow = y.shape[4] // window.groups <= LANES
     heights = tile_heights(plan.columns, NARROW_LADDER if narrow else LADDER)
-    convolution(not plan.pointwise, addend is not None, inlined(activation), narrow)(
+    convolution(not plan.pointwise, addend is not None, _epilogue(activation), narrow)(
         x, packed, bias, y if addend is None else addend, y,
         offsets, plan.length, max(1, PASS_DEPTH // plan.length), heights, window.groups,
-        *map(np.array, (window.stride, window.padding, window.dilation, window.extent)), plan.rows, plan.columns, plan.panels, scratch,
+        *_geometry(window), plan.rows, plan.columns, plan.panels, scratch,
     )  # fmt: skip
 
 
@@ -214,7 +227,7 @@ def _axis_residues(extent: int, stride: int, dilation: int, padding: int, size: 
 
 
 def data_gradient_elements(
-    window: Window, size: Triple, channels: int, outputs: int, places: Triple, batch: int, threads: int
+    window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int
 ) -> tuple[int, int]:
     """Elements of packed weights, and of scratch per thread, that :func:`data_gradient` needs."""
     packed, scratch = 0, 0
@@ -233,7 +246,7 @@ def pack_transposed(weight: np.ndarray, scale: np.ndarray, packed: np.ndarray, w
     for part in residues(window, size):
         if part.taps:
             elements = packed_elements(flat.shape[2], channels, len(part.taps), window.groups)
-            pack_weights(flat, np.array(part.taps), window.groups, True, scale, packed[at : at + elements])
+            pack_weights(flat, _int_array(part.taps), window.groups, True, scale, packed[at : at + elements])
             at += elements
 
 
@@ -285,11 +298,6 @@ def gradient_blocks(window: Window, channels: int, places: Triple, outputs: int,
     return GradientBlocks(rows, columns, block, panels, _rounded(scratch))
 
 
-def _as_one_line(window: Window, size: Triple, places: Triple) -> bool:
-    """Whether all pixels of a batch may be seen as one line."""
-    return window.taps == 1 and window.stride == (1, 1, 1) and not any(window.padding) and size == places
-
-
 def weight_gradient_elements(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int) -> int:
     """Scratch elements per thread that :func:`weight_gradients` needs."""
     if _as_one_line(window, size, places):
@@ -302,7 +310,6 @@ def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Wind
     if _as_one_line(window, x.shape[1:4], dy.shape[1:4]):
         x, dy = x.reshape(1, 1, 1, -1, x.shape[4]), dy.reshape(1, 1, 1, -1, dy.shape[4])
     plan = gradient_blocks(window, x.shape[4], dy.shape[1:4], dy.shape[4], scratch.shape[0])
-    geometry = map(np.array, (window.stride, window.padding, window.dilation, window.extent))
     flat = dw.reshape(-1, *dw.shape[-2:])
     weight_gradient(
         x,
@@ -310,7 +317,7 @@ def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Wind
         flat,
         tile_heights(plan.channels * window.extent[2]),
         window.groups,
-        *geometry,
+        *_geometry(window),
         plan.rows,
         plan.columns,
         plan.channels,
@@ -329,8 +336,9 @@ def depthwise_convolve(
     """``y = activation(depthwise conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, ``weight (taps, C)``."""
     tasks = TASKS_PER_THREAD * num_threads()
     block_rows = max(1, y.shape[2] * y.shape[0] * y.shape[1] // (2 * tasks)) if y.shape[2] else 1
-    geometry = map(np.array, (window.stride, window.padding, window.dilation, window.extent))
-    depthwise(addend is not None, inlined(activation))(x, weight, bias, y if addend is None else addend, y, *geometry, min(block_rows, 8))
+    depthwise(addend is not None, _epilogue(activation))(
+        x, weight, bias, y if addend is None else addend, y, *_geometry(window), min(block_rows, 8)
+    )
 
 
 def pack_depthwise(weight: np.ndarray, scale: np.ndarray, packed: np.ndarray) -> None:
@@ -348,12 +356,11 @@ def depthwise_data_gradient(dy: np.ndarray, weight: np.ndarray, packed: np.ndarr
         taps = packed[at : at + len(part.taps)]
         at += len(part.taps)
         if part.taps:
-            pack_taps(flat, np.array(part.taps), ones, taps)
+            pack_taps(flat, _int_array(part.taps), ones, taps)
         target = dx[:, *(slice(start, None, s) for start, s in zip(part.start, window.stride))]
         depthwise_convolve(dy, taps, zeros, target, part.window)
 
 
 def depthwise_weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window) -> None:
     """``dw (kernel..., 1, C)`` of a depthwise convolution."""
-    geometry = map(np.array, (window.stride, window.padding, window.dilation, window.extent))
-    depthwise_weight_gradient(x, dy, dw.reshape(-1, dw.shape[-1]), *geometry)
+    depthwise_weight_gradient(x, dy, dw.reshape(-1, dw.shape[-1]), *_geometry(window))

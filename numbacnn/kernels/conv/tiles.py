@@ -1,8 +1,8 @@
 """The register-tile inner loops that convolution, its gradients and matrix products share.
 
 A *panel* is ``WIDTH`` neighbouring output channels: packed weights lie panel by panel, ``[panel][depth][WIDTH]``, zeros behind the
-last channel. A tile is up to :data:`MAX_ROWS` pixels by one panel; its sums go through a small array in the L1 cache (``sums``), from which
-an epilogue writes the output row by row.
+last channel. A tile is up to :data:`MAX_ROWS` pixels by one panel; its sums go through an array of the task (``sums``), from which an
+epilogue writes the output row by row.
 """
 
 from __future__ import annotations
