@@ -54,8 +54,8 @@ class Fusable(Layer):
     def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
         """``y = scalar(what the packed weights give + shift + addend)``.
 
-        ``shift`` has a number per output channel, ``addend`` the shape of ``y``, ``scalar`` is a Python function of one number
-        (see :func:`numbacnn.kernels.scalar.compiled`); each may be None for nothing."""
+        ``shift`` has a number per output channel, ``addend`` the shape of ``y``, ``scalar`` is a Python function of one number, which
+        :func:`numbacnn.kernels.scalar.compiled` makes a helper for kernels of; each may be None for nothing."""
         raise NotImplementedError(f"{type(self).__name__} does not define run")
 
     def with_epilogue(self, activation: Layer | None, residual: bool, scale_shift: bool) -> Layer:
@@ -89,11 +89,13 @@ class FusedEpilogue(Layer):
     residual: bool
     folded: bool
 
-    recordable: ClassVar[bool] = True
-
     @property
     def arity(self) -> int:  # type: ignore[override]
         return 2 if self.residual else 1
+
+    @property
+    def recordable(self) -> bool:  # type: ignore[override]
+        return self.base.recordable
 
     def label(self, name: str | None = None) -> str:
         return self.base.label(name)
