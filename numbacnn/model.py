@@ -173,12 +173,13 @@ class Model:
             self._plans.clear()
 
     def load_weights(self, source: Any, strict: bool = True, skip_mismatched: bool = False) -> Any:
-        """Copy parameters from a file (``.safetensors``, ``.npz``) or a mapping from name to array, and report how the
-        names met (:class:`numbacnn.weights.files.Report`).
+        """Copy parameters from a file (``.safetensors``, ``.npz``, or PyTorch's ``.pth``, ``.pt``, ``.bin``, ``.ckpt``, of which nothing is
+        run) or a mapping from name to array, and report how the names met (:class:`numbacnn.weights.files.Report`).
 
         Names and layouts are ours, or those of torchvision or timm where the architecture says what these are: whichever fits more of
         the names. ``strict`` wants every parameter and nothing else. ``skip_mismatched`` leaves out what has another shape, such as a
-        head for another number of classes. Raises WeightsError, and leaves the model as it was, where names or shapes don't fit."""
+        head for another number of classes. Raises WeightsError, and leaves the model as it was, where the file cannot be read or names
+        or shapes don't fit."""
         from .weights import files
 
         return files.assign(self, files.read_weights(source), strict, skip_mismatched)
@@ -339,9 +340,14 @@ class Sequential:
             tensor = layer(tensor)
         return tensor
 
+    @property
+    def input_dtype(self) -> str | None:
+        """Type of the inputs, as of layers."""
+        return self.layers[0].input_dtype if self.layers else None
+
     def build(self, input_shape: Any, seed: int = 0, dtype: str = "float32") -> Model:
         """A model for inputs of ``input_shape`` (without the batch axis)."""
-        x = Input(input_shape)
+        x = Input(input_shape, dtype=self.input_dtype)
         return Model(x, self(x), seed=seed, dtype=dtype, name=self.name)
 
     def __repr__(self) -> str:
@@ -367,6 +373,8 @@ def _checked_input(array: Any, tensor: Tensor, name: str) -> np.ndarray:
         raise ShapeError(f"Input {name!r} was given a list of unequal shapes; all images must have shape {tensor.shape}.") from None
     if array.dtype.kind not in "fiub":
         raise ConfigError(f"Input {name!r} was given an array of type {array.dtype}; it takes numbers.")
+    if tensor.dtype is not None and array.dtype.kind not in "iu":
+        raise ConfigError(f"Input {name!r} was given an array of type {array.dtype}; it takes whole numbers ({tensor.dtype}).")
     if array.shape == tensor.shape:
         raise ShapeError(f"Input {name!r} was given a single image of shape {array.shape}; it needs a batch axis in front: image[None].")
     if array.shape[1:] != tensor.shape or array.ndim != len(tensor.shape) + 1:

@@ -148,6 +148,92 @@ def test_not_strict_skips_names_but_never_shapes():
         model.load_weights({"head.weight": np.zeros((2, 2))}, strict=False)
 
 
+def test_integers_half_precision_and_bfloat16_are_converted(tmp_path):
+    model = small_model()
+    given = {name: np.full(array.shape, 2.0) for name, array in values(model).items()}
+    for dtype in ("float16", "float64", "int64", "uint8", "bool"):
+        model.load_weights({name: array.astype(dtype) for name, array in given.items()})
+        assert all((array == (1 if dtype == "bool" else 2)).all() for array in model.parameters.values())
+    (tmp_path / "w.safetensors").write_bytes(bfloat16_file({name: array.shape for name, array in given.items()}, 0x4040))
+    model.load_weights(tmp_path / "w.safetensors")
+    assert all((array == 3).all() for array in model.parameters.values())
+
+
+def bfloat16_file(shapes: dict, bits: int) -> bytes:
+    """A safetensors file of tensors all of whose numbers are the same."""
+    header, data = {}, b""
+    for name, shape in shapes.items():
+        start, data = len(data), data + np.full(shape, bits, "<u2").tobytes()
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, len(data)]}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+# Weights of other networks ---------------------------------------------------------------------------------------------
+
+
+def reduced(name: str, classes: int = 7, **options) -> nc.Model:
+    return nc.create(name, input_shape=(32, 32, 3), classes=classes, width=8, **options)
+
+
+@pytest.fixture(scope="module")
+def resnet18_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
+    reduced("resnet18").export(path)
+    return path
+
+
+def test_the_convention_is_in_the_report(resnet18_file, tmp_path):
+    model = reduced("resnet18", seed=1)
+    assert model.load_weights(resnet18_file).convention == "torchvision"
+    assert "in torchvision" in str(model.load_weights(resnet18_file))
+    model.save(tmp_path / "m.safetensors")
+    assert model.load_weights(tmp_path / "m.safetensors").convention == "numbacnn"
+
+
+def test_another_number_of_classes_is_reported_and_skipped_by_choice(resnet18_file):
+    model, donor = reduced("resnet18", classes=10, seed=1), values(reduced("resnet18"))
+    before = values(model)
+    with pytest.raises(
+        WeightsError, match=r"2 of the wrong shape: 'fc.weight' has shape \(7, 64\).*number of classes.*skip_mismatched=True"
+    ):
+        model.load_weights(resnet18_file)
+    assert same(values(model), before)
+    report = model.load_weights(resnet18_file, skip_mismatched=True)
+    assert [name for name, _, _ in report.shapes] == ["fc.weight", "fc.bias"]
+    for name, array in values(model).items():
+        assert np.array_equal(array, before[name] if name.startswith("head.") else donor[name])
+
+
+@pytest.mark.parametrize("other", ["vgg11", "resnet50", "convnext_tiny", "lenet5"])
+@pytest.mark.parametrize("strict", [True, False])
+def test_weights_of_another_network_get_one_short_sentence(resnet18_file, other, strict):
+    model = nc.create(other, classes=7) if other == "lenet5" else reduced(other)
+    before = values(model)
+    with pytest.raises(WeightsError, match="another network") as caught:
+        model.load_weights(resnet18_file, strict=strict)
+    assert len(str(caught.value)) < 320
+    assert same(values(model), before)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", ["resnet18", "convnext_tiny"])
+def test_torchvision_loads_what_is_exported_with_all_its_strictness(tmp_path, name):
+    torch = pytest.importorskip("torch")
+    safetensors_torch = pytest.importorskip("safetensors.torch")
+    from tests import zoo
+
+    theirs = zoo.randomised(getattr(zoo.torchvision().models, name)())
+    torch.save(theirs.state_dict(), tmp_path / "given.pth")
+    model = nc.create(name)
+    model.load_weights(tmp_path / "given.pth")
+    model.export(tmp_path / "exported.safetensors")
+    exported = safetensors_torch.load_file(tmp_path / "exported.safetensors")
+    getattr(zoo.torchvision().models, name)().load_state_dict(exported, strict=True)
+    for key, array in theirs.state_dict().items():
+        assert key.endswith("num_batches_tracked") or torch.equal(exported[key], array)
+
+
 # Files that cannot be read ---------------------------------------------------------------------------------------------
 
 

@@ -149,8 +149,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
             halves = [name for name in file.keys() if file.get_slice(name).get_dtype() == "BF16"]  # noqa: SIM118 (not a mapping)
             weights = {name: file.get_tensor(name) for name in file.keys() if name not in halves}  # noqa: SIM118
             return {**weights, **_read_bfloat16(path, halves)}, dict(file.metadata() or {})
-    except (SafetensorError, TypeError, AttributeError, ValueError) as error:
-        raise WeightsError(f"{str(path)!r} is not a complete safetensors file that NumPy can hold: {error}.") from error
+    except (SafetensorError, ValueError) as error:
+        raise WeightsError(f"{str(path)!r} is not a complete safetensors file: {error}.") from error
+    except (TypeError, AttributeError) as error:
+        raise WeightsError(f"{str(path)!r} holds numbers of a type that NumPy lacks: {error}.") from error
     except OSError as error:
         raise WeightsError(f"{str(path)!r} cannot be read: {error.strerror or error}.") from error
 
@@ -170,17 +172,17 @@ def _read_bfloat16(path: Path, tensors: list[str]) -> dict[str, np.ndarray]:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array without a name")
-            records = file.zip.infolist() if file.zip else []
-            if sum(record.file_size for record in records) > max(UNPACKED, RATIO * path.stat().st_size):
+        with zipfile.ZipFile(path) as archive:
+            if sum(record.file_size for record in archive.infolist()) > max(UNPACKED, RATIO * path.stat().st_size):
                 raise ValueError(f"it unpacks to more than {RATIO} times its size")
+        with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except OSError as error:
         raise WeightsError(f"{str(path)!r} cannot be read: {error.strerror or error}.") from error
     except NPZ_ERRORS as error:
-        raise WeightsError(f"{str(path)!r} is not a complete npz file of plain arrays: {error or type(error).__name__}.") from error
+        raise WeightsError(
+            f"{str(path)!r} is not a complete npz file of plain arrays: {str(error).rstrip('.') or type(error).__name__}."
+        ) from error
 
 
 def _check_file(path: Path) -> None:
@@ -195,8 +197,8 @@ def _check_file(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Report:
-    """How the names of a file and of a model met, as the file spells them (without what wrappers put before all). ``convention`` is whose names these are (``"numbacnn"``,
-    ``"torchvision"``...); ``shapes`` gives (name, given shape, needed shape)."""
+    """How the names of a file and of a model met, as the file spells them, but for what wrappers put before all. ``convention`` is whose
+    names these are (``"numbacnn"``, ``"torchvision"``...); ``shapes`` gives (name, given shape, needed shape)."""
 
     assigned: tuple[str, ...]
     missing: tuple[str, ...] = ()

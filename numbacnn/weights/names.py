@@ -6,7 +6,8 @@ An architecture says how torchvision and timm name its parameters by *rules*, pa
 
 A field in braces stands for a whole number, which the other side may shift by a constant. A pattern covers a layer or scope and all below
 it: what comes after it (``.weight``) is kept. The first rule that fits counts; a name that no rule fits stays as it is. A rule may have a
-third entry, how many axes of length one their array has behind those of ours.
+third entry, how many axes their array has more than ours, because it belongs to a convolution: those of length one behind ours, or,
+of a Dense layer behind a Flatten, the image's.
 
 Layouts follow from the layers (:meth:`numbacnn.layers.base.Layer.torch_order`). A Dense layer behind a Flatten of channels-last images
 gets its rows in another order too, as PyTorch flattens channels first.
@@ -42,13 +43,13 @@ _FIELD = re.compile(r"\{(\w+)([+-]\d+)?\}")
 
 
 def renamed(name: str, rules: Rules) -> tuple[str, int]:
-    """What ``name`` is called by the first rule that fits it, and how many axes of length one are added."""
-    for ours, theirs, *ones in rules:
+    """What ``name`` is called by the first rule that fits it, and how many axes are added."""
+    for ours, theirs, *added in rules:
         found = _compiled(ours).match(name)
         if found:
             fields = found.groupdict()
             start = _FIELD.sub(lambda field: str(int(fields[field[1]]) + int(field[2] or 0)), theirs)
-            return start + name[found.end() :], sum(ones)
+            return start + name[found.end() :], sum(added)
     return name, 0
 
 
@@ -80,21 +81,15 @@ class Place:
     flattened: Shape | None = None
 
     def fits(self, shape: Shape) -> bool:
-        """Whether an array of that shape is this parameter. Axes of length one don't count, and a dense layer behind a Flatten may be
-        a convolution over the whole image there."""
-        own = [self.shape]
-        if self.flattened is not None and len(self.shape) == 2:
-            *places, channels = self.flattened
-            own.append((self.shape[0], channels, *places))
-        return _without_ones(shape) in map(_without_ones, own)
+        """Whether an array of that shape is this parameter: axes of length one don't count."""
+        return _without_ones(shape) == _without_ones(self.shape)
 
     def imported(self, array: np.ndarray) -> np.ndarray:
         """``array`` of a shape that :meth:`fits`, as ours."""
-        shape = self.shape[: len(self.order)]
         if self.flattened is not None:
             *places, channels = self.flattened
             array = np.moveaxis(array.reshape(-1, channels, *places), 1, -1)
-        return array.reshape(shape).transpose(np.argsort(self.order))
+        return array.reshape(*self.shape[: len(self.order) - 1], -1).transpose(np.argsort(self.order))
 
     def exported(self, array: np.ndarray) -> np.ndarray:
         """Our ``array`` as theirs."""
@@ -125,9 +120,16 @@ def places(model: Any, convention: str) -> dict[str, Place]:
             layer, own = (node.activation, local.removeprefix(ACTIVATION)) if local.startswith(ACTIVATION) else (node.layer, local)
             order = layer.torch_order(own, len(shape))
             mixed = flattened if (own == "weight" if isinstance(layer, Dense) else shape == node.inputs[0].shape) else None
-            theirs, ones = renamed(name, rules)
-            found.setdefault(name, Place(theirs, (*(shape[axis] for axis in order), *[1] * ones), order, mixed))
+            theirs, added = renamed(name, rules)
+            found.setdefault(name, Place(theirs, _their_shape(tuple(shape[axis] for axis in order), mixed, added), order, mixed))
     return found
+
+
+def _their_shape(shape: Shape, flattened: Shape | None, added: int) -> Shape:
+    if added and flattened is not None:
+        *places, channels = flattened
+        return (*shape[:-1], channels, *places)
+    return (*shape, *[1] * added)
 
 
 def _flattened_shape(tensor: Any) -> Shape | None:

@@ -97,10 +97,10 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
             records = _Records(archive, path.stat().st_size)
             pickle = _Pickle(records.read("data.pkl"))
             tensors = state_dict(pickle.load())
-            order = {b"little": "<", b"big": ">"}[records.read("byteorder") if "byteorder" in records else b"little"]
+            order = records.byte_order()
             contents = {key: records.read(f"data/{key}") for key in {tensor.storage.key for tensor in tensors.values()}}
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError) as error:
-        raise RefusedError(f"is not a complete zip archive, as PyTorch's files are: {error}") from error
+        raise RefusedError(f"is not a complete zip archive, as PyTorch's files are: {str(error).rstrip('.')}") from error
     except (ValueError, RuntimeError, LookupError, OverflowError, MemoryError) as error:  # zipfile's, for nonsense in its tables
         raise RefusedError(f"is damaged: its archive cannot be followed ({type(error).__name__})") from error
     return _arrays(tensors, contents, order)
@@ -123,6 +123,13 @@ class _Records:
 
     def __contains__(self, name: str) -> bool:
         return self._folder + name in self._names
+
+    def byte_order(self) -> str:
+        """Of all numbers, as NumPy writes it."""
+        named = self.read("byteorder") if "byteorder" in self else b"little"
+        if named not in (b"little", b"big"):
+            raise RefusedError("is damaged: its byte order is neither little nor big")
+        return "<" if named == b"little" else ">"
 
     def read(self, name: str) -> bytes:
         if name not in self:
