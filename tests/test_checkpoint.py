@@ -135,7 +135,7 @@ def test_resuming_from_an_empty_folder_begins(tmp_path, uninterrupted):
     [
         (lambda: make_trainer(optimizer=SGD(0.1)), r"optimizer was Adam\(.*and is SGD\("),
         (lambda: make_trainer(seed=4), "seed was 3 and is 4"),
-        (lambda: make_trainer(schedule="constant"), "schedule was Cosine.*and is Constant"),
+        (lambda: make_trainer(schedule="constant"), r"another run: schedule was Cosine.*and is Constant\(\)\."),
         (lambda: Trainer(nc.Sequential([nc.Dense(3), nc.GlobalAveragePool2D()]).build((4, 4, 2))), "model was"),
     ],
 )
@@ -178,7 +178,7 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path, uninterrupted):
 )
 def test_another_number_of_epochs_would_change_the_rates(tmp_path, schedule):
     fit(make_trainer(schedule=schedule), tmp_path, epochs=1)
-    with pytest.raises(ConfigError, match=r"number of epochs \(on which .* depends\) was 1 and is 2"):
+    with pytest.raises(ConfigError, match=r"another run: number of epochs \(on which the schedule depends\) was 1 and is 2\."):
         fit(make_trainer(schedule=schedule), tmp_path, resume=True, epochs=2)
     assert len(fit(make_trainer(schedule=schedule), tmp_path, resume=True, epochs=1)) == 1
 

@@ -195,7 +195,9 @@ class Trainer:
 
     def _open(self, source: Any, split: str) -> Any:
         shapes = tuple(tuple(tensor.shape) for tensor in self.model.graph.inputs)
-        return open_dataset(source, split, input_shape=shapes if len(shapes) > 1 else shapes[0], classes=self.model.classes)
+        whole = tuple(tensor.dtype is not None for tensor in self.model.graph.inputs)
+        shape = shapes if len(shapes) > 1 else shapes[0]
+        return open_dataset(source, split, input_shape=shape, classes=self.model.classes, whole_numbers=whole)
 
     def _new_history(self) -> History:
         return History(falling=["loss", *(metric.name for metric in self.metrics if metric.smaller_is_better)])
@@ -275,6 +277,9 @@ class _Batch:
             np.copyto(own, given, casting="unsafe")
         for own, given in zip(self.targets, targets):
             np.copyto(own, given)
+
+
+_EPOCHS = "number of epochs (on which the schedule depends)"
 
 
 class _Run:
@@ -424,7 +429,8 @@ class _Run:
         if saved is None:
             return False
         trainer, store, state = self.trainer, self.trainer.model.store, saved.state
-        checkpoints.check_fingerprint(folder, state["fingerprint"], self._fingerprint())
+        fixed = {name: value for name, value in self._fingerprint().items() if name != _EPOCHS or trainer.schedule.uses_total}
+        checkpoints.check_fingerprint(folder, state["fingerprint"], fixed)
         for name in store.specs:
             store.view(name)[...] = saved.arrays[name]
         for name, array in trainer.updater.arrays().items():
@@ -440,10 +446,9 @@ class _Run:
         return True
 
     def _fingerprint(self) -> dict[str, Any]:
-        """What must not change between the parts of a run."""
+        """What must not change between the parts of a run (the number of epochs only where the schedule uses it)."""
         trainer = self.trainer
         config = json.dumps(_without_versions(trainer.model.to_config()), sort_keys=True)
-        total = {f"number of epochs (on which {trainer.schedule!r} depends)": self.epochs} if trainer.schedule.uses_total else {}
         return {
             "model": f"a model with digest {hashlib.sha256(config.encode()).hexdigest()[:16]}",
             "frozen parameters": self.frozen,
@@ -456,7 +461,7 @@ class _Run:
             "seed": trainer.seed,
             "shuffle": bool(self.loader.shuffle),
             "number of training samples": len(self.loader.dataset),
-            **total,
+            _EPOCHS: self.epochs,
         }
 
 
