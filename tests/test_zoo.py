@@ -10,6 +10,7 @@ from tests import zoo
 
 PEERS = zoo.family_tables("PEERS")
 REDUCED = zoo.family_tables("REDUCED")
+TRAINING = zoo.family_tables("TRAINING")
 FIRST = zoo.first_of_each_family()
 OWN = {"lenet5", "cnn"}  # small as they are, with tests of their own
 
@@ -24,8 +25,9 @@ def test_it_overfits_eight_images_and_keeps_its_bits(name, tmp_path):
     model = nc.create(name, classes=8, seed=1, **REDUCED[name])
     images = np.random.default_rng(0).normal(size=(8, *model.graph.inputs[0].shape)).astype(np.float32)
     labels = np.arange(8)
-    trainer = nc.Trainer(model, optimizer=nc.Adam(3e-3))
-    losses = [trainer.step(images, labels) for _ in range(12)]
+    rate, steps = TRAINING.get(name, (3e-3, 12))
+    trainer = nc.Trainer(model, optimizer=nc.Adam(rate))
+    losses = [trainer.step(images, labels) for _ in range(steps)]
     assert min(losses[-3:]) < 0.5 * losses[0]
     model.save(tmp_path / "model.safetensors")
     loaded = nc.load(tmp_path / "model.safetensors")
