@@ -115,6 +115,21 @@ def test_only_explicit_loops_are_parallel():
         assert len(compiled.metadata["parfor_diagnostics"].initial_parfors) == 1
 
 
+@compiled_only
+@pytest.mark.skipif(jit.num_threads() == 1, reason="there is one thread anyway")
+def test_small_launches_stay_in_one_thread(monkeypatch):
+    def woken(y, queue, threads):
+        for thread in prange(threads):
+            y[thread] = thread
+
+    used = []
+    monkeypatch.setattr(jit, "_limited", lambda entry, threads: used.append(threads) or entry)
+    for serial, elements, expected in ((jit.SERIAL_ELEMENTS, 8192, [1]), (jit.SERIAL_ELEMENTS, 8193, []), (100, 100, [1]), (100, 101, [])):
+        used.clear()
+        kernel(parallel=True, serial=serial)(woken).bind(np.zeros(elements))
+        assert used == expected
+
+
 def test_numbers_of_threads_that_cannot_be():
     before = jit.num_threads()
     for threads in (0, -1, 100_000, 1.5, True, "2", None):

@@ -71,7 +71,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_number_functions_from_elsewhere)
 
 SPINS = "1000"  # some 20 microseconds, about as long as the pause between two launches
-SERIAL_ELEMENTS = 8192  # a launch whose arrays are at most that large runs in the caller's thread
+SERIAL_ELEMENTS = 8192  # unless a kernel says otherwise, a launch whose arrays are at most that large runs in the caller's thread
 JIT_DISABLED = bool(numba_config.DISABLE_JIT)
 
 
@@ -274,22 +274,19 @@ class DiskCache(_Cache):
         if not self._enabled or self._fingerprint is None:
             return None
         target_context.refresh()
-        path = self._path(sig, target_context.codegen())
         try:
-            content = path.read_bytes()
+            content = self._path(sig, target_context.codegen()).read_bytes()
             if content[:DIGEST_BYTES] != hashlib.sha256(content[DIGEST_BYTES:]).digest():
                 return None  # damaged: machine code with a wrong bit would run
             return CompileResult._rebuild(target_context, *pickle.loads(content[DIGEST_BYTES:]))
-        except OSError:
-            return None
-        except Exception:  # a foreign file: compile again, and write over it
+        except Exception:  # no file, no folder, a foreign file: compile, and write over it
             return None
 
     def save_overload(self, sig: Any, data: CompileResult) -> None:
         if not self._enabled or self._fingerprint is None or data.library.has_dynamic_globals:
             return
-        path = self._path(sig, data.codegen)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ConfigError):
+            path = self._path(sig, data.codegen)
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
             try:
@@ -388,13 +385,14 @@ class Kernel:
     """A compiled function. Calling it runs it on NumPy arrays and numbers, or, inside :func:`record`, notes the call.
 
     A ``parallel`` kernel's last two parameters, ``queue`` (an int64 cell for :func:`numbacnn.simd.take`) and ``threads``,
-    are supplied here; callers leave them out. Array parameters named in ``views`` are compiled for any strides, so that dense and
+    are supplied here; callers leave them out. A launch whose arrays have at most ``serial`` elements runs in the caller's thread: waking
+    others would take longer than the work. Array parameters named in ``views`` are compiled for any strides, so that dense and
     strided arrays share one compilation.
     """
 
-    def __init__(self, function: Callable, parallel: bool, views: tuple[str, ...] = ()):
+    def __init__(self, function: Callable, parallel: bool, views: tuple[str, ...] = (), serial: int = SERIAL_ELEMENTS):
         self.function: Any = function
-        self.parallel = parallel
+        self.parallel, self.serial = parallel, serial
         names = list(inspect.signature(function).parameters)
         self._views = frozenset(k for k, name in enumerate(names) if name in views)
         self._workspace = frozenset(k for k, name in enumerate(names) if name in ("scratch", "queue"))
@@ -420,9 +418,9 @@ class Kernel:
         return (entry if threads == numba_config.NUMBA_NUM_THREADS else _limited(entry, threads)), arguments
 
     def _threads(self, arguments: tuple) -> int:
-        """Threads to wake for a launch: none but the caller's where all arrays are small, since a launch has to wait for each of them."""
+        """Threads to work on a launch: none but the caller's where all arrays are small, since a launch has to wait for each of them."""
         sizes = [a.size for k, a in enumerate(arguments) if isinstance(a, np.ndarray) and k not in self._workspace]
-        return num_threads() if max(sizes, default=0) > SERIAL_ELEMENTS else 1
+        return num_threads() if max(sizes, default=0) > self.serial else 1
 
     def _compile(self, signature: tuple) -> Callable:
         if self.parallel:
@@ -475,11 +473,13 @@ def _numba_type(kind: Any) -> Any:
     return {bool: types.boolean, int: types.int64, float: types.float64}[kind]
 
 
-def kernel(function: Callable | None = None, *, parallel: bool = False, views: tuple[str, ...] = ()) -> Any:
+def kernel(
+    function: Callable | None = None, *, parallel: bool = False, views: tuple[str, ...] = (), serial: int = SERIAL_ELEMENTS
+) -> Any:
     """Decorator: compile ``function`` as a kernel (see :class:`Kernel`)."""
     if function is None:
-        return functools.partial(kernel, parallel=parallel, views=views)
-    return Kernel(function, parallel, views)
+        return functools.partial(kernel, parallel=parallel, views=views, serial=serial)
+    return Kernel(function, parallel, views, serial)
 
 
 INLINED = "[inline]"  # how the qualified name of an inlined function ends

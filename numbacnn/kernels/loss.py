@@ -19,6 +19,8 @@ from ..simd import LANES, largest, load, load_part, store, store_part, take, whe
 from ..simd import total as sum_of
 from .jit import inline, kernel
 
+SERIAL = 1 << 14  # elements that one thread works through sooner than several threads start
+
 
 @inline
 def _read(array, at, count):
@@ -116,7 +118,7 @@ def _labelled_block(block, rows, outputs, labels, class_weights, weight_sum, smo
     partials[block] = loss
 
 
-@kernel(parallel=True)
+@kernel(parallel=True, serial=SERIAL)
 def softmax_cross_entropy(outputs, labels, class_weights, smoothing, ignored, scale, gradient, partials, total, queue, threads):
     """``labels`` are int64 classes; rows labelled ``ignored`` count for nothing. The mean is weighted by ``class_weights``,
     which have the type of the outputs."""
@@ -130,16 +132,13 @@ def softmax_cross_entropy(outputs, labels, class_weights, smoothing, ignored, sc
         if labels[row] != ignored:
             divisor += class_weights[labels[row]]
     factor = scale / divisor if divisor != 0.0 else 0.0
-    if blocks == 1:
-        _labelled_block(0, rows, outputs, labels, class_weights, weight_sum, smoothing, ignored, factor, gradient, partials)
-    else:
-        queue[0] = 0
-        for _ in prange(threads):
-            while True:
-                block = take(queue, 1)
-                if block >= blocks:
-                    break
-                _labelled_block(block, rows, outputs, labels, class_weights, weight_sum, smoothing, ignored, factor, gradient, partials)
+    queue[0] = 0
+    for _ in prange(threads):
+        while True:
+            block = take(queue, 1)
+            if block >= blocks:
+                break
+            _labelled_block(block, rows, outputs, labels, class_weights, weight_sum, smoothing, ignored, factor, gradient, partials)
     _finish(partials, divisor, scale, total)
 
 
@@ -172,22 +171,19 @@ def _soft_block(block, rows, outputs, targets, class_weights, smoothing, factor,
     partials[block] = loss
 
 
-@kernel(parallel=True)
+@kernel(parallel=True, serial=SERIAL)
 def softmax_cross_entropy_soft(outputs, targets, class_weights, smoothing, scale, gradient, partials, total, queue, threads):
     """``targets`` are shaped like the outputs; the mean is over the rows."""
     blocks = partials.shape[0]
     rows = (outputs.shape[0] + blocks - 1) // blocks
     factor = scale / outputs.shape[0]
-    if blocks == 1:
-        _soft_block(0, rows, outputs, targets, class_weights, smoothing, factor, gradient, partials)
-    else:
-        queue[0] = 0
-        for _ in prange(threads):
-            while True:
-                block = take(queue, 1)
-                if block >= blocks:
-                    break
-                _soft_block(block, rows, outputs, targets, class_weights, smoothing, factor, gradient, partials)
+    queue[0] = 0
+    for _ in prange(threads):
+        while True:
+            block = take(queue, 1)
+            if block >= blocks:
+                break
+            _soft_block(block, rows, outputs, targets, class_weights, smoothing, factor, gradient, partials)
     _finish(partials, float(outputs.shape[0]), scale, total)
 
 
@@ -222,22 +218,19 @@ def _hinge_block(block, rows, outputs, labels, class_weights, margin, squared, f
     partials[block] = loss
 
 
-@kernel(parallel=True)
+@kernel(parallel=True, serial=SERIAL)
 def multi_class_hinge(outputs, labels, class_weights, margin, squared, divisor, scale, gradient, partials, total, queue, threads):
     """``labels`` are int64 classes; ``divisor`` is what the sum over all rows is divided by."""
     blocks = partials.shape[0]
     rows = (outputs.shape[0] + blocks - 1) // blocks
     factor = scale / divisor
-    if blocks == 1:
-        _hinge_block(0, rows, outputs, labels, class_weights, margin, squared, factor, gradient, partials)
-    else:
-        queue[0] = 0
-        for _ in prange(threads):
-            while True:
-                block = take(queue, 1)
-                if block >= blocks:
-                    break
-                _hinge_block(block, rows, outputs, labels, class_weights, margin, squared, factor, gradient, partials)
+    queue[0] = 0
+    for _ in prange(threads):
+        while True:
+            block = take(queue, 1)
+            if block >= blocks:
+                break
+            _hinge_block(block, rows, outputs, labels, class_weights, margin, squared, factor, gradient, partials)
     _finish(partials, divisor, scale, total)
 
 
@@ -266,22 +259,19 @@ def _pointwise(value: Callable, slope: Callable) -> Any:
             _write(slope(x, t, c) * factor, gradient, at, count)
         partials[block] = sum_of(losses)
 
-    @kernel(parallel=True)
+    @kernel(parallel=True, serial=SERIAL)
     def pointwise(outputs, targets, constants, period, scale, gradient, partials, total, queue, threads):
         blocks = partials.shape[0]
         size = (outputs.size + blocks - 1) // blocks
         divisor = float(outputs.size)
         factor = scale / divisor
-        if blocks == 1:
-            run_block(0, size, outputs, targets, constants, period, factor, gradient, partials)
-        else:
-            queue[0] = 0
-            for _ in prange(threads):
-                while True:
-                    block = take(queue, 1)
-                    if block >= blocks:
-                        break
-                    run_block(block, size, outputs, targets, constants, period, factor, gradient, partials)
+        queue[0] = 0
+        for _ in prange(threads):
+            while True:
+                block = take(queue, 1)
+                if block >= blocks:
+                    break
+                run_block(block, size, outputs, targets, constants, period, factor, gradient, partials)
         _finish(partials, divisor, scale, total)
 
     return pointwise

@@ -23,7 +23,7 @@ FACTOR, NORM_FACTOR, LARGEST, DECOUPLED, OWN = 0, 1, 2, 3, 4
 RATE, WEIGHT_DECAY, L1 = 0, 1, 2
 VECTORS = 4
 WIDTH = VECTORS * LANES
-SERIAL = 1 << 17  # elements that one thread updates sooner than several threads start
+SERIAL = 1 << 17  # elements of the largest array that one thread works through sooner than several threads start
 
 
 @inline
@@ -65,19 +65,15 @@ def _optimizer(update: Callable) -> Any:
             g = _gradient(gradients, at, count, p, numbers, coupled, groups[group, L1])
             _write(update(state, parameters.size, at, count, p * keep, g, rate, numbers), parameters, at, count)
 
-    @kernel(parallel=True)
+    @kernel(parallel=True, serial=SERIAL)
     def step(parameters, gradients, state, tasks, groups, numbers, queue, threads):
-        if threads == 1 or parameters.size < SERIAL:
-            for task in range(tasks.shape[0]):
+        queue[0] = 0
+        for _ in prange(threads):
+            while True:
+                task = take(queue, 1)
+                if task >= tasks.shape[0]:
+                    break
                 run(task, parameters, gradients, state, tasks, groups, numbers)
-        else:
-            queue[0] = 0
-            for _ in prange(threads):
-                while True:
-                    task = take(queue, 1)
-                    if task >= tasks.shape[0]:
-                        break
-                    run(task, parameters, gradients, state, tasks, groups, numbers)
 
     return step
 
@@ -142,22 +138,18 @@ def _square_sum(task, gradients, tasks, largest):
     return sum_of(sums)
 
 
-@kernel(parallel=True)
+@kernel(parallel=True, serial=SERIAL)
 def clip_norm(gradients, tasks, norm, partials, numbers, queue, threads):
     """Leave in ``numbers`` the factor that brings the norm of all gradients, clipped by value, down to ``norm``. ``partials``
     has a cell for each task; these are added up in order."""
     largest = numbers[LARGEST]
-    if threads == 1 or gradients.size < SERIAL:
-        for task in range(tasks.shape[0]):
+    queue[0] = 0
+    for _ in prange(threads):
+        while True:
+            task = take(queue, 1)
+            if task >= tasks.shape[0]:
+                break
             partials[task] = _square_sum(task, gradients, tasks, largest)
-    else:
-        queue[0] = 0
-        for _ in prange(threads):
-            while True:
-                task = take(queue, 1)
-                if task >= tasks.shape[0]:
-                    break
-                partials[task] = _square_sum(task, gradients, tasks, largest)
     square = 0.0
     for task in range(tasks.shape[0]):
         square += partials[task]
