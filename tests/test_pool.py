@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from numbacnn.errors import ConfigError, ShapeError
 from numbacnn.kernels import jit
+from numbacnn.kernels import pool as pool_kernels
 from numbacnn.layers import pool as layers
 from tests.driver import Driver, check_gradients
 from tests.naive import pool as naive
@@ -235,6 +236,12 @@ def test_flops_count_the_pixels_of_all_windows():
     assert layers.AveragePool2D(3, 1, padding=1).flops((2, 2, 1)) == 16
 
 
+def test_every_class_says_what_it_is():
+    text = layers.AdaptiveMaxPool2D.__doc__
+    assert text.startswith("Max pooling of ``(height, width, channels)`` to a given size.\n\nOutput of a given size")
+    assert "\nArgs:\n    size: of the output" in text
+
+
 def test_lists_are_taken_as_tuples():
     assert layers.MaxPool2D([2, 3], padding=[[0, 1], [1, 0]]) == layers.MaxPool2D((2, 3), padding=((0, 1), (1, 0)))
 
@@ -340,3 +347,21 @@ def test_torch_treats_not_a_number_alike():
     x[0, 2, 3], x[0, 5, 5, 1], x[0, 6, 6] = np.nan, np.nan, np.inf
     expected = torch.nn.functional.max_pool2d(torch.tensor(np.moveaxis(x, -1, 1)), 3, 2, 1)
     np.testing.assert_array_equal(Driver(layers.MaxPool2D(3, 2, padding=1), x).forward(), np.moveaxis(expected.numpy(), 1, -1))
+
+
+def test_windows_with_gaps_along_every_axis():
+    """Average and Lp read them as maxima do."""
+    windows = np.array([[[0, 1, 1]], [[0, 2, 3]], [[1, 2, 3]]], np.int64)
+    x = np.arange(42.0).reshape(1, 1, 6, 7, 1)
+    expected = x[0, 0, ::3, 1::3, 0][:2, :2]
+    y = np.zeros((1, 1, 1, 1, 1))
+    pool_kernels.average_forward(x, y, windows, np.array([[1.0], [0.5], [0.5]]))
+    assert y[0, 0, 0, 0, 0] == expected.mean()
+    pool_kernels.lp_forward(x, y, windows, 1.0)
+    assert y[0, 0, 0, 0, 0] == expected.sum()
+
+
+def test_of_several_that_are_not_numbers_the_last_gets_the_gradient():
+    x, y, argmax = np.array([np.nan, 5, np.nan, 1]).reshape(1, 1, 1, 4, 1), np.zeros((1, 1, 1, 1, 1)), np.zeros((1, 1, 1, 1, 1), np.int32)
+    pool_kernels.max_forward(x, y, argmax, np.array([[[0, 1, 1]], [[0, 1, 1]], [[0, 4, 1]]], np.int64))
+    assert argmax.ravel() == [2]

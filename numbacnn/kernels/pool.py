@@ -5,7 +5,8 @@ window holds comes in tables, so that sliding, adaptive and global pooling are t
 
 ``windows[axis, place]``  ``(start, taps, step)``: the pixels ``start + step * (0, 1, ... taps - 1)`` along that axis, clipped to the
                           input;
-``covers[axis, pixel]``   ``(first, places)``: the places, from the first on, whose windows may hold that pixel;
+``covers[axis, pixel]``   ``(first, places)``: the places, from the first on, whose windows may hold that pixel; for average and Lp, whose
+                          backward passes add up all of these, they do hold it: windows have step 1;
 ``shares[axis, place]``   1 / what the window counts as in an average (padding may count). Shares of the axes are multiplied.
 
 A task is a stretch of one row, and a span of channels, of the array that is written: every element is written by one
@@ -87,7 +88,8 @@ def _window_max(x, at, taps, steps, count):
 
 @inline
 def _window_argmax(x, argmax, at, first, taps, steps, count):
-    """The maxima, and the pixel of the sample where each was first met; not a number beats every number."""
+    """The maxima, and the pixel of the sample where each was first met. What is not a number beats every number, and the last of them
+    counts, as in PyTorch."""
     channels = x.shape[4]
     best, chosen = splat(x, -np.inf, 1, VECTORS), splat(argmax, first, 1, VECTORS)
     for i in range(taps[0]):
@@ -171,7 +173,7 @@ def _window_sum(x, at, taps, steps, count):
             line = zeros(x, 1, VECTORS)
             for _k in range(taps[2]):
                 line = line + read(x, near, count)
-                near += channels
+                near += steps[2] * channels
             total = total + line
     return total
 
@@ -272,7 +274,7 @@ def lp_forward(x, y, windows, p, queue, threads):
                             near = at + (i * steps[0] + j * steps[1]) * channels
                             for _k in range(taps[2]):
                                 sums = sums + _power(abs(read(x, near, count)), p)
-                                near += channels
+                                near += steps[2] * channels
                     write(_power(sums, 1.0 / p), y, (row + w) * channels + c, count)
 
 
