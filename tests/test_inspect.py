@@ -169,6 +169,7 @@ def test_totals_say_where_the_receptive_field_lies():
     x = nc.Input((24, 24, 1))
     summary = nc.Model(x, MaxPool2D(2)(Conv2D(1, 5, padding=2)(x))).summary()
     assert str(summary).splitlines()[-1] == "receptive field  6x6, stride 2x2, first centre at 0.5x0.5"
+    assert str(lenet().summary()).splitlines()[-1] == "receptive field  32x32, first centre at 13.5x13.5"
     assert summary.to_dict()["receptive_field"] == {"size": (6, 6), "stride": (2, 2), "centre": (0.5, 0.5)}
     assert summary.to_dict()["rows"][0]["receptive_field"] == {"size": (5, 5), "stride": (1, 1), "centre": (0, 0)}
 

@@ -120,7 +120,8 @@ class Summary:
         ]
         field = self.receptive_field
         if field.size:
-            lines.append(f"receptive field  {field}, stride {_per_axis(field.stride)}, first centre at {_per_axis(field.centre)}")
+            stride = f", stride {_per_axis(field.stride)}" if any(field.stride) else ""
+            lines.append(f"receptive field  {field}{stride}, first centre at {_per_axis(field.centre)}")
         return lines
 
 

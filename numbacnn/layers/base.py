@@ -7,6 +7,7 @@ array. The graph owns every array and hands them to ``forward`` and ``backward``
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any, ClassVar
 
 from ..errors import ConfigError, ShapeError
@@ -175,4 +176,4 @@ class Layer:
 def document(classes: tuple[type, ...], common: type) -> None:
     """Put what the classes share behind what tells them apart."""
     for each in classes:
-        each.__doc__ = f"{each.__doc__}\n\n{common.__doc__}"
+        each.__doc__ = f"{inspect.getdoc(each)}\n\n{inspect.getdoc(common)}"
