@@ -5,16 +5,15 @@ All pixels are float32 in [0, 1], whatever the file stores: 8 bits are divided b
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
+from ..image_files import opened
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,20 +36,20 @@ def read_image(path: str | os.PathLike, channels: int | None = None, size: tuple
     if channels is not None and channels not in _MODES:
         raise ConfigError(f"An image has 1, 3 or 4 channels; {channels} were asked for.")
     size = None if size is None else checked_size(size)
-    with _opened(path) as image:
+    with opened(path) as image:
         channels = channels or native_channels(image)
         return _to_array(image, channels, size)
 
 
 def count_channels(path: str | os.PathLike) -> int:
     """1 for a grey image file, else 3. Reads only the file's header."""
-    with _opened(path) as image:
+    with opened(path) as image:
         return native_channels(image)
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """``(height, width)`` of an image file once it stands upright. Reads only the file's header."""
-    with _opened(path) as image:
+    with opened(path) as image:
         width, height = image.size
         turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 swap rows and columns
     return (width, height) if turned else (height, width)
@@ -89,26 +88,6 @@ def checked_size(size: Any) -> tuple[int, int]:
     except (TypeError, ValueError):
         pass
     raise ConfigError(f"A size of images is (height, width), two positive integers, not {size!r}.")
-
-
-@contextlib.contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
-    """Opens an image file, and says in one sentence what is wrong with it, be it found now or while decoding."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            yield image
-    except FileNotFoundError:
-        raise DataError(f"There is no image file {path}.") from None
-    except IsADirectoryError:
-        raise DataError(f"{path} is a folder, not an image file.") from None
-    except PermissionError:
-        raise DataError(f"The image file {path} may not be read (permission denied).") from None
-    except UnidentifiedImageError:
-        raise DataError(f"{path} is not an image file that Pillow can read.") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # each is some decoder's word for damage
-        raise DataError(f"The image file {path} is damaged or cannot be read: {str(error).rstrip('.')}.") from error
 
 
 def _to_array(image: Image.Image, channels: int, size: tuple[int, int] | None) -> NDArray[np.float32]:
