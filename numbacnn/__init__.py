@@ -14,6 +14,7 @@ _LAYERS = {
     "conv": "Conv1D Conv2D Conv3D Conv1DTranspose Conv2DTranspose Conv3DTranspose DepthwiseConv1D DepthwiseConv2D DepthwiseConv3D "
     "SeparableConv1D SeparableConv2D SeparableConv3D",
     "dense": "Dense",
+    "embedding": "Embedding",
     "pool": "MaxPool1D MaxPool2D MaxPool3D AveragePool1D AveragePool2D AveragePool3D LpPool1D LpPool2D LpPool3D "
     "GlobalAveragePool1D GlobalAveragePool2D GlobalAveragePool3D GlobalMaxPool1D GlobalMaxPool2D GlobalMaxPool3D "
     "AdaptiveAveragePool1D AdaptiveAveragePool2D AdaptiveAveragePool3D AdaptiveMaxPool1D AdaptiveMaxPool2D AdaptiveMaxPool3D",
@@ -87,6 +88,7 @@ __all__ = [  # written out, because type checkers read it
     "DivergenceError",
     "Dropout",
     "EarlyStopping",
+    "Embedding",
     "Flatten",
     "GlobalAveragePool1D",
     "GlobalAveragePool2D",
@@ -258,6 +260,7 @@ if TYPE_CHECKING:
     )
     from .layers.dense import Dense
     from .layers.dropout import Dropout, SpatialDropout, StochasticDepth
+    from .layers.embedding import Embedding
     from .layers.initializers import Constant, Initializer, Normal, Orthogonal, TruncatedNormal, Uniform, VarianceScaling
     from .layers.merge import Add, Concatenate, Maximum, Multiply, Subtract
     from .layers.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, LocalResponseNorm

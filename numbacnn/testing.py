@@ -6,6 +6,7 @@
         check_layer(MyLayer(units=4), (7, 5, 3))                      # everything below, on one input shape
         check_layer(MyMerge(), [(4, 4, 3), (4, 4, 2)])                # a layer with two inputs
         gradient_check(MyLayer(units=4), (7, 5, 3), tolerance=1e-7)   # gradients alone
+        check_layer(MyTable(rows=9), (7,), sample=whole(9))           # a layer that takes whole numbers
 
 A check that fails raises AssertionError with a sentence: which check, which layer, which shapes, and what differs. Arrays
 that a layer is to fill are handed over full of NaN, and lie between guards that show a write out of bounds.
@@ -44,6 +45,11 @@ def distinct(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarr
     return ((generator.permutation(size) + offset) / size * 8 - 4).reshape(shape)
 
 
+def whole(limit: int) -> Sampler:
+    """Draws whole numbers from 0 to ``limit - 1``, for layers that take such."""
+    return lambda generator, shape: generator.integers(0, limit, shape)
+
+
 # One layer, run outside any graph --------------------------------------------------------------------------------------
 
 
@@ -52,7 +58,7 @@ class Trial:
     left to the graph, as in training.
 
     ``x`` are the inputs, ``dy`` random gradients of the outputs, ``p`` random parameters near the layer's initial values
-    (all float64 values rounded to float32, so that trials of both types start alike)."""
+    (all float64 values rounded to float32, so that trials of both types start alike). Whole numbers as inputs get no gradient."""
 
     def __init__(
         self,
@@ -71,7 +77,7 @@ class Trial:
         self._guarded: list[np.ndarray] = []
         generator = np.random.default_rng(seed)
         self.specs = layer.parameters(self.given)
-        self.x = [self._rounded(sample(generator, (batch, *shape))) for shape in self.shapes]
+        self.x = [self._input(sample(generator, (batch, *shape))) for shape in self.shapes]
         self.dy = [self._rounded(generator.standard_normal((batch, *shape))) for shape in self.output_shapes]
         self.p = {name: self._rounded(_parameter(spec, generator)) for name, spec in self.specs.items()}
         self.state = self.p
@@ -101,7 +107,8 @@ class Trial:
         """``(dx, dp)`` for ``dy``, after :meth:`forward`. The gradient of the input number ``in_place``, if one is given, lies over ``dy``;
         ``wanted`` says which inputs get a gradient."""
         dy = [self._copy(array) for array in self.dy]
-        wanted = [True] * len(self.x) if wanted is None else list(wanted)
+        wanted = [True] * len(self.x) if wanted is None else wanted
+        wanted = [want and self.layer.input_dtype is None for want in wanted]
         dx: list[np.ndarray | None] = [self._filled((self.batch, *shape)) if w else None for shape, w in zip(self.shapes, wanted)]
         if in_place is not None:
             dx[in_place] = dy[0]
@@ -147,11 +154,15 @@ class Trial:
     def _outputs(self, arrays: Sequence[Any]) -> Any:
         return arrays[0] if len(self.output_shapes) == 1 else tuple(arrays)
 
+    def _input(self, values: np.ndarray) -> np.ndarray:
+        return self._rounded(values) if self.layer.input_dtype is None else self._copy(np.asarray(values, self.layer.input_dtype))
+
     def _rounded(self, values: np.ndarray) -> np.ndarray:
         return self._copy(np.asarray(values, np.float32))
 
     def _copy(self, values: np.ndarray) -> np.ndarray:
-        array = self._filled(values.shape)
+        """A copy, in the type of the trial but for whole numbers."""
+        array = self._filled(values.shape, None if values.dtype.kind == "f" else values.dtype)
         array[...] = values
         return array
 
@@ -232,18 +243,20 @@ def _assert_close(a: np.ndarray, b: np.ndarray, tolerance: float, what: str) -> 
     _require(error[worst] <= limit, f"{what}: {a[worst]:.9g} against {b[worst]:.9g} at {at}, allowed difference {limit:.2g}")
 
 
-def _assert_finite(arrays: Mapping[str, np.ndarray | None], method: str) -> None:
+def _assert_finite(arrays: Mapping[str, np.ndarray], method: str) -> None:
     for name, array in arrays.items():
-        if array is not None and not np.isfinite(array).all():
+        if not np.isfinite(array).all():
             at = tuple(int(k) for k in np.argwhere(~np.isfinite(array))[0])
             raise AssertionError(
                 f"{method} leaves {array[at]} in {name} at {at}: not every element is overwritten, or the result is not finite"
             )
 
 
-def _gradients(dx: Sequence[np.ndarray | None], dp: Mapping[str, np.ndarray]) -> dict[str, np.ndarray | None]:
+def _gradients(dx: Sequence[np.ndarray | None], dp: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those that there are, by name."""
     names = ["dx"] if len(dx) == 1 else [f"dx[{k}]" for k in range(len(dx))]
-    return {**dict(zip(names, dx)), **{f"dp[{name!r}]": array for name, array in dp.items()}}
+    of_inputs = {name: array for name, array in zip(names, dx) if array is not None}
+    return {**of_inputs, **{f"dp[{name!r}]": array for name, array in dp.items()}}
 
 
 # Gradients -----------------------------------------------------------------------------------------------------------
@@ -276,14 +289,15 @@ def _check_direct_gradients(
     trial.forward()
     gradients = _gradients(*trial.backward())
     _assert_finite(gradients, "backward")
-    arrays = [*trial.x, *(trial.p[name] for name, spec in trial.specs.items() if spec.trainable)]
+    learned = trial.x if layer.input_dtype is None else []
+    arrays = [*learned, *(trial.p[name] for name, spec in trial.specs.items() if spec.trainable)]
 
     def loss() -> float:
         return sum(float(np.vdot(y, dy)) for y, dy in zip(trial.forward(), trial.dy))
 
     generator = np.random.default_rng(seed + 1)
     for array, (name, gradient) in zip(arrays, gradients.items()):
-        _compare_slopes(loss, array, np.asarray(gradient), name, tolerance, generator, elements, projections)
+        _compare_slopes(loss, array, gradient, name, tolerance, generator, elements, projections)
 
 
 def _compare_slopes(
@@ -317,7 +331,7 @@ def _slope(loss: Callable[[], float], array: np.ndarray, direction: np.ndarray) 
 def _check_model_gradients(
     layer: Layer, shapes: tuple[Shape, ...], batch: int, seed: int, tolerance: float, sample: Sampler, projections: int
 ) -> None:
-    """Gradients of a model made of a Scale per input, in whose place the layer may work, and the layer."""
+    """Gradients of a model made of a Scale per input that is learned from, in whose place the layer may work, and the layer."""
     trial = Trial(layer, shapes, batch, "float64", seed, sample=sample)
     model = _model(layer, shapes, "float64", scaled=True)
     _set_parameters(model, trial)
@@ -356,9 +370,9 @@ def _model(layer: Layer, shapes: tuple[Shape, ...], dtype: str, scaled: bool = F
     from .graph.tensor import Input
     from .model import Model
 
-    inputs = [Input(shape) for shape in shapes]
+    inputs = [Input(shape, dtype=layer.input_dtype) for shape in shapes]
     tensors: list[Any] = inputs
-    if scaled:
+    if scaled and layer.input_dtype is None:
         from .layers.shape import Scale
 
         tensors = [Scale()(tensor) for tensor in inputs]
@@ -446,7 +460,7 @@ def _check_config(case: LayerCase) -> None:
     _require(type(layer).__name__ in repr(layer), "its repr does not show its class")
     if not _registered(layer):
         return
-    inputs = [Input(shape) for shape in case.shapes]
+    inputs = [Input(shape, dtype=layer.input_dtype) for shape in case.shapes]
     outputs = layer(*inputs, name="layer")
     graph = Graph(inputs, outputs if isinstance(outputs, tuple) else (outputs,))
     rebuilt_inputs, rebuilt_outputs = from_config(json.loads(json.dumps(to_config(graph))))
@@ -470,8 +484,7 @@ def _check_overwrites(case: LayerCase) -> None:
             asked += [{"frozen": [name]} for name in trial.specs if len(trial.specs) > 1]
         for options in asked:
             for name, gradient in _gradients(*trial.backward(**options)).items():
-                if gradient is not None:
-                    _assert_same(gradient, np.asarray(full[name]), f"{name} depends on which other gradients are wanted ({options})")
+                _assert_same(gradient, full[name], f"{name} depends on which other gradients are wanted ({options})")
 
 
 def _check_inference(case: LayerCase) -> None:
@@ -506,7 +519,7 @@ def _check_in_place(case: LayerCase) -> None:
         for array, expected in zip(trial.forward(in_place=None if "x" in layer.backward_reads else number), y):
             _assert_same(array, expected, f"forward {where} against apart")
         for name, gradient in _gradients(*trial.backward(in_place=number)).items():
-            _assert_same(np.asarray(gradient), np.asarray(gradients[name]), f"backward {where} against apart, {name}")
+            _assert_same(gradient, gradients[name], f"backward {where} against apart, {name}")
         _assert_same(trial.forward(in_place=number)[0], y[0], f"forward {where} against apart")
 
 
@@ -518,7 +531,7 @@ def _check_precision(case: LayerCase) -> None:
         y = trial.forward()
         results.append({**{f"y[{k}]": array for k, array in enumerate(y)}, **_gradients(*trial.backward())})
     for name, array in results[0].items():
-        _assert_close(np.asarray(array), np.asarray(results[1][name]), case.precision, f"{name} in float32 against float64")
+        _assert_close(array, results[1][name], case.precision, f"{name} in float32 against float64")
 
 
 def _check_threads(case: LayerCase) -> None:
@@ -529,7 +542,7 @@ def _check_threads(case: LayerCase) -> None:
         trial = case.trial(PRIME_BATCH, "float32")
         y = trial.forward()
         kept = {**{f"y[{k}]": array for k, array in enumerate(y)}, **{f"state[{k!r}]": array for k, array in trial.state.items()}}
-        return {**kept, **{name: np.asarray(array) for name, array in _gradients(*trial.backward()).items()}}
+        return {**kept, **_gradients(*trial.backward())}
 
     before = jit.num_threads()
     try:
@@ -603,7 +616,7 @@ def _registered(layer: Layer) -> bool:
 
 
 def _strided(array: np.ndarray) -> np.ndarray:
-    wide = np.full((*array.shape[:-1], 2 * array.shape[-1]), np.nan, array.dtype)
+    wide = np.full((*array.shape[:-1], 2 * array.shape[-1]), np.nan if array.dtype.kind == "f" else -1, array.dtype)
     wide[..., ::2] = array
     return wide[..., ::2]
 
@@ -690,15 +703,19 @@ def _named(check: str, layer: Any, shape: Any) -> Iterator[None]:
 # Architectures -------------------------------------------------------------------------------------------------------
 
 
-def check_architecture(name: str, input_shape: Shape = (32, 32, 3), classes: int = 10, batch: int = 2, **options: Any) -> None:
+def check_architecture(
+    name: str, input_shape: Shape = (32, 32, 3), classes: int = 10, batch: int = 2, sample: Sampler | None = None, **options: Any
+) -> None:
     """Check a registered architecture: it builds, twice the same from one seed, predicts finite numbers of the right shape, changes every
-    trained parameter in two steps on random images, with finite losses, and is saved and loaded. Raises AssertionError."""
+    trained parameter in two steps on random images (or what ``sample`` draws), with finite losses, and is saved and loaded. Raises
+    AssertionError."""
     from .model import create, load
     from .training.optimizers import SGD
     from .training.trainer import Trainer
 
     generator = np.random.default_rng(0)
-    images = generator.standard_normal((batch, *input_shape)).astype(np.float32)
+    shape = (batch, *input_shape)
+    images = generator.standard_normal(shape).astype(np.float32) if sample is None else sample(generator, shape)
     labels = generator.integers(0, classes, batch)
     with _named("architecture", name, input_shape):
         model = create(name, input_shape=input_shape, classes=classes, seed=0, **options)

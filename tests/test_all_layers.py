@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from numbacnn.plugin import registry
-from numbacnn.testing import check_layer
+from numbacnn.testing import check_layer, whole
 
 OWN = "numbacnn"
 
@@ -96,6 +96,11 @@ CASES: dict[str, list[Case]] = {
     "SeparableConv3D": [on((3, 3, 2, 2), filters=3, size=2), on((1, 1, 1, 1), filters=1, size=1)],
     # Dense
     "Dense": [on((3,), units=2), on((37,), units=19, activation="relu"), on((3, 5, 2), units=4, bias=False), on((1,), units=1)],
+    "Embedding": [
+        Case((5,), {"vocabulary": 7, "width": 3}, {"sample": whole(7)}),
+        Case((2, 3, 2), {"vocabulary": 5, "width": 37, "padding_index": -2}, {"sample": whole(3)}),
+        Case((1,), {"vocabulary": 1, "width": 1}, {"sample": whole(1)}),
+    ],
     # Pooling
     "MaxPool1D": [on((6, 2), size=2), on((7, 3), size=3, stride=2, padding="same"), on((1, 1), size=1)],
     "MaxPool2D": [

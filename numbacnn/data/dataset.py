@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -52,6 +53,7 @@ class ArrayDataset:
     ``labels``: integers are class indices, stored as int64, at least 0 unless equal to ``ignored_label``; floating-point numbers
     are targets, stored in ``dtype``. Where there are ``classes``, each class index but ``ignored_label`` must be one of them.
     A tuple of arrays of images is one for each input of a model with several, a tuple of arrays of labels one for each output.
+    ``whole_numbers`` says of each array of images whether it holds whole numbers, such as ids of words, which are kept as int64.
     Raises DataError where the two cannot belong together or hold something that is not a number.
     """
 
@@ -64,12 +66,16 @@ class ArrayDataset:
         full_scale: float = 255.0,
         ignored_label: int | None = None,
         dtype: str = "float32",
+        whole_numbers: Sequence[bool] = (),
     ):
         if dtype not in ("float32", "float64"):
             raise ConfigError(f"A data set's dtype is 'float32' or 'float64', not {dtype!r}.")
         self._dtype = np.dtype(dtype)
         self._several_inputs, self._several_labels = _is_several(images), _is_several(labels)
-        self._images = [_checked_images(array, self._dtype) for array in _entries(images)]
+        self._images = [
+            _checked_whole_numbers(array) if whole else _checked_images(array, self._dtype)
+            for array, whole in zip(_entries(images), itertools.chain(whole_numbers, itertools.repeat(False)))
+        ]
         self._labels = [_checked_labels(array, self._dtype, ignored_label) for array in _entries(labels)]
         self._full_scale = self._dtype.type(full_scale)
         self._classes = None if classes is None else tuple(map(str, classes))
@@ -97,8 +103,8 @@ class ArrayDataset:
         labels = tuple(array.take(indices, axis=0) for array in self._labels)
         return images if self._several_inputs else images[0], labels if self._several_labels else labels[0]
 
-    def _scaled(self, images: NDArray[Any]) -> NDArray[np.floating]:
-        return images if images.dtype == self._dtype else np.divide(images, self._full_scale, dtype=self._dtype)
+    def _scaled(self, images: NDArray[Any]) -> NDArray[Any]:
+        return np.divide(images, self._full_scale, dtype=self._dtype) if images.dtype == np.uint8 else images
 
     def __repr__(self) -> str:
         return f"ArrayDataset({len(self)} images of shape {self.input_shape})"
@@ -168,6 +174,24 @@ def _as_array(given: Any, what: str) -> NDArray[Any]:
 
 
 def _checked_images(given: Any, dtype: np.dtype) -> NDArray[Any]:
+    images = _shaped_images(given)
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype.kind in "iu":
+        raise DataError(f"Images must be uint8 (0 to 255) or floating-point numbers; these are {images.dtype}.")
+    images = images.astype(dtype, copy=False)
+    _check_finite(images, "Image")
+    return images
+
+
+def _checked_whole_numbers(given: Any) -> NDArray[Any]:
+    images = _shaped_images(given)
+    if images.dtype.kind not in "iu":
+        raise DataError(f"The samples must be whole numbers, such as ids of words; these are {images.dtype}.")
+    return images.astype(np.int64, copy=False)
+
+
+def _shaped_images(given: Any) -> NDArray[Any]:
     images = _as_array(given, "images")
     if images.dtype.kind not in "fiub":
         raise DataError(f"Images must be numbers; these are of type {images.dtype}.")
@@ -175,12 +199,6 @@ def _checked_images(given: Any, dtype: np.dtype) -> NDArray[Any]:
         raise DataError(f"Images must have shape (n, ..., channels); this array has shape {images.shape}.")
     if len(images) == 0 or 0 in images.shape:
         raise DataError(f"There are no images: the array has shape {images.shape}.")
-    if images.dtype == np.uint8:
-        return images
-    if images.dtype.kind in "iu":
-        raise DataError(f"Images must be uint8 (0 to 255) or floating-point numbers; these are {images.dtype}.")
-    images = images.astype(dtype, copy=False)
-    _check_finite(images, "Image")
     return images
 
 

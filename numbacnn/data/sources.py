@@ -19,6 +19,7 @@ def open_dataset(
     folder: str | os.PathLike | None = None,
     input_shape: tuple[Any, ...] | None = None,
     classes: Sequence[str] | None = None,
+    whole_numbers: Sequence[bool] = (),
 ) -> Dataset:
     """Open a data set.
 
@@ -29,17 +30,23 @@ def open_dataset(
     ``split`` is ``"train"`` or ``"test"``. ``folder`` is where a registered data set's files lie, if not in the usual places.
     ``input_shape`` ``(height, width, channels)`` is what the images are to be; files are converted and resized, arrays resized.
     ``classes`` are those of a model, in the order of its labels; a folder of images is read with these labels.
+    ``whole_numbers`` says of each input of a model whether it takes whole numbers; arrays are then kept as such.
 
     Raises UnknownNameError for a name that is neither registered nor a folder, DataError for data that cannot be used.
     """
     if split not in SPLITS:
         raise ConfigError(f"A split is 'train' or 'test', not {split!r}.")
-    dataset = _open(source, split, folder, input_shape, classes)
+    dataset = _open(source, split, folder, input_shape, classes, whole_numbers)
     return dataset if input_shape is None else as_input(dataset, input_shape)
 
 
 def _open(
-    source: Any, split: str, folder: str | os.PathLike | None, input_shape: tuple[Any, ...] | None, classes: Sequence[str] | None
+    source: Any,
+    split: str,
+    folder: str | os.PathLike | None,
+    input_shape: tuple[Any, ...] | None,
+    classes: Sequence[str] | None,
+    whole_numbers: Sequence[bool],
 ) -> Dataset:
     if isinstance(source, str) and not _looks_like_path(source):
         try:
@@ -56,7 +63,7 @@ def _open(
         size, channels = (input_shape[:2], input_shape[2]) if input_shape is not None and image else (None, None)
         return ImageFolder(source, split, size, channels, classes)
     if isinstance(source, tuple | list) and len(source) == 2:
-        return ArrayDataset(*source)
+        return ArrayDataset(*source, whole_numbers=whole_numbers)
     if isinstance(source, Dataset):
         return source
     raise DataError(

@@ -33,7 +33,7 @@ def to_config(graph: Graph) -> dict[str, Any]:
         nodes.append({"name": node.name, "layer": entry["number"], "inputs": [where[tensor] for tensor in node.inputs]})
     return {
         "format": FORMAT,
-        "inputs": [{"name": name, "shape": list(tensor.shape)} for name, tensor in zip(graph.input_names, graph.inputs)],
+        "inputs": [_input_config(name, tensor) for name, tensor in zip(graph.input_names, graph.inputs)],
         "layers": [{key: value for key, value in entry.items() if key != "number"} for entry in layers.values()],
         "nodes": nodes,
         "outputs": [where[tensor] for tensor in graph.outputs],
@@ -45,7 +45,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
     missing, WeightsError when the data is not a graph."""
     if config.get("format") != FORMAT:
         raise WeightsError(f"The saved graph has format {config.get('format')!r}; this version of numbacnn reads format {FORMAT}.")
-    inputs = [Input(entry["shape"], name=entry["name"]) for entry in config["inputs"]]
+    inputs = [Input(entry["shape"], entry["name"], entry.get("dtype")) for entry in config["inputs"]]
     layers = [_layer_from(entry) for entry in config["layers"]]
     tensors: list[tuple[Tensor, ...]] = [(tensor,) for tensor in inputs]
     with outside_scopes():
@@ -53,6 +53,10 @@ def from_config(config: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
             outputs = layers[node["layer"]](*(tensors[number][index] for number, index in node["inputs"]), name=node["name"])
             tensors.append(outputs if isinstance(outputs, tuple) else (outputs,))
     return inputs, [tensors[number][index] for number, index in config["outputs"]]
+
+
+def _input_config(name: str, tensor: Tensor) -> dict[str, Any]:
+    return {"name": name, "shape": list(tensor.shape), **({} if tensor.dtype is None else {"dtype": tensor.dtype})}
 
 
 def unregistered_layers(config: Mapping[str, Any]) -> list[str]:

@@ -199,7 +199,7 @@ class _Planner:
 
     def _wanted_gradients(self) -> set[Tensor]:
         """Tensors whose gradient somebody needs."""
-        wanted = set(self.inputs) if self.input_gradients else set()
+        wanted = {tensor for tensor in self.inputs if tensor.dtype is None} if self.input_gradients else set()
         for node in self.nodes:
             if any(tensor in wanted for tensor in node.inputs) or self._learned(node):
                 wanted.update(node.outputs)

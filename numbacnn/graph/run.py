@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import arrays
 from ..arrays import Arena
-from ..errors import ConfigError, ShapeError
+from ..errors import ConfigError, DataError, ShapeError
 from .build import Node
 from .parameters import ParameterStore
 from .plan import Backward, Combine, Forward, Plan, Slot
@@ -72,7 +72,7 @@ class _Bound:
     def _steps(self, node: Node, function: Callable, *arguments: Any) -> list[Step]:
         """What calling a layer's method turns into: the kernels that it launches on as many threads as have scratch, or the call itself."""
         if not node.layer.recordable:
-            return [(function, arguments)]
+            return [(_speaking(node, function), arguments)]
         from .. import kernels
 
         try:
@@ -81,6 +81,18 @@ class _Bound:
         except (ShapeError, ConfigError) as error:
             raise type(error)(f"{node.label()}: {error}") from None
         return steps
+
+
+def _speaking(node: Node, function: Callable) -> Callable:
+    """The function, with the node's name in front of what it finds wrong."""
+
+    def call(*arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except (ShapeError, ConfigError, DataError) as error:
+            raise type(error)(f"{node.label()}: {error}") from None
+
+    return call
 
 
 def _run(steps: Sequence[Step]) -> None:
@@ -187,9 +199,9 @@ class TrainingPlan(_Bound):
             _run(self._backward_steps)
 
     def _input_gradients(self) -> list[np.ndarray]:
-        """An input that no gradient reaches has zeros."""
+        """An input that no gradient reaches, such as one of whole numbers, has zeros."""
         slots = self.plan.input_gradients
-        return [np.zeros_like(array) if slot is None else self.array(slot) for array, slot in zip(self.inputs, slots)]
+        return [np.zeros(array.shape, self.plan.dtype) if slot is None else self.array(slot) for array, slot in zip(self.inputs, slots)]
 
     def _b(self, run: Forward | Backward) -> dict[str, np.ndarray]:
         b = {**self._named(run.buffers), **self._named(run.scratch), **self.prepared[run.node]}

@@ -62,6 +62,7 @@ class Call:
         self.serial = next(_serials)
         given = layer_shapes(layer, inputs)
         with self._speaking():
+            self._check_types()
             shapes = self._output_shapes(given)
             self.activation = self._resolved_activation(shapes)
             self.parameters = self._checked_parameters(given, shapes)
@@ -81,6 +82,17 @@ class Call:
         except (ShapeError, ConfigError, UnknownNameError) as error:
             error.args = (f"{self.label()}: {error}",)
             raise error from None
+
+    def _check_types(self) -> None:
+        for tensor in self.inputs:
+            if tensor.dtype != self.layer.input_dtype:
+                if tensor.dtype is None:
+                    raise ConfigError(
+                        f"its input holds real numbers; it takes whole ones: nc.Input(shape, dtype={self.layer.input_dtype!r})."
+                    )
+                raise ConfigError(
+                    f"its input holds whole numbers ({tensor.dtype}), which it does not take; an Embedding makes vectors of them."
+                )
 
     def _output_shapes(self, given: Any) -> list[Shape]:
         shapes = self.layer.output_shape(given)
@@ -135,7 +147,8 @@ def layer_shapes(layer: Layer, tensors: tuple[Tensor, ...]) -> Any:
 
 
 class Tensor:
-    """The output of a layer, or an input, described by its ``shape`` without the batch axis.
+    """The output of a layer, or an input, described by its ``shape`` without the batch axis, and its ``dtype``, where None is the model's
+    working type.
 
     ``a + b``, ``a - b`` and ``a * b`` of two tensors apply Add, Subtract and Multiply.
     """
@@ -174,12 +187,16 @@ class Tensor:
         return f"<Tensor{source}, shape {self.shape}>"
 
 
-def Input(shape: Any, name: str | None = None) -> Tensor:
-    """A symbolic input of ``shape``, without the batch axis, channels last: ``nc.Input((32, 32, 3))``."""
+def Input(shape: Any, name: str | None = None, dtype: str | None = None) -> Tensor:
+    """A symbolic input of ``shape``, without the batch axis, channels last: ``nc.Input((32, 32, 3))``.
+
+    ``dtype`` None means the model's working type, ``"int64"`` whole numbers, such as the ids that an Embedding takes."""
     shape = checked_shape(shape)
     if name is not None:
         _check_name(name, "Input")
-    return Tensor(shape, name=name)
+    if dtype not in (None, "int64"):
+        raise ConfigError(f"{dtype!r} was given as the dtype of an Input; it takes None, for the model's working type, or 'int64'.")
+    return Tensor(shape, name=name, dtype=dtype)
 
 
 def checked_shape(shape: Any) -> Shape:

@@ -46,6 +46,8 @@ class Layer:
 
     Class attributes that differ from the defaults below are part of the protocol:
 
+    ``input_dtype``     type of its inputs where it is not the model's working type: ``"int64"`` for whole numbers, such as the
+                        ids that an Embedding takes. Such inputs have no gradient.
     ``arity``           number of inputs; None means any number from one on. With ``arity == 1`` methods get one shape
                         or array; otherwise tuples of them.
     ``backward_reads``  which of ``"x"`` and ``"y"`` the backward pass reads; the others arrive as None, so that the
@@ -71,6 +73,7 @@ class Layer:
     ``version``         of the layer's configuration, written into saved models.
     """
 
+    input_dtype: ClassVar[str | None] = None
     arity: ClassVar[int | None] = 1
     backward_reads: ClassVar[tuple[str, ...]] = ("x", "y")
     in_place: ClassVar[bool] = False

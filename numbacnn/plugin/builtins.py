@@ -16,6 +16,7 @@ LAYERS = {
         "SeparableConv{}": "depthwise convolution, then a mix of channels",
     },
     "dense": {"Dense": "matrix product over the channels"},
+    "embedding": {"Embedding": "vectors for whole numbers, such as words"},
     "pool": {
         "MaxPool{}": "largest value of each window",
         "AveragePool{}": "mean of each window",
