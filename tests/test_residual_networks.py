@@ -1,4 +1,4 @@
-"""Residual networks: what the tables of the zoo cannot say: sizes known from papers, options that don't fit, names of checkpoints."""
+"""Residual and dense networks: what the tables of the zoo cannot say (sizes in papers, options that don't fit, other checkpoints)."""
 
 import re
 
@@ -7,6 +7,7 @@ import pytest
 
 import numbacnn as nc
 from numbacnn.errors import ConfigError
+from numbacnn.weights import names
 
 
 def learned(model: nc.Model) -> int:
@@ -45,9 +46,23 @@ def test_options_that_do_not_fit(name, options, message):
 
 
 def test_weights_of_the_usual_checkpoints_for_cifar_fit():
-    """Those of pytorch_resnet_cifar10 differ from torchvision's names by that of the last layer."""
+    """They differ from torchvision's large networks by the name of the last layer."""
     model = nc.create("resnet20", width=4)
     ours = np.arange(16 * 10, dtype=np.float32).reshape(16, 10)
     report = model.load_weights({"linear.weight": ours.T, "layer1.0.bn1.num_batches_tracked": np.array(3)}, strict=False)
     assert report.assigned == ("linear.weight",)
     np.testing.assert_array_equal(model.parameters["head.logits.weight"], ours)
+
+
+def test_files_of_dense_networks_have_names_of_their_own():
+    """torchvision publishes ``norm.1`` and ``conv.1`` for what it calls ``norm1`` and ``conv1``."""
+    small = {"input_shape": (32, 32, 3), "classes": 5, "width": 4, "growth": 2, "depths": (2, 1)}
+    model = nc.create("densenet121", seed=1, **small)
+    theirs = {place.name: place.exported(model.store.view(name)) for name, place in names.places(model, "torchvision_files").items()}
+    assert theirs["features.denseblock1.denselayer2.norm.1.running_mean"].shape == (4 + 2,)
+    assert theirs["features.denseblock1.denselayer2.conv.2.weight"].shape == (2, 8, 3, 3)
+    assert theirs["features.transition1.conv.weight"].shape == (4, 8, 1, 1)
+    other = nc.create("densenet121", seed=2, **small)
+    assert other.load_weights(theirs).complete
+    for name, array in model.parameters.items():
+        np.testing.assert_array_equal(other.parameters[name], array)

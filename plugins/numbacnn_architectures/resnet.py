@@ -184,4 +184,4 @@ TIMM = [
     *TORCHVISION,
 ]
 NAMES = {"torchvision": TORCHVISION, "timm": TIMM}
-CIFAR_NAMES = {"pytorch_resnet_cifar10": [("head.logits", "linear"), *TORCHVISION], "torchvision": TORCHVISION}
+CIFAR_NAMES = {"pytorch": [("head.logits", "linear"), *TORCHVISION], "torchvision": TORCHVISION}

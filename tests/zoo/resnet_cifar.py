@@ -8,7 +8,7 @@ from . import Peer
 
 
 def option_a(depth: int) -> Any:
-    """The ResNet of that depth for CIFAR in PyTorch, named as torchvision names the large ones."""
+    """The ResNet of that depth for CIFAR in PyTorch, its layers named as PyTorch networks for CIFAR name them."""
     torch = pytest.importorskip("torch")
     from torch import nn
     from torch.nn import functional
@@ -36,17 +36,17 @@ def option_a(depth: int) -> Any:
             self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
             self.bn1 = nn.BatchNorm2d(16)
             self.layer1, self.layer2, self.layer3 = layer(16, 16), layer(16, 32), layer(32, 64)
-            self.fc = nn.Linear(64, 10)
+            self.linear = nn.Linear(64, 10)
 
         def forward(self, x: Any) -> Any:
             h = functional.relu(self.bn1(self.conv1(x)))
-            return self.fc(torch.mean(self.layer3(self.layer2(self.layer1(h))), dim=(2, 3)))
+            return self.linear(torch.mean(self.layer3(self.layer2(self.layer1(h))), dim=(2, 3)))
 
     return ResNet()
 
 
 def cifar(depth: int) -> Peer:
-    return Peer("torchvision", lambda: option_a(depth), size=32, odd=29, small=16)
+    return Peer("pytorch", lambda: option_a(depth), size=32, odd=29, small=16)
 
 
 PEERS = {
