@@ -139,6 +139,12 @@ def test_a_sequence_of_layers_takes_what_its_first_layer_takes():
     assert model.predict(np.zeros((2, 4), np.int64)).shape == (2, 3)
 
 
+def test_receptive_fields_count_words():
+    model = nc.create("text_cnn", input_shape=(20,), vocabulary=9, windows=(2, 4))
+    sizes = {row.name: row.receptive_field.size for row in model.summary().rows}
+    assert [sizes[name] for name in ("embedding", "window2.conv", "window4.conv", "head.logits")] == [(1,), (2,), (4,), (20,)]
+
+
 def test_a_data_set_keeps_whole_numbers_where_it_is_told_to():
     ids = np.array([[300, 2], [3, 4]], np.int32)
     images, _ = ArrayDataset(ids, [0, 1], whole_numbers=[True]).batch(np.array([1, 0]))

@@ -64,18 +64,22 @@ Spans = tuple[Span, ...]
 
 def receptive_fields(inputs: Sequence[Any], nodes: Sequence[Any]) -> dict[Any, ReceptiveField]:
     """Receptive field of every tensor of a graph. ``nodes`` come in an order in which they can run."""
-    spans: dict[Any, Spans] = {t: tuple(Span(Fraction(0), Fraction(0), Fraction(1)) for _ in t.shape[:-1]) for t in inputs}
+    spans: dict[Any, Spans] = {t: tuple(Span(Fraction(0), Fraction(0), Fraction(1)) for _ in _places(t)) for t in inputs}
     for node in nodes:
         window = node.layer.window(node.shapes)
         for output in node.outputs:
-            spans[output] = _merge([_through(window, spans[t], t.shape, output.shape) for t in node.inputs])
+            spans[output] = _merge([_through(window, spans[t], _places(t), _places(output)) for t in node.inputs])
     return {tensor: _field(span) for tensor, span in spans.items()}
 
 
-def _through(window: tuple | None, spans: Spans, shape: Sequence[int], output: Sequence[int]) -> Spans:
+def _places(tensor: Any) -> Sequence[int]:
+    """Lengths of the spatial axes: all but the channels, which whole numbers don't have."""
+    return tensor.shape[:-1] if tensor.dtype is None else tensor.shape
+
+
+def _through(window: tuple | None, spans: Spans, places: Sequence[int], places_out: Sequence[int]) -> Spans:
     """Spans after a layer. One without a window that keeps the places works point by point; one that does not (Flatten,
     Reshape, Dense on a vector) counts as reading everything."""
-    places, places_out = tuple(shape[:-1]), tuple(output[:-1])
     if len(places) != len(spans):  # an earlier layer has merged the axes
         return spans
     if window is not None:

@@ -33,11 +33,12 @@ def architecture(
     head: Head,
     *,
     input_shape: tuple[int, ...] = (224, 224, 3),
+    input_dtype: str | None = None,
     classes: int = 1000,
     **recipe: Any,
 ) -> Callable[..., nc.Model]:
     """The function that creates the variant ``name`` of a family. ``recipe`` holds what it gives to ``body`` and ``head``, by the
-    names of their parameters; who creates a network may give others."""
+    names of their parameters; who creates a network may give others. ``input_dtype`` is as of nc.Input."""
     known = _parameters(body) | _parameters(head)
 
     def create(
@@ -58,7 +59,7 @@ def architecture(
             if option not in known:
                 raise nc.ConfigError(f"{name} was given {option}={value!r}; it takes {', '.join(sorted(known | COMMON))}.")
         options = {**recipe, **options}
-        x = nc.Input(input_shape)
+        x = nc.Input(input_shape, dtype=input_dtype)
         stages = body(x, **_for(body, options))
         if features:
             return nc.Model(x, stages, seed=seed, dtype=dtype, name=name)
@@ -175,4 +176,15 @@ def pooled_head(h: nc.Tensor, classes: int, *, dropout: float = 0.0) -> nc.Tenso
     h = {2: nc.GlobalAveragePool1D, 3: nc.GlobalAveragePool2D, 4: nc.GlobalAveragePool3D}[len(h.shape)]()(h, name="pool")
     if dropout:
         h = nc.Dropout(dropout)(h, name="dropout")
+    return nc.Dense(classes)(h, name="logits")
+
+
+def dense_head(h: nc.Tensor, classes: int, *, places: int, hidden: int = 4096, dropout: float = 0.5) -> nc.Tensor:
+    """Mean to ``places`` along each axis, and three dense layers: two ``hidden`` ones, dropout behind each, and the logits."""
+    h = nc.AdaptiveAveragePool2D(places)(h, name="pool")
+    h = nc.Flatten()(h, name="flatten")
+    for k in (1, 2):
+        h = nc.Dense(hidden, activation="relu", initializer="he_normal")(h, name=f"dense{k}")
+        if dropout:
+            h = nc.Dropout(dropout)(h, name=f"dropout{k}")
     return nc.Dense(classes)(h, name="logits")

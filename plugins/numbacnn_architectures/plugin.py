@@ -55,6 +55,9 @@ IMAGENET = {
         "convnext_large": "ConvNeXt-L (Liu et al. 2022)",
     },
 }
+OTHER = {
+    "text_cnn": {"text_cnn": "Kim's network for sentences (2014): windows of three to five words, the maximum over time"},
+}
 SIZES = {"xception": (299, 299)}  # of images, where not 224 x 224
 CIFAR = {
     "resnet20": "ResNet-20 for 32 x 32 images (He et al. 2016, section 4.2)",
@@ -75,5 +78,8 @@ def numbacnn_architectures() -> Iterator[ArchitectureSpec]:
         for name, summary in variants.items():
             factory = f"{package}.{module}:{name}"
             yield ArchitectureSpec(name, factory, summary, input_size=SIZES.get(name, (224, 224)), names=f"{package}.{module}:NAMES")
+    for module, variants in OTHER.items():
+        for name, summary in variants.items():
+            yield ArchitectureSpec(name, f"{package}.{module}:{name}", summary, names=f"{package}.{module}:NAMES")
     for name, summary in CIFAR.items():
         yield ArchitectureSpec(name, f"{package}.resnet:{name}", summary, input_size=(32, 32), names=f"{package}.resnet:CIFAR_NAMES")

@@ -60,10 +60,21 @@ def tm(name: str, **options: Any) -> Callable[[], Any]:
     return lambda: timm().create_model(name, pretrained=False, **options)
 
 
+def images(shape: tuple[int, ...], batch: int = 1, seed: int = 0) -> np.ndarray:
+    """Inputs of that shape drawn at random: images, clips, series."""
+    return np.random.default_rng(seed).normal(size=(batch, *shape)).astype(np.float32)
+
+
+def whole_numbers(limit: int, shape: tuple[int, ...], batch: int = 1, seed: int = 0) -> np.ndarray:
+    """Inputs of that shape drawn at random: ids of words."""
+    return np.random.default_rng(seed).integers(0, limit, (batch, *shape))
+
+
 @dataclasses.dataclass(frozen=True)
 class Peer:
     """The same network in another library. ``size`` is the usual one, ``odd`` one that no stage divides, ``small`` one for gradients;
-    ``shape`` is the input's of a size. ``options`` are those of ours, ``calm`` those that switch off what it drops at random."""
+    ``shape`` is the input's of a size, and ``draw(shape, batch)`` gives inputs. ``options`` are those of ours, ``calm`` those that switch
+    off what it drops at random."""
 
     library: str
     make: Callable[[], Any]
@@ -71,6 +82,7 @@ class Peer:
     odd: int = 161
     small: int = 64
     shape: Callable[[int], tuple[int, ...]] = lambda size: (size, size, 3)
+    draw: Callable[..., np.ndarray] = images
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     calm: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -101,11 +113,6 @@ def randomised(module: Any, seed: int = 0) -> Any:
     return module.eval()
 
 
-def images(shape: tuple[int, ...], batch: int = 1, seed: int = 0) -> np.ndarray:
-    """Inputs of that shape drawn at random: images, clips, series."""
-    return np.random.default_rng(seed).normal(size=(batch, *shape)).astype(np.float32)
-
-
 def channels_first(batch: np.ndarray) -> Any:
     import torch
 
@@ -121,7 +128,7 @@ def logits_apart(name: str, peer: Peer, size: int, seed: int = 0) -> tuple[nc.Mo
     report = ours.load_weights({key: array.numpy() for key, array in theirs.state_dict().items()})
     assert report.complete, str(report)
     assert names.places(ours, report.convention) == names.places(ours, peer.library)
-    batch = images(peer.shape(size))
+    batch = peer.draw(peer.shape(size))
     with torch.no_grad():
         wanted = theirs(channels_first(batch)).numpy()
     return ours, relative(ours.predict(batch), wanted)
@@ -150,7 +157,8 @@ def gradients_apart(name: str, peer: Peer, size: int, batch: int = 4, seed: int 
     theirs = without_chance(randomised(peer.make(), seed).double())
     ours = nc.create(name, input_shape=peer.shape(size), dtype="float64", **{**peer.options, **peer.calm})
     ours.load_weights({key: array.numpy() for key, array in theirs.state_dict().items()})
-    x, labels = images(peer.shape(size), batch).astype(np.float64), np.arange(batch) % CLASSES
+    x, labels = peer.draw(peer.shape(size), batch), np.arange(batch) % CLASSES
+    x = x.astype(np.float64) if x.dtype.kind == "f" else x
     logits = theirs(channels_first(x))
     torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).backward()
     plan = ours.training_plan(batch)
