@@ -9,12 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from ..simd import LANES, columns, load, load_part, store, store_part, take, where
+from ..simd import columns, take, where
+from .channels import VECTORS, WIDTH, read, write
 from .jit import inline, kernel
 
 BLOCK = 8192  # elements per task; the hash depends on it
-VECTORS = 2
-WIDTH = VECTORS * LANES
 RESOLUTION = 2.0**24  # probabilities are multiples of its inverse
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -73,10 +72,7 @@ def elements(x, y, random, rate, queue, threads):
             seed = _seed(random, block)
             for at in range(start, stop, WIDTH):
                 kept = _kept(columns(1, VECTORS) + (at - start), seed, threshold)
-                if stop - at >= WIDTH:
-                    store(where(kept, load(x, at, 0, 1, VECTORS) * factor, 0.0), y, at, 0)
-                else:
-                    store_part(where(kept, load_part(x, at, 0, stop - at, 1, VECTORS) * factor, 0.0), y, at, 0, stop - at)
+                write(where(kept, read(x, at, stop - at) * factor, 0.0), y, at, stop - at)
 
 
 @kernel(parallel=True)
@@ -101,8 +97,4 @@ def groups(x, y, random, rate, by_channel, queue, threads):
                 kept = _kept((columns(1, VECTORS) + c) * int(by_channel), seed, threshold)
                 for position in range(first, min(first + per_task, positions)):
                     at = (sample * positions + position) * channels + c
-                    if channels - c >= WIDTH:
-                        store(where(kept, load(x, at, 0, 1, VECTORS) * factor, 0.0), y, at, 0)
-                    else:
-                        part = load_part(x, at, 0, channels - c, 1, VECTORS)
-                        store_part(where(kept, part * factor, 0.0), y, at, 0, channels - c)
+                    write(where(kept, read(x, at, channels - c) * factor, 0.0), y, at, channels - c)

@@ -473,9 +473,7 @@ def _numba_type(kind: Any) -> Any:
     return {bool: types.boolean, int: types.int64, float: types.float64}[kind]
 
 
-def kernel(
-    function: Callable | None = None, *, parallel: bool = False, views: tuple[str, ...] = (), serial: int = SERIAL_ELEMENTS
-) -> Any:
+def kernel(function: Callable | None = None, *, parallel: bool = False, views: tuple[str, ...] = (), serial: int = SERIAL_ELEMENTS) -> Any:
     """Decorator: compile ``function`` as a kernel (see :class:`Kernel`)."""
     if function is None:
         return functools.partial(kernel, parallel=parallel, views=views, serial=serial)

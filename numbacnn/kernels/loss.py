@@ -15,25 +15,13 @@ import numpy as np
 from numba import prange
 
 from .. import elementary  # noqa: F401  math.exp and others on Tiles
-from ..simd import LANES, largest, load, load_part, store, store_part, take, where, zeros
+from ..simd import LANES, largest, load, take, where, zeros
 from ..simd import total as sum_of
+from .channels import access
 from .jit import inline, kernel
 
+_read, _write = access(1)
 SERIAL = 1 << 14  # elements that one thread works through sooner than several threads start
-
-
-@inline
-def _read(array, at, count):
-    """The vector at ``at``, of which ``count`` columns are there; the others are zero."""
-    return load(array, at, 0, 1, 1) if count >= LANES else load_part(array, at, 0, count, 1, 1)
-
-
-@inline
-def _write(tile, array, at, count):
-    if count >= LANES:
-        store(tile, array, at, 0)
-    else:
-        store_part(tile, array, at, 0, count)
 
 
 @inline
@@ -253,8 +241,8 @@ def _pointwise(value: Callable, slope: Callable) -> Any:
             c = load(constants, at % period, 0, 1, 1)
             loss = value(x, t, c)
             if count < LANES:  # the columns that are not there have a loss as well: drop them
-                store_part(loss, gradient, at, 0, count)
-                loss = load_part(gradient, at, 0, count, 1, 1)
+                _write(loss, gradient, at, count)
+                loss = _read(gradient, at, count)
             losses = losses + loss
             _write(slope(x, t, c) * factor, gradient, at, count)
         partials[block] = sum_of(losses)

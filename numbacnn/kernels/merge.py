@@ -12,11 +12,10 @@ import numpy as np
 from numba import prange
 
 from ..simd import splat, take, total, where, zeros
+from .channels import VECTORS, WIDTH, write
 from .jit import inline, kernel
 from .strided import (
     AXES,
-    VECTORS,
-    WIDTH,
     axes_of,
     block_of,
     broadcast_strides,
@@ -26,7 +25,6 @@ from .strided import (
     merge,
     offset_of,
     plan,
-    put_columns,
     with_lanes,
 )  # fmt: skip
 
@@ -104,7 +102,7 @@ def _pairwise_block(operation, a, b, y, table, plan, task):
             count = stop - column
             left = columns_at(a, a_row + column * a_step, a_step, count)
             right = columns_at(b, b_row + column * b_step, b_step, count)
-            put_columns(_pair(operation, left, right), y, y_row + column, count)
+            write(_pair(operation, left, right), y, y_row + column, count)
 
 
 @inline
@@ -147,8 +145,8 @@ def _claim_block(x, y, given, taken, left, table, plan, task):
             here = columns_at(x, x_at + row * table[1, AXES - 2] + column * x_step, x_step, count)
             wins = here == columns_at(y, y_at + row * table[2, AXES - 2] + column, 1, count)
             gradient = columns_at(given, given_at + row * table[3, AXES - 2] + column, 1, count)
-            put_columns(where(wins, gradient, nothing), taken, taken_at + row * table[4, AXES - 2] + column, count)
-            put_columns(where(wins, nothing, gradient), left, left_at + row * table[5, AXES - 2] + column, count)
+            write(where(wins, gradient, nothing), taken, taken_at + row * table[4, AXES - 2] + column, count)
+            write(where(wins, nothing, gradient), left, left_at + row * table[5, AXES - 2] + column, count)
 
 
 # Sums over repeated axes ---------------------------------------------------------------------------------------------
@@ -196,7 +194,7 @@ def _sum_block(a, b, y, kept, summed, runs, lanes_kept, plan, task):
             for column in range(start, stop, WIDTH):
                 count = stop - column
                 sums = _sum_columns(a, b, a_row + column * a_step, b_row + column * b_step, a_step, b_step, summed, runs, count)
-                put_columns(sums, y, y_row + column, count)
+                write(sums, y, y_row + column, count)
         else:
             for column in range(start, stop):
                 y[y_row + column * y_step] = _sum_lanes(a, b, a_row + column * a_step, b_row + column * b_step, summed, runs)

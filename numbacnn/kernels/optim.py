@@ -15,28 +15,17 @@ from typing import Any
 from numba import prange
 
 from .. import elementary  # noqa: F401  math.sqrt on Tiles
-from ..simd import LANES, load, load_part, store, store_part, take, where, zeros
+from ..simd import LANES, take, where, zeros
 from ..simd import total as sum_of
+from .channels import access
 from .jit import inline, kernel
 
 FACTOR, NORM_FACTOR, LARGEST, DECOUPLED, OWN = 0, 1, 2, 3, 4
 RATE, WEIGHT_DECAY, L1 = 0, 1, 2
 VECTORS = 4
 WIDTH = VECTORS * LANES
+_read, _write = access(VECTORS)
 SERIAL = 1 << 17  # elements of the largest array that one thread works through sooner than several threads start
-
-
-@inline
-def _read(array, at, count):
-    return load(array, at, 0, 1, VECTORS) if count >= WIDTH else load_part(array, at, 0, count, 1, VECTORS)
-
-
-@inline
-def _write(tile, array, at, count):
-    if count >= WIDTH:
-        store(tile, array, at, 0)
-    else:
-        store_part(tile, array, at, 0, count)
 
 
 @inline

@@ -10,13 +10,12 @@ from typing import Any
 from numba import prange
 
 from .. import elementary  # noqa: F401  math.exp of Tiles
-from ..simd import LANES, columns, largest, load, load_part, splat, store, store_part, take, total, where, zeros
+from ..simd import columns, largest, splat, take, total, where, zeros
 from . import scalar
+from .channels import VECTORS, WIDTH, read, write
 from .jit import Kernel, inline, kernel
 
 BLOCK = 8192  # elements per task: two arrays of them fit the first two caches
-VECTORS = 2
-WIDTH = VECTORS * LANES
 
 
 # y = f(x) ------------------------------------------------------------------------------------------------------------
@@ -37,11 +36,7 @@ def forward(function: Callable[[Any], Any]) -> Kernel:
                     break
                 stop = min(start + BLOCK, x.size)
                 for at in range(start, stop, WIDTH):
-                    count = min(stop - at, WIDTH)
-                    if count == WIDTH:
-                        store(f(load(x, at, 0, 1, VECTORS)), y, at, 0)
-                    else:
-                        store_part(f(load_part(x, at, 0, count, 1, VECTORS)), y, at, 0, count)
+                    write(f(read(x, at, stop - at)), y, at, stop - at)
 
     return elementwise
 
@@ -75,12 +70,8 @@ def _gradient_kernel(gradient: Callable[[Any, Any], Any]) -> Kernel:
                     break
                 stop = min(start + BLOCK, dy.size)
                 for at in range(start, stop, WIDTH):
-                    count = min(stop - at, WIDTH)
-                    if count == WIDTH:
-                        store(gradient(load(dy, at, 0, 1, VECTORS), load(known, at, 0, 1, VECTORS)), dx, at, 0)
-                    else:
-                        part = load_part(dy, at, 0, count, 1, VECTORS)
-                        store_part(gradient(part, load_part(known, at, 0, count, 1, VECTORS)), dx, at, 0, count)
+                    count = stop - at
+                    write(gradient(read(dy, at, count), read(known, at, count)), dx, at, count)
 
     return elementwise_gradient
 
@@ -91,18 +82,8 @@ def _gradient_kernel(gradient: Callable[[Any, Any], Any]) -> Kernel:
 @inline
 def _tile(x, at, count, beyond):
     """The next columns of a row of which ``count`` are left, and ``beyond`` after its end."""
-    if count >= WIDTH:
-        return load(x, at, 0, 1, VECTORS)
-    return where(columns(1, VECTORS) < count, load_part(x, at, 0, count, 1, VECTORS), beyond)
-
-
-@inline
-def _put(tile, y, at, count):
-    """Store the next columns of a row of which ``count`` are left."""
-    if count >= WIDTH:
-        store(tile, y, at, 0)
-    else:
-        store_part(tile, y, at, 0, count)
+    tile = read(x, at, count)
+    return tile if count >= WIDTH else where(columns(1, VECTORS) < count, tile, beyond)
 
 
 @inline
@@ -131,10 +112,10 @@ def softmax(x, y, queue, threads):
                 for c in range(0, channels, WIDTH):
                     powers = math.exp(_tile(x, at + c, channels - c, -math.inf) - top)
                     sums = sums + powers
-                    _put(powers, y, at + c, channels - c)
+                    write(powers, y, at + c, channels - c)
                 factor = 1.0 / total(sums)
                 for c in range(0, channels, WIDTH):
-                    _put(_tile(y, at + c, channels - c, 0.0) * factor, y, at + c, channels - c)
+                    write(_tile(y, at + c, channels - c, 0.0) * factor, y, at + c, channels - c)
 
 
 @kernel(parallel=True)
@@ -156,7 +137,7 @@ def softmax_backward(dy, y, dx, queue, threads):
                 mean = total(sums)
                 for c in range(0, channels, WIDTH):
                     gradient = _tile(y, at + c, channels - c, 0.0) * (_tile(dy, at + c, channels - c, 0.0) - mean)
-                    _put(gradient, dx, at + c, channels - c)
+                    write(gradient, dx, at + c, channels - c)
 
 
 @kernel(parallel=True)
@@ -178,7 +159,7 @@ def log_softmax(x, y, queue, threads):
                     sums = sums + math.exp(_tile(x, at + c, channels - c, -math.inf) - top)
                 logarithm = math.log(total(sums))
                 for c in range(0, channels, WIDTH):
-                    _put(_tile(x, at + c, channels - c, 0.0) - top - logarithm, y, at + c, channels - c)
+                    write(_tile(x, at + c, channels - c, 0.0) - top - logarithm, y, at + c, channels - c)
 
 
 @kernel(parallel=True)
@@ -200,7 +181,7 @@ def log_softmax_backward(dy, y, dx, queue, threads):
                 whole = total(sums)
                 for c in range(0, channels, WIDTH):
                     gradient = _tile(dy, at + c, channels - c, 0.0) - math.exp(_tile(y, at + c, channels - c, 0.0)) * whole
-                    _put(gradient, dx, at + c, channels - c)
+                    write(gradient, dx, at + c, channels - c)
 
 
 # PReLU: y = x above 0, weight * x elsewhere; arrays (rows, channels), one weight for each channel or one for all ---------
@@ -228,7 +209,7 @@ def prelu(x, weight, y, queue, threads):
                 for c in range(0, channels, WIDTH):
                     at = row * channels + c
                     value = _tile(x, at, channels - c, 0.0)
-                    _put(where(value > 0.0, value, _weights(weight, c, channels - c) * value), y, at, channels - c)
+                    write(where(value > 0.0, value, _weights(weight, c, channels - c) * value), y, at, channels - c)
 
 
 @kernel(parallel=True)
@@ -247,7 +228,7 @@ def prelu_backward(dy, x, weight, dx, queue, threads):
                     at = row * channels + c
                     gradient = _tile(dy, at, channels - c, 0.0)
                     below = _weights(weight, c, channels - c) * gradient
-                    _put(where(_tile(x, at, channels - c, 0.0) > 0.0, gradient, below), dx, at, channels - c)
+                    write(where(_tile(x, at, channels - c, 0.0) > 0.0, gradient, below), dx, at, channels - c)
 
 
 SUM_ROWS = 512  # rows that one task of a sum over rows adds up
@@ -272,7 +253,7 @@ def prelu_weight_gradient(dy, x, partial, dweight, queue, threads):
                     at = row * channels + c
                     value = _tile(x, at, channels - c, 0.0)
                     sums = sums + where(value > 0.0, 0.0, value * _tile(dy, at, channels - c, 0.0))
-                _put(sums, partial, part * channels + c, channels - c)
+                write(sums, partial, part * channels + c, channels - c)
     dweight[:] = 0.0
     for part in range(partial.shape[0]):
         for c in range(channels):

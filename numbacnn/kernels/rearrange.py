@@ -9,9 +9,10 @@ import numpy as np
 from numba import prange
 
 from ..errors import ShapeError
-from ..simd import load, load_part, store, store_part, take
+from ..simd import take
+from .channels import WIDTH, read, write
 from .jit import inline, kernel
-from .strided import AXES, VECTORS, WIDTH, axes_of, block_of, element_strides, geometry, memory, merge, offset_of, plan
+from .strided import AXES, axes_of, block_of, element_strides, geometry, memory, merge, offset_of, plan
 
 STRIP = 16  # columns of a transposed block: as many cache lines stay open at once
 
@@ -73,8 +74,5 @@ def _copy_block(source, target, table, plan, task):
 
 @inline
 def _copy_run(source, target, source_at, target_at, count):
-    whole = count - count % WIDTH
-    for column in range(0, whole, WIDTH):
-        store(load(source, source_at + column, 0, 1, VECTORS), target, target_at + column, 0)
-    if whole < count:
-        store_part(load_part(source, source_at + whole, 0, count - whole, 1, VECTORS), target, target_at + whole, 0, count - whole)
+    for column in range(0, count, WIDTH):
+        write(read(source, source_at + column, count - column), target, target_at + column, count - column)

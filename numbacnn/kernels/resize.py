@@ -13,8 +13,9 @@ import numpy as np
 from numba import prange
 
 from ..simd import stride, take, zeros
+from .channels import VECTORS, WIDTH, write
 from .jit import inline, kernel
-from .strided import TASK_ELEMENTS, VECTORS, WIDTH, columns_at, put_columns
+from .strided import TASK_ELEMENTS, columns_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,4 +103,4 @@ def _gather_line(x, y, starts, source, weight, line):
                     for k in range(starts[columns + column], starts[columns + column + 1]):
                         pixel = columns_at(x, in_line + source[k] * stride(x, 3), 1, count)
                         sums = sums + pixel * (share * weight[k])
-            put_columns(sums, y, out_line + column * stride(y, 3) + channel, count)
+            write(sums, y, out_line + column * stride(y, 3) + channel, count)

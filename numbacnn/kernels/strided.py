@@ -15,12 +15,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ..errors import ShapeError
-from ..simd import LANES, load, load_part, splat, store, store_part
+from ..simd import splat
+from .channels import VECTORS, WIDTH, read
 from .jit import inline
 
 AXES = 8
-VECTORS = 2
-WIDTH = VECTORS * LANES  # columns of the tiles that run over rows
 TASK_ELEMENTS = 16 * 1024  # per take of the work queue: enough to hide its cost, little enough to balance
 
 Axis = tuple[int, tuple[int, ...]]
@@ -123,15 +122,4 @@ def columns_at(array, offset, step, count):
     """The next ``count`` columns, at most :data:`WIDTH`, of an operand whose column stride is 1 or 0."""
     if step == 0:
         return splat(array, array[offset], 1, VECTORS)
-    if count >= WIDTH:
-        return load(array, offset, 0, 1, VECTORS)
-    return load_part(array, offset, 0, count, 1, VECTORS)
-
-
-@inline
-def put_columns(tile, array, offset, count):
-    """Write the first ``count`` columns of a tile."""
-    if count >= WIDTH:
-        store(tile, array, offset, 0)
-    else:
-        store_part(tile, array, offset, 0, count)
+    return read(array, offset, count)
