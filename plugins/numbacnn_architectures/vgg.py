@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbacnn as nc
 from numbacnn.weights.names import Rules
 
-from .common import Stages, activate, architecture
+from .common import Stages, activate, architecture, dense_head
 
 
 def vgg(x: nc.Tensor, *, depths: tuple[int, ...], width: int = 64, batch_norm: bool = False) -> Stages:
@@ -16,7 +16,7 @@ def vgg(x: nc.Tensor, *, depths: tuple[int, ...], width: int = 64, batch_norm: b
 
     Weights start by the number of a layer's inputs, which keeps the size of what goes forward where nothing normalises it.
 
-    The head pools to 7 x 7 places, which leaves 224 x 224 images as they are, and has two ``hidden`` layers. Images from 32 x 32 on.
+    Images from 32 x 32 on. The head pools to 7 x 7 places, which there are anyway of 224 x 224, and has two ``hidden`` layers.
     """
     stages: Stages = {}
     h = x
@@ -36,25 +36,14 @@ def convolution(h: nc.Tensor, filters: int, batch_norm: bool, number: int) -> nc
     return activate(h, "relu", name=f"activation{number}")
 
 
-def vgg_head(h: nc.Tensor, classes: int, *, hidden: int = 4096, dropout: float = 0.5) -> nc.Tensor:
-    """7 x 7 places, and three dense layers."""
-    h = nc.AdaptiveAveragePool2D(7)(h, name="pool")
-    h = nc.Flatten()(h, name="flatten")
-    for k in (1, 2):
-        h = nc.Dense(hidden, activation="relu", initializer="he_normal")(h, name=f"dense{k}")
-        if dropout:
-            h = nc.Dropout(dropout)(h, name=f"dropout{k}")
-    return nc.Dense(classes)(h, name="logits")
-
-
-vgg11 = architecture("vgg11", vgg, vgg_head, depths=(1, 1, 2, 2, 2))
-vgg13 = architecture("vgg13", vgg, vgg_head, depths=(2, 2, 2, 2, 2))
-vgg16 = architecture("vgg16", vgg, vgg_head, depths=(2, 2, 3, 3, 3))
-vgg19 = architecture("vgg19", vgg, vgg_head, depths=(2, 2, 4, 4, 4))
-vgg11_bn = architecture("vgg11_bn", vgg, vgg_head, depths=(1, 1, 2, 2, 2), batch_norm=True)
-vgg13_bn = architecture("vgg13_bn", vgg, vgg_head, depths=(2, 2, 2, 2, 2), batch_norm=True)
-vgg16_bn = architecture("vgg16_bn", vgg, vgg_head, depths=(2, 2, 3, 3, 3), batch_norm=True)
-vgg19_bn = architecture("vgg19_bn", vgg, vgg_head, depths=(2, 2, 4, 4, 4), batch_norm=True)
+vgg11 = architecture("vgg11", vgg, dense_head, places=7, depths=(1, 1, 2, 2, 2))
+vgg13 = architecture("vgg13", vgg, dense_head, places=7, depths=(2, 2, 2, 2, 2))
+vgg16 = architecture("vgg16", vgg, dense_head, places=7, depths=(2, 2, 3, 3, 3))
+vgg19 = architecture("vgg19", vgg, dense_head, places=7, depths=(2, 2, 4, 4, 4))
+vgg11_bn = architecture("vgg11_bn", vgg, dense_head, places=7, depths=(1, 1, 2, 2, 2), batch_norm=True)
+vgg13_bn = architecture("vgg13_bn", vgg, dense_head, places=7, depths=(2, 2, 2, 2, 2), batch_norm=True)
+vgg16_bn = architecture("vgg16_bn", vgg, dense_head, places=7, depths=(2, 2, 3, 3, 3), batch_norm=True)
+vgg19_bn = architecture("vgg19_bn", vgg, dense_head, places=7, depths=(2, 2, 4, 4, 4), batch_norm=True)
 
 
 def names(model: nc.Model) -> dict[str, Rules]:
