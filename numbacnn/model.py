@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import math
 import os
@@ -27,6 +28,7 @@ from .graph.run import InferencePlan, TrainingPlan
 from .graph.tensor import Input, Tensor
 from .layers.base import Layer
 from .layers.checks import is_integer
+from .weights.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from .inspect.summary import Summary
@@ -49,8 +51,9 @@ class Model:
 
     ``graph`` holds the nodes, ``store`` the arrays of parameters, ``parameters`` is the mapping from name to array.
     ``output_names`` are the names of the outputs where they have any, else None. ``classes`` are the class names by label, None until
-    somebody sets them; ``architecture`` is the registered name that :func:`create` made the model from, else None. Both are saved with
-    the model.
+    somebody sets them; ``architecture`` is the registered name that :func:`create` made the model from, else None; ``preprocessing`` is a
+    :class:`~numbacnn.weights.preprocessing.Preprocessing` that makes inputs of images, None until somebody sets it. All three are
+    saved with the model.
     Raises ConfigError for inputs and outputs that are not connected or names that are given twice.
     """
 
@@ -74,6 +77,7 @@ class Model:
         self.parameters = Parameters(self.store)
         self.classes: tuple[str, ...] | None = None
         self.architecture: str | None = None
+        self.preprocessing: Preprocessing | None = None
         self._plans: OrderedDict[tuple, Any] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -215,6 +219,7 @@ class Model:
             "seed": self.seed,
             "dtype": str(self.dtype),
             "classes": None if self.classes is None else list(self.classes),
+            "preprocessing": None if self.preprocessing is None else dataclasses.asdict(self.preprocessing),
             "output_names": None if self.output_names is None else list(self.output_names),
             "graph": to_config(self.graph),
         }
@@ -231,6 +236,8 @@ class Model:
             names = config["classes"]
             model.classes = None if names is None else tuple(map(str, names))
             model.architecture = config.get("architecture")
+            preparing = config.get("preprocessing")
+            model.preprocessing = None if preparing is None else Preprocessing(**preparing)
             return model
         except WeightsError:
             raise
@@ -415,11 +422,23 @@ def load(path: str | Path) -> Model:
     return model
 
 
-def create(name: str, **options: Any) -> Model:
-    """A registered architecture, such as ``create("lenet5", input_shape=(28, 28, 1), classes=10, seed=0)``."""
+def create(name: str, weights: str | Path | None = None, **options: Any) -> Model:
+    """A registered architecture, such as ``create("lenet5", input_shape=(28, 28, 1), classes=10, seed=0)``.
+
+    ``weights`` is the path of a file, as :meth:`Model.load_weights` takes them, or the name of weights that can be had for the
+    architecture: ``create("resnet50", weights="imagenet")``. These come from the cache folder, from an installed package, or from a
+    checked download, and with them come ``model.preprocessing``, the names of ``model.classes``, and the size of images unless ``options``
+    has an ``input_shape``. With another number of ``classes`` the last layer is a new one.
+
+    Raises UnknownNameError for names that nobody knows, ConfigError for options that the architecture does not take, WeightsError for
+    weights that are not to be had, or do not fit."""
     from .plugin import registry
+    from .weights import pretrained
 
     architecture = registry.load("architecture", name)
+    given = None if weights is None else pretrained.resolve(name, weights)
+    if given is not None:
+        options = {**given.options, **options}
     try:
         model = architecture(**options)
     except TypeError as error:
@@ -427,4 +446,6 @@ def create(name: str, **options: Any) -> Model:
             raise
         raise ConfigError(f"The architecture {name!r} does not take these options: {error}.") from None
     model.architecture = name
+    if given is not None:
+        given.load_into(model)
     return model

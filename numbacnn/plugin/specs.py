@@ -58,7 +58,7 @@ class ArchitectureSpec(Spec):
     they are. ``recipe`` holds the training options that it falls back on (``{"optimizer": "adam", "rate": 1e-3}``).
     ``names`` is the dotted string of the rules by which other libraries name the parameters, by library
     (:mod:`numbacnn.weights.names`), or of a function of the model that gives them. ``pretrained`` is that of the weights that can be
-    had, :class:`numbacnn.weights.pretrained.Pretrained` by name.
+    had, :class:`numbacnn.weights.pretrained.Pretrained` by name, or of a function of the architecture's name that gives them.
     """
 
     input_size: tuple[int, ...] | None = None
