@@ -6,15 +6,18 @@ import functools
 import hashlib
 import http.server
 import importlib.metadata
+import json
 import re
 import threading
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from numbacnn_architectures import pretrained as table
 from PIL import Image
 
 import numbacnn as nc
+from numbacnn.cli.main import main
 from numbacnn.errors import ConfigError, DataError, PluginError, UnknownNameError, WeightsError
 from numbacnn.weights import pretrained
 from numbacnn.weights.preprocessing import Preprocessing
@@ -344,6 +347,56 @@ def test_options_that_change_the_network_do_not_get_its_weights(weights, publish
 def test_weights_that_nobody_knows(name, given, error, words):
     with pytest.raises(error, match=words):
         nc.create(name, weights=given)
+
+
+# On the command line -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seven(tmp_path, monkeypatch):
+    """LeNet-5's weights as what ``imagenet`` means, and an image."""
+    monkeypatch.setenv("NUMBACNN_CACHE_DIR", str(tmp_path))
+    model = nc.create("lenet5", seed=5)
+    model.preprocessing = Preprocessing(32, (28, 28), "bicubic", (0.4,), (0.2,))
+    model.classes = tuple(f"digit [{k}]" for k in range(10))
+    (tmp_path / "weights").mkdir()
+    model.export(tmp_path / "weights" / "lenet5.safetensors", "numbacnn")
+    digest = hashlib.sha256((tmp_path / "weights" / "lenet5.safetensors").read_bytes()).hexdigest()
+    record = Pretrained(digest, "http://127.0.0.1:9/lenet5.safetensors", None, model.preprocessing, model.classes)
+    monkeypatch.setattr(pretrained, "records", lambda architecture: {"imagenet": record})
+    Image.fromarray(picture(40, 50)).save(tmp_path / "seven.png")
+    return model, tmp_path / "seven.png"
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_predict_prints_five_classes_of_an_image_prepared_as_the_weights_want_it(seven):
+    model, path = seven
+    logits = model.predict(model.preprocessing(path)[None])[0]
+    best = [int(label) for label in np.argsort(-logits)[:5]]
+    result = run("predict", "lenet5", "--weights", "imagenet", path)
+    assert result.exit_code == 0, result.stderr
+    title, _, *rows = result.stdout.splitlines()
+    assert title == str(path)
+    assert [re.findall(r"[\d.]+ %\s+(\d)\s+digit \[\1\]", row) for row in rows] == [[str(label)] for label in best]
+    told = json.loads(run("predict", "lenet5", "--weights", "imagenet", path, "--json", "--top", 2).stdout)
+    assert [prediction["label"] for prediction in told[0]["predictions"]] == best[:2]
+
+
+def test_a_saved_model_prepares_images_in_its_own_way_too(seven, tmp_path):
+    model, path = seven
+    model.save(tmp_path / "m.safetensors")
+    best = int(model.predict(model.preprocessing(path)[None])[0].argmax())
+    assert run("predict", tmp_path / "m.safetensors", path).stdout.startswith(f"{path}: digit [{best}] ")
+
+
+def test_predict_says_what_an_architecture_lacks(seven):
+    for arguments, words in ((["--weights", "none"], "no set of weights for lenet5"), ([], "'lenet5' is an architecture")):
+        result = run("predict", "lenet5", *arguments, seven[1])
+        assert result.exit_code == 2
+        assert words in result.stderr
 
 
 # Saving ------------------------------------------------------------------------------------------------------------------

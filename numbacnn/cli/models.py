@@ -22,8 +22,17 @@ def saved_model(path: str) -> Any:
     place = Path(path)
     file = place / "model.safetensors" if place.is_dir() else place
     if not file.exists():
+        if path in registry.names("architecture"):
+            raise WeightsError(f"{path!r} is an architecture; a model that was trained and saved is needed, or weights for it.")
         raise WeightsError(f"There is no model {str(file)!r}. `numbacnn train` writes one; its last line says where.")
     return load(file)
+
+
+def pretrained_model(architecture: str, weights: str) -> Any:
+    """A registered architecture with the weights of a name or a file."""
+    from ..model import create
+
+    return create(architecture, weights=weights)
 
 
 def new_model(architecture: str, input_shape: tuple[int, ...] | None, classes: int, seed: int = 0) -> Any:
