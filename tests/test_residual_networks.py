@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from numbacnn_architectures.regnet import block_widths
 
 import numbacnn as nc
 from numbacnn.errors import ConfigError
@@ -66,3 +67,16 @@ def test_files_of_dense_networks_have_names_of_their_own():
     assert other.load_weights(theirs).complete
     for name, array in model.parameters.items():
         np.testing.assert_array_equal(other.parameters[name], array)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "widths", "depths"),
+    [
+        ((16, 48, 27.89, 2.09, 8), (48, 104, 208, 440), (1, 3, 6, 6)),
+        ((14, 56, 38.84, 2.4, 16), (64, 128, 320, 768), (1, 3, 8, 2)),
+        ((17, 192, 76.82, 2.19, 56), (168, 448, 896, 2016), (2, 4, 10, 1)),
+    ],
+)
+def test_widths_of_regnet_are_those_of_the_paper(numbers, widths, depths):
+    """RegNetY-400MF, 800MF and 8GF of I. Radosavovic et al. 2020, figure 16."""
+    assert block_widths(*numbers) == [width for width, depth in zip(widths, depths) for _ in range(depth)]

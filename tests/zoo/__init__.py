@@ -23,8 +23,6 @@ import pytest
 import numbacnn as nc
 from numbacnn.weights import names
 
-CLASSES = 1000
-
 
 @functools.cache
 def torchvision() -> ModuleType:
@@ -157,9 +155,10 @@ def gradients_apart(name: str, peer: Peer, size: int, batch: int = 4, seed: int 
     theirs = without_chance(randomised(peer.make(), seed).double())
     ours = nc.create(name, input_shape=peer.shape(size), dtype="float64", **{**peer.options, **peer.calm})
     ours.load_weights({key: array.numpy() for key, array in theirs.state_dict().items()})
-    x, labels = peer.draw(peer.shape(size), batch), np.arange(batch) % CLASSES
+    x = peer.draw(peer.shape(size), batch)
     x = x.astype(np.float64) if x.dtype.kind == "f" else x
     logits = theirs(channels_first(x))
+    labels = np.arange(batch) % logits.shape[1]
     torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).backward()
     plan = ours.training_plan(batch)
     plan.inputs[0][...] = x
