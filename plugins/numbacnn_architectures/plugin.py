@@ -29,6 +29,8 @@ IMAGENET = {
         "vgg16_bn": "VGG-16 with batch normalisation",
         "vgg19_bn": "VGG-19 with batch normalisation",
     },
+    "googlenet": {"googlenet": "GoogLeNet (Szegedy et al. 2015): modules of four branches side by side"},
+    "inception": {"inception_v3": "Inception-v3 (Szegedy et al. 2016): larger convolutions as several small ones"},
     "squeezenet": {"squeezenet1_1": "SqueezeNet 1.1 (Iandola et al. 2016): few channels, then many, in 1.2 million parameters"},
     "resnet": {
         "resnet18": "ResNet-18 (He et al. 2016): residual blocks of two 3 x 3 convolutions",
@@ -79,6 +81,7 @@ OTHER = {
 }
 SIZES = {  # of images, where not 224 x 224
     "alexnet_original": (227, 227),
+    "inception_v3": (299, 299),
     "xception": (299, 299),
     "efficientnet_b1": (240, 240),
     "efficientnet_b2": (260, 260),
