@@ -76,6 +76,16 @@ def test_far_out_and_not_a_number(name):
     assert abs(dx).max(where=~np.isnan(dx), initial=0) < 2
 
 
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_infinities(name):
+    """The limits, but where a function is a product with one factor that becomes zero."""
+    y, _ = run(Activation(name), np.array([-np.inf, np.inf, -1e30, 1e30], np.float32))
+    limits = np.where(abs(y[2:]) > 1e20, np.copysign(np.inf, y[2:]), y[2:])
+    if name in ("gelu", "gelu_tanh", "hard_swish", "mish", "silu"):
+        limits[0] = np.nan
+    np.testing.assert_array_equal(y[:2], limits)
+
+
 @pytest.mark.parametrize("name", ["relu", "gelu"])
 def test_in_place_and_threads(name):
     """The same bits in place, and with one thread."""

@@ -29,7 +29,8 @@ Gradient = Callable[[Any, Any], Any]
 class Elementwise(Layer):
     """Base of layers that apply a scalar function to each element; :meth:`scalar` gives the function.
 
-    NaN goes through. Infinities give the limit where there is one.
+    NaN goes through. Infinities give the limit, but for minus infinity times zero: gelu, hard_swish, mish and silu give NaN there, as they
+    do in PyTorch.
     """
 
     elementwise: ClassVar[bool] = True

@@ -26,7 +26,35 @@ MAX_ROWS = LADDER[0]
 def tile_heights(longest, ladder=LADDER):
     """For each number of rows left to do, up to ``longest``, the height of the next tile, so that all tiles are about equally high."""
     balanced = [-(-left // -(-left // ladder[0])) for left in range(1, longest + 1)]
-    return np.array([0, *(next(height for height in ladder if height <= wanted) for wanted in balanced)])
+    return np.array(
+        [
+            0,
+            *(next(height for height in ladder if height <= wanted) for wanted in balanced),
+        ]
+    )
+
+
+def _by_height(ladder, functions):
+    """The function that calls, by its first argument, the one for that height: ``functions`` in the order of the ladder."""
+    h0, h1, h2, h3, h4, _ = ladder
+    f0, f1, f2, f3, f4, f5 = functions
+
+    @inline
+    def dispatch(rows, *arguments):
+        if rows == h0:
+            f0(*arguments)
+        elif rows == h1:
+            f1(*arguments)
+        elif rows == h2:
+            f2(*arguments)
+        elif rows == h3:
+            f3(*arguments)
+        elif rows == h4:
+            f4(*arguments)
+        else:
+            f5(*arguments)
+
+    return dispatch
 
 
 @functools.cache
@@ -56,29 +84,12 @@ def _product(rows, vectors):
 
 @functools.cache
 def products(narrow):
-    """The function that multiplies ``rows`` pixels, one of the ladder's heights, with a panel, or (``narrow``) its first vector:
+    """The function ``(rows, sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)`` that multiplies ``rows``
+    pixels, one of the ladder's heights, with a panel, or (``narrow``) its first vector:
     ``sums[i] (+)= sum over runs and p < length of x[x_at + offsets[run] + i * row_stride + p] * w[next row of the panel]``;
     ``first`` overwrites."""
     ladder, vectors = (NARROW_LADDER, 1) if narrow else (LADDER, VECTORS)
-    h0, h1, h2, h3, h4, _ = ladder
-    p0, p1, p2, p3, p4, p5 = (_product(rows, vectors) for rows in ladder)
-
-    @inline
-    def multiply(rows, sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at):
-        if rows == h0:
-            p0(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
-        elif rows == h1:
-            p1(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
-        elif rows == h2:
-            p2(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
-        elif rows == h3:
-            p3(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
-        elif rows == h4:
-            p4(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
-        else:
-            p5(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)
-
-    return multiply
+    return _by_height(ladder, [_product(rows, vectors) for rows in ladder])
 
 
 @functools.cache
@@ -104,25 +115,9 @@ def _correlation(rows):
     return correlation
 
 
-_H0, _H1, _H2, _H3, _H4, _ = LADDER
-_c0, _c1, _c2, _c3, _c4, _c5 = map(_correlation, LADDER)
-
-
-@inline
-def correlations(rows, sums, x, x_at, x_line, x_step, g, g_at, lines, columns):
-    """``sums[i] = sum over pixels of x[pixel + i] * g[pixel]``, pixels being ``lines x columns``: a tile of a weight gradient."""
-    if rows == _H0:
-        _c0(sums, x, x_at, x_line, x_step, g, g_at, lines, columns)
-    elif rows == _H1:
-        _c1(sums, x, x_at, x_line, x_step, g, g_at, lines, columns)
-    elif rows == _H2:
-        _c2(sums, x, x_at, x_line, x_step, g, g_at, lines, columns)
-    elif rows == _H3:
-        _c3(sums, x, x_at, x_line, x_step, g, g_at, lines, columns)
-    elif rows == _H4:
-        _c4(sums, x, x_at, x_line, x_step, g, g_at, lines, columns)
-    else:
-        _c5(sums, x, x_at, x_line, x_step, g, g_at, lines, columns)
+correlations = _by_height(LADDER, [_correlation(rows) for rows in LADDER])
+"""``correlations(rows, sums, x, x_at, x_line, x_step, g, g_at, lines, columns)``: a tile of a weight gradient,
+``sums[i] = sum over pixels of x[pixel + i] * g[pixel]``, pixels being ``lines x columns``."""
 
 
 @inline
@@ -133,7 +128,13 @@ def copy_run(source, source_at, target, target_at, count):
         store(load(source, source_at + done, 0, 1, 4), target, target_at + done, 0)
         done += 4 * LANES
     while done < count:
-        store_part(load_part(source, source_at + done, 0, count - done, 1, 1), target, target_at + done, 0, count - done)
+        store_part(
+            load_part(source, source_at + done, 0, count - done, 1, 1),
+            target,
+            target_at + done,
+            0,
+            count - done,
+        )
         done += LANES
 
 
