@@ -173,7 +173,7 @@ def convolve(
         window = dataclasses.replace(window, stride=(1, 1, 1))
         offsets = np.arange(x.shape[4] // window.groups // plan.length) * plan.length
     else:
-        offsets = _int_array(plan.offsets)
+        offsets = _int_array(plan.offsets or ())
     if plan.flat:
         x, y = x.reshape(1, 1, 1, -1, x.shape[4]), y.reshape(1, 1, 1, -1, y.shape[4])
         addend = None if addend is None else addend.reshape(y.shape)
