@@ -235,7 +235,8 @@ def assign(model: Any, weights: Mapping[str, Any], strict: bool = True, skip_mis
     ``skip_mismatched`` is not set, where no name fits, or, if ``strict``, where one is missing or unexpected. What is skipped is
     reported."""
     given = {name: np.asarray(array) for name, array in weights.items() if not names.IGNORED.fullmatch(name)}
-    candidates = {convention: names.places(model, convention) for convention in names.conventions(model)}
+    conventions = names.conventions(model)
+    candidates = {convention: names.places(model, convention) for convention in conventions}
     given = _unwrapped(given, {place.name for places in candidates.values() for place in places.values()})
     convention = max(candidates, key=lambda key: sum(place.name in given for place in candidates[key].values()))
     places = {ours: place for ours, place in candidates[convention].items() if place.name in given}
@@ -244,7 +245,7 @@ def assign(model: Any, weights: Mapping[str, Any], strict: bool = True, skip_mis
     report = Report(
         assigned=tuple(place.name for place in fitting.values()),
         missing=tuple(place.name for place in candidates[convention].values() if place.name not in given),
-        unexpected=tuple(name for name in given if name not in known),
+        unexpected=tuple(name for name in given if name not in known and not names.is_absent(name, conventions[convention])),
         shapes=tuple((place.name, given[place.name].shape, place.shape) for ours, place in places.items() if ours not in fitting),
         convention=convention,
     )

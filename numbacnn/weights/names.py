@@ -7,7 +7,8 @@ An architecture says how torchvision and timm name its parameters by *rules*, pa
 A field in braces stands for a whole number, which the other side may shift by a constant. A pattern covers a layer or scope and all below
 it: what comes after it (``.weight``) is kept. The first rule that fits counts; a name that no rule fits stays as it is. A rule may have a
 third entry, how many axes their array has more than ours, because it belongs to a convolution: those of length one behind ours, or,
-of a Dense layer behind a Flatten, the image's.
+of a Dense layer behind a Flatten, the image's. A rule with ABSENT for ours names a part of theirs that the model may lack, such as the
+auxiliary classifiers of training: what is in a checkpoint of a part that it lacks is left out.
 
 Layouts follow from the layers (:meth:`numbacnn.layers.base.Layer.torch_order`). A Dense layer behind a Flatten of channels-last images
 gets its rows in another order too, as PyTorch flattens channels first.
@@ -34,6 +35,7 @@ Rule = tuple[str, str] | tuple[str, str, int]
 Rules = Sequence[Rule]
 
 OWN = "numbacnn"
+ABSENT = ""
 IGNORED = re.compile(r"(.*\.)?num_batches_tracked|n_averaged")
 """Names in checkpoints that mean nothing here: PyTorch counts batches for a running mean without momentum, and the models in an average."""
 WRAPPERS = ("module.", "_orig_mod.", "model.")
@@ -51,6 +53,11 @@ def renamed(name: str, rules: Rules) -> tuple[str, int]:
             start = _FIELD.sub(lambda field: str(int(fields[field[1]]) + int(field[2] or 0)), theirs)
             return start + name[found.end() :], sum(added)
     return name, 0
+
+
+def is_absent(theirs: str, rules: Rules) -> bool:
+    """Whether a name that is not the model's belongs to a part that the model may lack."""
+    return any(ours == ABSENT and _compiled(pattern).match(theirs) for ours, pattern, *_ in rules)
 
 
 @functools.cache

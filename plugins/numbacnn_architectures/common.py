@@ -2,6 +2,8 @@
 
 A family is a function ``body(x, ...) -> {"stem": tensor, "stage1": tensor, ...}`` of symbolic tensors and a function
 ``head(h, classes, ...) -> logits``; :func:`architecture` makes of the two, and of a variant's numbers, what a user creates.
+
+Beside its stages a body may give outputs within them, by dotted names such as ``"stage2.block1"``: auxiliary heads look there.
 """
 
 from __future__ import annotations
@@ -35,11 +37,15 @@ def architecture(
     input_shape: tuple[int, ...] = (224, 224, 3),
     input_dtype: str | None = None,
     classes: int = 1000,
+    auxiliary_heads: Mapping[str, tuple[str, Head]] | None = None,
     **recipe: Any,
 ) -> Callable[..., nc.Model]:
     """The function that creates the variant ``name`` of a family. ``recipe`` holds what it gives to ``body`` and ``head``, by the
-    names of their parameters; who creates a network may give others. ``input_dtype`` is as of nc.Input."""
-    known = _parameters(body) | _parameters(head)
+    names of their parameters; who creates a network may give others. ``input_dtype`` is as of nc.Input. ``auxiliary_heads`` are, by
+    the names of their outputs, heads that ``auxiliary=True`` adds, each with the name of what it gets of the body's."""
+    heads = dict(auxiliary_heads or {})
+    known = frozenset().union(*map(_parameters, (body, head, *(each for _, each in heads.values()))))
+    known |= {"auxiliary"} if heads else set()
 
     def create(
         input_shape: tuple[int, ...] = input_shape,
@@ -59,18 +65,30 @@ def architecture(
             if option not in known:
                 raise nc.ConfigError(f"{name} was given {option}={value!r}; it takes {', '.join(sorted(known | COMMON))}.")
         options = {**recipe, **options}
+        auxiliary = options.pop("auxiliary", False)
+        if features and auxiliary:
+            raise nc.ConfigError(f"{name} was given features=True and auxiliary=True; a model of features has no heads.")
         x = nc.Input(input_shape, dtype=input_dtype)
         stages = body(x, **_for(body, options))
         if features:
-            return nc.Model(x, stages, seed=seed, dtype=dtype, name=name)
-        with nc.scope("head"):
-            logits = head(list(stages.values())[-1], classes, **_for(head, options))
-        return nc.Model(x, logits, seed=seed, dtype=dtype, name=name)
+            outputs: Any = {key: h for key, h in stages.items() if "." not in key}
+        else:
+            outputs = _attached(head, "head", list(stages.values())[-1], classes, options)
+        if auxiliary:
+            others = {key: _attached(each, key, stages[place], classes, options) for key, (place, each) in heads.items()}
+            outputs = {"logits": outputs, **others}
+        return nc.Model(x, outputs, seed=seed, dtype=dtype, name=name)
 
     create.__name__ = create.__qualname__ = name
     create.__module__ = body.__module__
     create.__doc__ = f"{name}: {inspect.getdoc(body)}\n\n{DOCUMENTATION}"
     return create
+
+
+def _attached(head: Head, name: str, h: nc.Tensor, classes: int, options: Mapping[str, Any]) -> nc.Tensor:
+    """The logits of a head in a scope of its own."""
+    with nc.scope(name):
+        return head(h, classes, **_for(head, options))
 
 
 COMMON = {"input_shape", "classes", "features", "seed", "dtype"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from numbacnn.plugin.hookspecs import hookimpl
-from numbacnn.plugin.specs import ArchitectureSpec
+from numbacnn.plugin.specs import ArchitectureSpec, LayerSpec, LossSpec
 
 numbacnn_api = 1
 
@@ -76,10 +76,8 @@ IMAGENET = {
         "convnext_large": "ConvNeXt-L (Liu et al. 2022)",
     },
 }
-OTHER = {
-    "text_cnn": {"text_cnn": "Kim's network for sentences (2014): windows of three to five words, the maximum over time"},
-}
 SIZES = {  # of images, where not 224 x 224
+    "capsnet": (28, 28),
     "alexnet_original": (227, 227),
     "inception_v3": (299, 299),
     "xception": (299, 299),
@@ -99,10 +97,30 @@ CIFAR = {
     "resnet56": "ResNet-56 for 32 x 32 images (He et al. 2016, section 4.2)",
     "resnet110": "ResNet-110 for 32 x 32 images (He et al. 2016, section 4.2)",
 }
-OTHERS = {  # neither images nor of a usual size
+OTHERS = {  # not images of a usual size, or not trained as usual
+    "text_cnn": {"text_cnn": "Kim's network for sentences (2014): windows of three to five words, the maximum over time"},
+    "capsnet": {"capsnet": "CapsNet (Sabour et al. 2017): capsules that agree by dynamic routing"},
     "resnet3d": {"r3d_18": "R3D-18 (Tran et al. 2018): ResNet-18 of convolutions over space and time, for clips"},
     "resnet1d": {"resnet1d": "ResNet for time series (Wang et al. 2017)"},
 }
+RECIPES = {"capsnet": {"loss": "margin", "optimizer": "adam", "rate": 1e-3}}
+LAYERS = {
+    "Squash": "vectors made shorter than one",
+    "CapsuleRouting": "capsules that see capsules, by dynamic routing",
+    "CapsuleLength": "lengths of vectors",
+    "LongestCapsule": "zeros for all capsules but the longest",
+}
+
+
+@hookimpl
+def numbacnn_layers() -> Iterator[LayerSpec]:
+    for name, summary in LAYERS.items():
+        yield LayerSpec(name, f"{__package__}.capsules:{name}", summary)
+
+
+@hookimpl
+def numbacnn_losses() -> Iterator[LossSpec]:
+    yield LossSpec("margin", f"{__package__}.capsules:Margin", "lengths of capsules, with margins")
 
 
 @hookimpl
@@ -116,11 +134,16 @@ def numbacnn_architectures() -> Iterator[ArchitectureSpec]:
             factory = f"{package}.{module}:{name}"
             names, size = f"{package}.{module}:NAMES", SIZES.get(name, (224, 224))
             yield ArchitectureSpec(name, factory, summary, input_size=size, names=names, pretrained=f"{package}.pretrained:records")
-    for module, variants in OTHER.items():
-        for name, summary in variants.items():
-            yield ArchitectureSpec(name, f"{package}.{module}:{name}", summary, names=f"{package}.{module}:NAMES")
     for name, summary in CIFAR.items():
         yield ArchitectureSpec(name, f"{package}.resnet:{name}", summary, input_size=(32, 32), names=f"{package}.resnet:CIFAR_NAMES")
     for module, variants in OTHERS.items():
         for name, summary in variants.items():
-            yield ArchitectureSpec(name, f"{package}.{module}:{name}", summary, names=f"{package}.{module}:NAMES")
+            yield ArchitectureSpec(
+                name,
+                f"{package}.{module}:{name}",
+                summary,
+                input_size=SIZES.get(name),
+                recipe=RECIPES.get(name, {}),
+                names=f"{package}.{module}:NAMES",
+                pretrained=f"{package}.pretrained:records",
+            )
