@@ -190,8 +190,8 @@ def publish(weights, tmp_path, monkeypatch):
 
     def make(url: str | None = "http://127.0.0.1:9/resnet18-small.safetensors", **options):
         digest = hashlib.sha256(weights[1].read_bytes()).hexdigest()[:12]
-        names = tuple("abcde")
-        record = Pretrained(digest, url, preprocessing=Preprocessing(36, (32, 32)), classes=names, **options)
+        options = {"preprocessing": Preprocessing(36, (32, 32)), "classes": tuple("abcde"), **options}
+        record = Pretrained(digest, url, **options)
         monkeypatch.setattr(table, "records", lambda architecture: {"imagenet": record})
         return tmp_path / "cache" / "weights"
 
@@ -319,6 +319,15 @@ def test_another_number_of_classes_gets_a_new_last_layer(weights, publish):
     assert model.preprocessing is not None
     fresh = reduced(classes=3, seed=7, input_shape=(32, 32, 3))
     assert np.array_equal(model.parameters["head.logits.weight"], fresh.parameters["head.logits.weight"])
+
+
+def test_weights_without_names_of_classes_or_preprocessing(weights, publish):
+    donor, path = weights
+    put(publish(preprocessing=None, classes=None), path.read_bytes())
+    for classes in (5, 3):
+        model = reduced(weights="imagenet", classes=classes, input_shape=(32, 32, 3))
+        assert has_weights(model, donor, but="nothing" if classes == 5 else "head.")
+        assert (model.classes, model.preprocessing) == (None, None)
 
 
 def test_a_network_of_features_gets_all_but_the_head(weights, publish):

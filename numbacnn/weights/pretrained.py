@@ -124,7 +124,8 @@ def _load_record(model: Any, weights: Pretrained, path: Path) -> None:
 
     Raises WeightsError where anything else does not fit; the model is then of no use."""
     (output, *_), shape = model.graph.outputs, model.graph.inputs[0].shape
-    other_classes = model.output_names is None and weights.classes is not None and output.shape != (len(weights.classes),)
+    classifies = model.output_names is None or "logits" in model.output_names
+    other_classes = classifies and output.shape != (len(weights.classes or ()),)
     arrays = {renamed(name, weights): array for name, array in files.read_weights(path).items()}
     report = files.assign(model, arrays, strict=False, skip_mismatched=True)
     replaced = files.output_parameters(model, report.convention) if other_classes else set()
@@ -132,7 +133,7 @@ def _load_record(model: Any, weights: Pretrained, path: Path) -> None:
         raise WeightsError(
             f"The pretrained weights do not fit {model.name or 'the model'} with these options: {'; '.join(report.problems())}."
         )
-    if model.output_names is None and not other_classes:
+    if classifies and not other_classes:
         model.classes = weights.classes
     if weights.preprocessing is not None and len(shape) == 3:
         model.preprocessing = weights.preprocessing.fitted(*shape[:2])
