@@ -175,6 +175,16 @@ CASES: dict[str, list[Case]] = {
     "ChannelShuffle": [on((2, 3, 4), groups=2), on((1, 1, 6), groups=3)],
     "Scale": [on((3, 5, 2)), on((3, 5, 2), axis=0, initial=0.5), on((37,)), on((1, 1, 1))],
     "Identity": [on((3, 5, 2)), on((1,))],
+    # Capsules, of numbacnn_architectures
+    "Squash": [on((5, 3)), on((2, 3, 8)), on((1,))],
+    "CapsuleRouting": [
+        on((5, 3), capsules=3, width=4),
+        on((2, 3, 2, 4), capsules=4, width=17, iterations=1),
+        on((7, 2), capsules=2, width=3, iterations=4),
+        on((1, 1), capsules=1, width=1),
+    ],
+    "CapsuleLength": [on((5, 3)), on((2, 3, 8)), on((1, 1))],
+    "LongestCapsule": [on((5, 3)), on((1, 1))],
     # Resizing
     "Upsample": [
         on((2, 3, 2)),

@@ -11,6 +11,7 @@ from tests import zoo
 PEERS = zoo.family_tables("PEERS")
 REDUCED = zoo.family_tables("REDUCED")
 TRAINING = zoo.family_tables("TRAINING")
+LOSSES = zoo.family_tables("LOSSES")
 FIRST = zoo.first_of_each_family()
 OWN = {"lenet5", "cnn"}  # small as they are, with tests of their own
 
@@ -27,7 +28,7 @@ def test_it_overfits_eight_images_and_keeps_its_bits(name, tmp_path):
     images = zoo.images(x.shape, 8) if x.dtype is None else zoo.whole_numbers(50, x.shape, 8)
     labels = np.arange(8)
     rate, steps = TRAINING.get(name, (3e-3, 12))
-    trainer = nc.Trainer(model, optimizer=nc.Adam(rate))
+    trainer = nc.Trainer(model, LOSSES.get(name, "softmax_cross_entropy"), optimizer=nc.Adam(rate))
     losses = [trainer.step(images, labels) for _ in range(steps)]
     assert min(losses[-3:]) < 0.5 * losses[0]
     model.save(tmp_path / "model.safetensors")

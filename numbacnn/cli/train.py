@@ -85,14 +85,13 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
     and says how to go on.
     """
     options.use(given["threads"], given["device"])
-    from ..training.losses import SoftmaxCrossEntropy
     from ..training.trainer import Trainer, TrainingInterrupted
 
     spec: Any = registry.find("architecture", architecture).spec
     recipe = chosen(given, spec.recipe)
     train, test = open_splits(dataset, given["data_folder"], given["input_size"] or spec.input_size)
     model = new_model(architecture, train.input_shape, len(train.classes), given["seed"])
-    loss = SoftmaxCrossEntropy(label_smoothing=recipe["label_smoothing"])
+    loss = make_loss(recipe, given["label_smoothing"])
     trainer = Trainer(model, loss, make_optimizer(recipe), schedule=recipe["schedule"], seed=given["seed"])
     epochs = given["epochs"] or recipe.get("epochs") or default_epochs(len(train), recipe["batch_size"])
     output = given["output"] or Path("runs", f"{architecture}-{Path(dataset).resolve().name}".replace(":", "-"))
@@ -146,6 +145,19 @@ def _over(base: Mapping[str, Any], choice: Mapping[str, Any]) -> dict[str, Any]:
     if choice.get("optimizer", base["optimizer"]) != base["optimizer"]:
         base = {name: value for name, value in base.items() if name not in OPTIMIZER_OPTIONS}
     return {**base, **choice}
+
+
+def make_loss(recipe: Mapping[str, Any], smoothing: float | None) -> Any:
+    """The recipe's loss, else cross-entropy. Raises ConfigError for a ``smoothing`` asked for beside a loss that lacks it."""
+    from ..training.losses import SoftmaxCrossEntropy
+
+    if "loss" not in recipe:
+        return SoftmaxCrossEntropy(label_smoothing=recipe["label_smoothing"])
+    if smoothing is not None:
+        raise ConfigError(
+            f"--label-smoothing was given; this architecture is trained with the loss {recipe['loss']!r}, which does not have it."
+        )
+    return recipe["loss"]
 
 
 def make_optimizer(recipe: Mapping[str, Any]) -> Any:

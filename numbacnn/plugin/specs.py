@@ -55,7 +55,8 @@ class ArchitectureSpec(Spec):
     """Factory: a function ``(input_shape, classes, seed=0, dtype="float32")``, perhaps with more options, that returns a model.
 
     ``input_size`` is the spatial size that the command line resizes images to unless told otherwise; None takes images as
-    they are. ``recipe`` holds the training options that it falls back on (``{"optimizer": "adam", "rate": 1e-3}``).
+    they are. ``recipe`` holds the training options that it falls back on (``{"optimizer": "adam", "rate": 1e-3}``),
+    ``"loss"`` among them.
     ``names`` is the dotted string of the rules by which other libraries name the parameters, by library
     (:mod:`numbacnn.weights.names`), or of a function of the model that gives them. ``pretrained`` is that of the weights that can be
     had, :class:`numbacnn.weights.pretrained.Pretrained` by name, or of a function of the architecture's name that gives them.

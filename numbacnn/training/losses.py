@@ -68,7 +68,7 @@ def _partials(elements: int, rows: int) -> np.ndarray:
     return np.zeros(max(1, min(rows, elements // BLOCK)))
 
 
-def _class_indices(loss: Loss, labels: np.ndarray, shape: tuple[int, ...], ignored: int | None = None) -> np.ndarray:
+def class_indices(loss: Loss, labels: np.ndarray, shape: tuple[int, ...], ignored: int | None = None) -> np.ndarray:
     """Labels as dense int64, checked against the number of classes."""
     if labels.dtype.kind not in "iu":
         raise DataError(f"{loss.name} takes integer class labels of shape {shape[:-1]}; these are {labels.dtype} of shape {labels.shape}.")
@@ -125,7 +125,7 @@ class SoftmaxCrossEntropy(Loss):
     def targets(self, labels: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         labels = np.asarray(labels)
         if labels.shape == tuple(shape[:-1]):
-            return _class_indices(self, labels, shape, self.ignore_index)
+            return class_indices(self, labels, shape, self.ignore_index)
         if labels.shape == tuple(shape):
             return np.ascontiguousarray(labels, dtype)
         raise ShapeError(
@@ -177,7 +177,7 @@ class MultiClassHinge(Loss):
                 f"MultiClassHinge got labels of shape {labels.shape}; for outputs of shape {tuple(shape)} it takes integers of "
                 f"shape {tuple(shape[:-1])}."
             )
-        return _class_indices(self, labels, shape)
+        return class_indices(self, labels, shape)
 
     def compute(self, outputs: np.ndarray, targets: np.ndarray, gradient: np.ndarray, total: np.ndarray, scale: float = 1.0) -> None:
         classes = outputs.shape[-1]

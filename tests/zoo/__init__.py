@@ -2,7 +2,7 @@
 
 A module per family says in ``PEERS`` who else has its members, and in ``REDUCED`` with which options each is small enough to be trained in
 a test: the same layers, with fewer channels. ``TRAINING``, where there is one, says with which rate and in how many steps that goes, for
-networks that take longer than others.
+networks that take longer than others, and ``LOSSES`` with which loss if not with cross-entropy.
 """
 
 from __future__ import annotations
