@@ -17,7 +17,6 @@ from numbacnn.layers.base import Shape
 from numbacnn.layers.checks import integer, number
 from numbacnn.training.losses import Loss, class_indices
 
-
 INITIALIZER = nc.TruncatedNormal(deviation=0.1)
 
 
