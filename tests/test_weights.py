@@ -205,6 +205,13 @@ def test_another_number_of_classes_is_reported_and_skipped_by_choice(resnet18_fi
         assert np.array_equal(array, before[name] if name.startswith("head.") else donor[name])
 
 
+def test_the_layer_of_the_classes_may_have_others_behind_it():
+    x = nc.Input((5, 5, 2))
+    h = nc.Conv2D(4, 1)(nc.Conv2D(3, 1)(x, name="body"), name="classes")
+    model = nc.Model(x, nc.Softmax()(nc.GlobalAveragePool2D()(nc.Activation("relu")(h))))
+    assert files.output_parameters(model) == {"classes.weight", "classes.bias"}
+
+
 @pytest.mark.parametrize("other", ["vgg11", "resnet50", "convnext_tiny", "lenet5"])
 @pytest.mark.parametrize("strict", [True, False])
 def test_weights_of_another_network_get_one_short_sentence(resnet18_file, other, strict):

@@ -269,9 +269,20 @@ def export(model: Any, path: str | os.PathLike, convention: str) -> None:
 
 
 def output_parameters(model: Any, convention: str = names.OWN) -> set[str]:
-    """What a library calls the parameters of the layers that compute the model's outputs: of the classes, in a classifier."""
-    places, outputs = names.places(model, convention), set(model.graph.outputs)
-    return {places[name].name for node in model.graph.nodes if outputs & set(node.outputs) for name in node.parameters.values()}
+    """What a library calls the parameters of the last layers that have any before each output: of the classes, in a classifier."""
+    places = names.places(model, convention)
+    makers = {tensor: node for node in model.graph.nodes for tensor in node.outputs}
+    found: set[str] = set()
+    tensors, seen = list(model.graph.outputs), set(model.graph.outputs)
+    while tensors:
+        node = makers.get(tensors.pop())
+        if node is None:
+            continue
+        found |= {places[name].name for name in node.parameters.values()}
+        before = [] if node.parameters else [tensor for tensor in node.inputs if tensor not in seen]
+        tensors += before
+        seen |= set(before)
+    return found
 
 
 def _unwrapped(given: dict[str, np.ndarray], known: set[str]) -> dict[str, np.ndarray]:
