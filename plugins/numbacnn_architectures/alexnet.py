@@ -61,8 +61,8 @@ def convolution(
     h: nc.Tensor, filters: int, size: int, *, stride: int = 1, padding: int | None = None, groups: int = 1, number: int | str = ""
 ) -> nc.Tensor:
     """Convolution and rectifier; padding keeps the size, at stride 1, unless given."""
-    padding = size_keeping(size) if padding is None else padding
-    h = nc.Conv2D(filters, size, stride=stride, padding=padding, groups=groups, initializer="he_normal")(h, name=f"conv{number}")
+    kept = size_keeping(size) if padding is None else padding
+    h = nc.Conv2D(filters, size, stride=stride, padding=kept, groups=groups, initializer="he_normal")(h, name=f"conv{number}")
     return nc.Activation("relu")(h, name=f"activation{number}")
 
 
