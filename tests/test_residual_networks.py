@@ -7,7 +7,7 @@ import pytest
 from numbacnn_architectures.regnet import block_widths
 
 import numbacnn as nc
-from numbacnn.errors import ConfigError
+from numbacnn.errors import ConfigError, ShapeError
 from numbacnn.weights import names
 
 
@@ -37,12 +37,16 @@ def test_shortcuts_without_parameters_keep_pixels_between_channels_of_zeros():
     ("name", "options", "message"),
     [
         ("resnet20", {"depth": 21}, "given depth=21; it takes 6 n + 2"),
+        ("resnet20", {"depth": "20"}, "given depth='20'; it takes 6 n + 2"),
         ("resnet18", {"groups": 2}, "Blocks of two convolutions have one group; given groups=2, group_width=64."),
         ("resnet20", {"groups": 2}, "resnet20 was given groups=2; it takes classes, depth,"),
+        ("regnet_y_400mf", {"ratio": 1.0}, "slope=27.89, ratio=1.0, group_width=8; it takes a depth"),
+        ("r3d_18", {"input_shape": (112, 112, 3)}, "given inputs of shape (112, 112, 3); it takes (frames, height, width, channels)."),
+        ("resnet1d", {"input_shape": (28, 28, 1)}, "given inputs of shape (28, 28, 1); it takes (length, channels)."),
     ],
 )
 def test_options_that_do_not_fit(name, options, message):
-    with pytest.raises(ConfigError, match=re.escape(message)):
+    with pytest.raises((ConfigError, ShapeError), match=re.escape(message)):
         nc.create(name, **options)
 
 

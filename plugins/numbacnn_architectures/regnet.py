@@ -9,7 +9,7 @@ import numbacnn as nc
 from numbacnn.weights.names import Rules
 
 from .common import Stages, architecture, conv_norm, drop_rates, pooled_head, residual
-from .inverted import squeeze_excite
+from .inverted import squeeze_excite, squeeze_rules
 from .resnet import projection
 
 
@@ -79,10 +79,7 @@ TORCHVISION: Rules = [
     ("stage{s}.block{b}.norm1", "trunk_output.block{s}.block{s}-{b-1}.f.a.1"),
     ("stage{s}.block{b}.conv2", "trunk_output.block{s}.block{s}-{b-1}.f.b.0"),
     ("stage{s}.block{b}.norm2", "trunk_output.block{s}.block{s}-{b-1}.f.b.1"),
-    ("stage{s}.block{b}.squeeze_excite.reduce.weight", "trunk_output.block{s}.block{s}-{b-1}.f.se.fc1.weight", 2),
-    ("stage{s}.block{b}.squeeze_excite.reduce.bias", "trunk_output.block{s}.block{s}-{b-1}.f.se.fc1.bias"),
-    ("stage{s}.block{b}.squeeze_excite.expand.weight", "trunk_output.block{s}.block{s}-{b-1}.f.se.fc2.weight", 2),
-    ("stage{s}.block{b}.squeeze_excite.expand.bias", "trunk_output.block{s}.block{s}-{b-1}.f.se.fc2.bias"),
+    *squeeze_rules("stage{s}.block{b}", "trunk_output.block{s}.block{s}-{b-1}.f.se", "fc1", "fc2"),
     ("stage{s}.block{b}.conv3", "trunk_output.block{s}.block{s}-{b-1}.f.c.0"),
     ("stage{s}.block{b}.norm3", "trunk_output.block{s}.block{s}-{b-1}.f.c.1"),
     ("stage{s}.block{b}.shortcut.conv", "trunk_output.block{s}.block{s}-{b-1}.proj.0"),
@@ -93,10 +90,7 @@ TIMM: Rules = [
     ("stem.norm", "stem.bn"),
     ("stage{s}.block{b}.conv{k}", "s{s}.b{b}.conv{k}.conv"),
     ("stage{s}.block{b}.norm{k}", "s{s}.b{b}.conv{k}.bn"),
-    ("stage{s}.block{b}.squeeze_excite.reduce.weight", "s{s}.b{b}.se.fc1.weight", 2),
-    ("stage{s}.block{b}.squeeze_excite.reduce.bias", "s{s}.b{b}.se.fc1.bias"),
-    ("stage{s}.block{b}.squeeze_excite.expand.weight", "s{s}.b{b}.se.fc2.weight", 2),
-    ("stage{s}.block{b}.squeeze_excite.expand.bias", "s{s}.b{b}.se.fc2.bias"),
+    *squeeze_rules("stage{s}.block{b}", "s{s}.b{b}.se", "fc1", "fc2"),
     ("stage{s}.block{b}.shortcut.conv", "s{s}.b{b}.downsample.conv"),
     ("stage{s}.block{b}.shortcut.norm", "s{s}.b{b}.downsample.bn"),
     ("head.logits", "head.fc"),

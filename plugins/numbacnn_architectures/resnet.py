@@ -48,7 +48,7 @@ def cifar_resnet(x: nc.Tensor, *, depth: int, width: int = 16, drop_path: float 
     A 3 x 3 convolution to ``width`` filters, then three stages of ``n`` blocks of two 3 x 3 convolutions, ``depth = 6 n + 2`` layers with
     the dense one. Each stage but the first halves the size and doubles the filters. Shortcuts have no parameters (option A).
     """
-    if depth < 8 or depth % 6 != 2:
+    if not isinstance(depth, int) or depth < 8 or depth % 6 != 2:
         raise nc.ConfigError(f"A residual network for CIFAR was given depth={depth!r}; it takes 6 n + 2, as 20, 32 and 44 are.")
     with nc.scope("stem"):
         stem = conv_norm(x, width, 3)

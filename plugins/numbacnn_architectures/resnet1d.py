@@ -16,6 +16,8 @@ def series_resnet(x: nc.Tensor, *, multiples: tuple[int, ...] = (1, 2, 2), width
     Residual blocks of convolutions over 8, 5 and 3 points, of as many filters as ``width`` times each of ``multiples``. Nothing shortens
     the series before the mean over all of it.
     """
+    if len(x.shape) != 2:
+        raise nc.ShapeError(f"A residual network for series was given inputs of shape {x.shape}; it takes (length, channels).")
     stages: Stages = {}
     h = x
     for s, (multiple, rate) in enumerate(zip(multiples, drop_rates(len(multiples), drop_path)), 1):

@@ -15,6 +15,10 @@ def resnet3d(x: nc.Tensor, *, depths: tuple[int, ...], width: int = 64, drop_pat
     A convolution over 3 frames of 7 x 7 pixels, which halves height and width, then four stages of ``depths`` residual blocks of two
     3 x 3 x 3 convolutions. Each stage but the first halves all three axes and doubles the filters, of which there are ``width`` at first.
     """
+    if len(x.shape) != 4:
+        raise nc.ShapeError(
+            f"A residual network for clips was given inputs of shape {x.shape}; it takes (frames, height, width, channels)."
+        )
     with nc.scope("stem"):
         stem = conv_norm(x, width, (3, 7, 7), stride=(1, 2, 2))
     return {"stem": stem} | residual_stages(stem, basic, depths, width, drop_path)
