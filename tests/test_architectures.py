@@ -70,9 +70,23 @@ def test_options():
     assert classic.dtype == np.float64
     layers = [type(node.layer).__name__ for node in classic.graph.nodes]
     assert layers.count("AveragePool2D") == 2
-    dropping = nc.create("cnn", dropout=0.5)
-    assert [node.layer.rate for node in dropping.graph.nodes if isinstance(node.layer, nc.Dropout)] == [0.5, 0.5]
-    assert count(dropping) == 220_234
+
+
+@pytest.mark.parametrize(("name", "before"), [("lenet5", ["dense2", "dense3"]), ("cnn", ["dense1", "dense2"])])
+def test_dropout_stands_before_dense_layers_and_changes_no_names(name, before):
+    model = nc.create(name, dropout=0.5)
+    nodes = model.graph.nodes
+    places = [k for k, node in enumerate(nodes) if isinstance(node.layer, nc.Dropout)]
+    assert [nodes[k].layer.rate for k in places] == [0.5, 0.5]
+    assert [nodes[k + 1].name for k in places] == before
+    assert [*model.parameters] == [*nc.create(name).parameters]
+
+
+def test_features_are_the_outputs_of_the_poolings():
+    found = nc.create("lenet5", features=True).predict(RNG.random((2, 28, 28, 1), np.float32))
+    assert {key: array.shape for key, array in found.items()} == {"stage1": (2, 14, 14, 6), "stage2": (2, 5, 5, 16)}
+    found = nc.create("cnn", features=True).predict(RNG.random((2, 28, 28, 1), np.float32))
+    assert {key: array.shape for key, array in found.items()} == {"stage1": (2, 14, 14, 32), "stage2": (2, 7, 7, 64)}
 
 
 def test_mistakes():

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from numbacnn_architectures.inception import auxiliary_head
 
 import numbacnn as nc
 from numbacnn.weights import files, names
+from tests import zoo
 
 RNG = np.random.default_rng(0)
 
@@ -79,3 +81,103 @@ def test_the_smallest_images(name, least):
     assert model.predict(RNG.normal(size=(1, least, least, 3))).shape == (1, 4)
     with pytest.raises(nc.ShapeError):
         nc.create(name, input_shape=(least - 1, least, 3), **options)
+
+
+# Auxiliary classifiers -----------------------------------------------------------------------------------------------
+
+AUXILIARY = {
+    "googlenet": ({"input_shape": (33, 33, 3), "width": 0.125}, ("auxiliary1", "auxiliary2")),
+    "inception_v3": ({"input_shape": (299, 299, 3), "width": 0.03}, ("auxiliary",)),
+}
+
+
+@pytest.mark.parametrize("name", AUXILIARY)
+def test_auxiliary_classifiers_are_outputs_by_name(name):
+    options, auxiliaries = AUXILIARY[name]
+    model = nc.create(name, auxiliary=True, classes=5, **options)
+    found = model.predict(RNG.normal(size=(1, *options["input_shape"])))
+    assert {key: array.shape for key, array in found.items()} == dict.fromkeys(("logits", *auxiliaries), (1, 5))
+
+
+@pytest.mark.parametrize("name", AUXILIARY)
+def test_parameters_fit_with_and_without_the_auxiliary_classifiers(name, tmp_path):
+    """In our names and in torchvision's: what a model without them doesn't have is left out, what one with them lacks is missing."""
+    options, auxiliaries = AUXILIARY[name]
+    plain = nc.create(name, classes=5, **options)
+    whole = nc.create(name, auxiliary=True, classes=5, seed=1, **options)
+    added = [key for key in whole.parameters if key.split(".")[0] in auxiliaries]
+    assert added
+    assert [*plain.parameters] == [key for key in whole.parameters if key not in added]
+    whole.save(tmp_path / "ours.safetensors")
+    whole.export(tmp_path / "theirs.safetensors")
+    for file in ("ours.safetensors", "theirs.safetensors"):
+        plain = nc.create(name, classes=5, **options)
+        assert plain.load_weights(tmp_path / file).complete
+        for key, array in plain.parameters.items():
+            np.testing.assert_array_equal(array, whole.parameters[key])
+    plain.export(tmp_path / "plain.safetensors")
+    with pytest.raises(nc.WeightsError, match=f"{len(added)} missing"):
+        whole.load_weights(tmp_path / "plain.safetensors")
+    assert len(whole.load_weights(tmp_path / "plain.safetensors", strict=False).missing) == len(added)
+
+
+def test_only_names_of_auxiliary_classifiers_may_be_in_a_checkpoint_without_a_place():
+    model = nc.create("googlenet", classes=5, input_shape=(33, 33, 3), width=0.125)
+    given = {place.name: place.exported(model.parameters[key]) for key, place in names.places(model, "torchvision").items()}
+    assert model.load_weights({**given, "aux1.anything": np.zeros(3)}).complete
+    with pytest.raises(nc.WeightsError, match=r"1 unexpected: 'aux\.fc1'"):
+        model.load_weights({**given, "aux.fc1": np.zeros(3)})
+
+
+def test_several_classifiers_learn_together():
+    """The loss is the weighted sum of theirs, for the same labels; what the network is evaluated by is the first."""
+    model = nc.create("googlenet", auxiliary=True, classes=4, input_shape=(33, 33, 3), width=0.125, dropout=0.0, auxiliary_dropout=0.0)
+    images, labels = RNG.normal(size=(8, 33, 33, 3)).astype(np.float32), np.arange(8) % 4
+    trainer = nc.Trainer(model, optimizer=nc.Adam(3e-3), loss_weights=(1, 0.3, 0.3))
+    apart = [nc.Trainer(model, loss_weights=weights).evaluate((images, labels))["loss"] for weights in np.eye(3).tolist()]
+    before = trainer.evaluate((images, labels))
+    assert before["loss"] == pytest.approx(apart[0] + 0.3 * apart[1] + 0.3 * apart[2], rel=1e-5)
+    history = trainer.fit((images, labels), validation=(images, labels), epochs=25, batch_size=8, shuffle=False, progress=False)
+    assert history[-1]["loss"] < 0.3 * history[0]["loss"]
+    logits = model.predict(images)["logits"]
+    assert trainer.evaluate((images, labels))["accuracy"] == np.mean(logits.argmax(axis=1) == labels)
+
+
+def test_features_have_no_auxiliary_classifiers():
+    with pytest.raises(nc.ConfigError, match="features=True and auxiliary=True"):
+        nc.create("googlenet", features=True, auxiliary=True)
+    with pytest.raises(nc.ConfigError, match="vgg11 was given auxiliary=True; it takes"):
+        nc.create("vgg11", auxiliary=True)
+
+
+@pytest.mark.oracle
+def test_the_auxiliary_classifier_of_inception_is_torchvisions():
+    """By itself: the whole network at its size takes a while."""
+    torch = pytest.importorskip("torch")
+    theirs = zoo.randomised(zoo.tv("inception_v3", aux_logits=True, init_weights=False)())
+    whole = nc.create("inception_v3", auxiliary=True)
+    assert whole.load_weights({key: array.numpy() for key, array in theirs.state_dict().items()}).complete
+    assert sum(whole.store.view(key).size for key, spec in whole.store.specs.items() if spec.trainable) == zoo.learned(theirs)
+    x = nc.Input((17, 17, 768))
+    with nc.scope("auxiliary"):
+        ours = nc.Model(x, auxiliary_head(x, 1000))
+    for key in ours.parameters:
+        ours.parameters[key] = whole.parameters[key]
+    batch = zoo.images(x.shape)
+    with torch.no_grad():
+        wanted = theirs.AuxLogits(zoo.channels_first(batch)).numpy()
+    assert zoo.relative(ours.predict(batch), wanted) < 1e-4
+
+
+@pytest.mark.oracle
+@pytest.mark.whole_zoo
+def test_inception_with_its_auxiliary_classifier_has_torchvisions_gradients():
+    peer = zoo.Peer(
+        "torchvision",
+        zoo.tv("inception_v3", aux_logits=True, init_weights=False),
+        options={"auxiliary": True},
+        calm={"dropout": 0.0},
+        outputs=tuple,
+        loss_weights=(1.0, 0.4),
+    )
+    assert max(zoo.gradients_apart("inception_v3", peer, 299, batch=3)) < 1e-6

@@ -87,9 +87,9 @@ def inception(x: nc.Tensor, *, width: float = 1.0) -> Stages:
 
 def auxiliary_head(h: nc.Tensor, classes: int, *, width: float = 1.0) -> nc.Tensor:
     """Pooling to 5 x 5 places, 1 x 1 and 5 x 5 convolutions, the mean over all places, and logits."""
-    h = nc.AveragePool2D(5, stride=3)(h, name="pool")
-    h = one_after_the_other(h, [(128, 1), (768, 5, 1)], width)
-    return pooled_head(h, classes)
+    h = one_after_the_other(h, [nc.AveragePool2D(5, stride=3), (128, 1), (768, 5, 1)], width)
+    h = nc.GlobalAveragePool2D()(h, name="global_pool")
+    return nc.Dense(classes)(h, name="logits")
 
 
 inception_v3 = architecture(

@@ -12,6 +12,8 @@ def lenet5(
     classes: int = 10,
     activation: str = "relu",
     pooling: str = "max",
+    dropout: float = 0.0,
+    features: bool = False,
     seed: int = 0,
     dtype: str = "float32",
 ) -> nc.Model:
@@ -25,6 +27,9 @@ def lenet5(
     paper and learn more slowly), every filter of the second convolution sees all 6 maps, pooling has no weights, and the
     outputs are logits in place of distances to a code.
 
+    ``dropout`` is the share of numbers dropped before each dense layer but the first (Srivastava et al., JMLR 15, 2014); 0 leaves dropout
+    out. With ``features`` the outputs are those of the two poolings, ``"stage1"`` and ``"stage2"``, in place of logits.
+
     Raises ShapeError for images below 12 x 12 pixels, ConfigError for an unknown ``pooling``.
     """
     if pooling not in POOLINGS:
@@ -32,11 +37,15 @@ def lenet5(
     pool = getattr(nc, POOLINGS[pooling])
     x = nc.Input(input_shape)
     h = nc.Conv2D(6, 5, padding=2, activation=activation)(x, name="conv1")
-    h = pool(2)(h, name="pool1")
-    h = nc.Conv2D(16, 5, activation=activation)(h, name="conv2")
-    h = pool(2)(h, name="pool2")
-    h = nc.Flatten()(h, name="flatten")
+    first = pool(2)(h, name="pool1")
+    h = nc.Conv2D(16, 5, activation=activation)(first, name="conv2")
+    second = pool(2)(h, name="pool2")
+    if features:
+        return nc.Model(x, {"stage1": first, "stage2": second}, seed=seed, dtype=dtype, name="lenet5")
+    h = nc.Flatten()(second, name="flatten")
     h = nc.Dense(120, activation=activation)(h, name="dense1")
+    h = nc.Dropout(dropout)(h, name="dropout1") if dropout else h
     h = nc.Dense(84, activation=activation)(h, name="dense2")
+    h = nc.Dropout(dropout)(h, name="dropout2") if dropout else h
     y = nc.Dense(classes)(h, name="dense3")
     return nc.Model(x, y, seed=seed, dtype=dtype, name="lenet5")

@@ -2,7 +2,8 @@
 
 A module per family says in ``PEERS`` who else has its members, and in ``REDUCED`` with which options each is small enough to be trained in
 a test: the same layers, with fewer channels. ``TRAINING``, where there is one, says with which rate and in how many steps that goes, for
-networks that take longer than others, and ``LOSSES`` with which loss if not with cross-entropy.
+networks that take longer than others, and ``LOSSES`` with which loss if not with cross-entropy. ``HEADS`` is how the names of the head's
+parameters begin where not with ``head.``.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def whole_numbers(limit: int, shape: tuple[int, ...], batch: int = 1, seed: int 
 class Peer:
     """The same network in another library. ``size`` is the usual one, ``odd`` one that no stage divides, ``small`` one for gradients;
     ``shape`` is the input's of a size, and ``draw(shape, batch)`` gives inputs. ``options`` are those of ours, ``calm`` those that switch
-    off what it drops at random."""
+    off what it drops at random. ``outputs`` makes what the other gives in training a tuple in our order, whose losses
+    ``loss_weights`` weights."""
 
     library: str
     make: Callable[[], Any]
@@ -83,6 +85,8 @@ class Peer:
     draw: Callable[..., np.ndarray] = images
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     calm: dict[str, Any] = dataclasses.field(default_factory=dict)
+    outputs: Callable[[Any], tuple[Any, ...]] = lambda outputs: (outputs,)
+    loss_weights: tuple[float, ...] = (1.0,)
 
 
 def family_tables(table: str) -> dict[str, Any]:
@@ -129,7 +133,8 @@ def logits_apart(name: str, peer: Peer, size: int, seed: int = 0) -> tuple[nc.Mo
     batch = peer.draw(peer.shape(size))
     with torch.no_grad():
         wanted = theirs(channels_first(batch)).numpy()
-    return ours, relative(ours.predict(batch), wanted)
+    found = ours.predict(batch)
+    return ours, relative(found["logits"] if isinstance(found, dict) else found, wanted)
 
 
 def learned(module: Any) -> int:
@@ -157,14 +162,15 @@ def gradients_apart(name: str, peer: Peer, size: int, batch: int = 4, seed: int 
     ours.load_weights({key: array.numpy() for key, array in theirs.state_dict().items()})
     x = peer.draw(peer.shape(size), batch)
     x = x.astype(np.float64) if x.dtype.kind == "f" else x
-    logits = theirs(channels_first(x))
-    labels = np.arange(batch) % logits.shape[1]
-    torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).backward()
+    wanted = peer.outputs(theirs(channels_first(x)))
+    labels = np.arange(batch) % wanted[0].shape[1]
+    losses = [torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)) for logits in wanted]
+    sum(weight * loss for weight, loss in zip(peer.loss_weights, losses, strict=True)).backward()
     plan = ours.training_plan(batch)
     plan.inputs[0][...] = x
     plan.forward()
-    apart = relative(plan.outputs[0], logits.detach().numpy())
-    found = nc.Trainer(ours, metrics=()).gradients(x, labels)
+    apart = max(relative(array, logits.detach().numpy()) for array, logits in zip(plan.outputs, wanted, strict=True))
+    found = nc.Trainer(ours, metrics=(), loss_weights=peer.loss_weights).gradients(x, labels)
     of_theirs = {key: array.grad.numpy() for key, array in theirs.named_parameters()}
     places = {own: place for own, place in names.places(ours, peer.library).items() if own in found}
     assert {place.name for place in places.values()} == set(of_theirs)
