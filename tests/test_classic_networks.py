@@ -73,12 +73,23 @@ def test_the_original_alexnet_has_no_names_elsewhere(tmp_path):
         model.export(tmp_path / "weights.safetensors")
 
 
-@pytest.mark.parametrize(("name", "least"), [("vgg11", 32), ("alexnet", 63), ("alexnet_original", 67), ("squeezenet1_1", 17)])
-def test_the_smallest_images(name, least):
+@pytest.mark.parametrize(
+    ("name", "least", "options"),
+    [
+        ("vgg11", 32, {"width": 8}),
+        ("alexnet", 63, {"width": 8}),
+        ("alexnet_original", 67, {"width": 12}),
+        ("squeezenet1_1", 17, {"width": 8}),
+        ("googlenet", 15, {"width": 0.1}),
+        ("inception_v3", 75, {"width": 0.1}),
+        ("inception_v3", 299, {"width": 0.03, "auxiliary": True}),
+    ],
+)
+def test_the_smallest_images(name, least, options):
     """As the docstrings have it."""
-    options = {"width": 12} if name == "alexnet_original" else {"width": 8}
     model = nc.create(name, input_shape=(least, least, 3), classes=4, **options)
-    assert model.predict(RNG.normal(size=(1, least, least, 3))).shape == (1, 4)
+    found = model.predict(RNG.normal(size=(1, least, least, 3)))
+    assert (found["logits"] if "auxiliary" in options else found).shape == (1, 4)
     with pytest.raises(nc.ShapeError):
         nc.create(name, input_shape=(least - 1, least, 3), **options)
 

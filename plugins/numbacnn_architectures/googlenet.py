@@ -31,6 +31,7 @@ def side_by_side(h: nc.Tensor, branches: Branches, width: float) -> nc.Tensor:
 
 
 def one_after_the_other(h: nc.Tensor, chain: Chain, width: float) -> nc.Tensor:
+    """What a chain gives; its convolutions are numbered from 1."""
     number = 0
     for layer in chain:
         if isinstance(layer, dict):
@@ -81,7 +82,7 @@ STAGES = (
 
 def googlenet_body(x: nc.Tensor, *, width: float = 1.0) -> Stages:
     """C. Szegedy et al., "Going Deeper with Convolutions", CVPR 2015; with batch normalisation (S. Ioffe, C. Szegedy, ICML 2015) behind
-    every convolution, as torchvision has it.
+    every convolution in place of two local response normalisations, as torchvision has it.
 
     Three convolutions and a pooling, then nine modules of four branches side by side. ``width`` multiplies the filters. Images from
     15 x 15 on.
