@@ -407,7 +407,7 @@ def test_sources_at_an_input_shape(pets):
     grey = open_dataset(pets, input_shape=(12, 12, 1))
     assert grey.batch(np.array([0]))[0].shape == (1, 12, 12, 1)
     with pytest.raises(DataError, match="the model takes"):
-        open_dataset("digits", input_shape=(28, 28, 3))
+        open_dataset("digits", input_shape=(28, 28, 4))
 
 
 def test_sources_that_are_none(tmp_path):

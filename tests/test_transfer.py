@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import numbacnn as nc
-from numbacnn.errors import ConfigError
+from numbacnn.cli.main import main
+from numbacnn.data.dataset import Normalised
+from numbacnn.errors import ConfigError, DataError
+from numbacnn.weights.preprocessing import Preprocessing
 
 
 def network(classes=5, seed=3):
@@ -160,3 +164,56 @@ def test_a_resumed_run_unfreezes_as_one_that_never_stopped(tmp_path):
     assert twice.store.frozen == once.store.frozen == set()
     for name, array in once.parameters.items():
         np.testing.assert_array_equal(twice.parameters[name], array)
+
+
+# Images as the weights know them -------------------------------------------------------------------------------------
+
+
+class Seen(nc.Model):
+    """Notes what it is shown."""
+
+    def predict(self, images, batch_size=None):
+        self.shown = np.array(images)
+        return super().predict(images, batch_size)
+
+
+def shown(source, preprocessing, channels=3):
+    x = nc.Input((4, 4, channels))
+    model = Seen(x, nc.Dense(2)(nc.Flatten()(x)))
+    model.preprocessing = preprocessing
+    nc.Trainer(model).evaluate(source)
+    return model.shown
+
+
+def test_pixels_are_scaled_as_the_weights_want_them():
+    scaling = Preprocessing(4, (4, 4), mean=(0.5, 0.25, 0.125), std=(0.5, 0.25, 2.0))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
+    wanted = (pixels / np.float32(255) - np.float32(scaling.mean)) / np.float32(scaling.std)
+    labels = np.array([0, 1, 0])
+    np.testing.assert_allclose(shown((pixels, labels), scaling), wanted, rtol=1e-6)
+    np.testing.assert_allclose(shown(nc.ArrayDataset(pixels, labels), scaling), wanted, rtol=1e-6)
+    np.testing.assert_allclose(shown((pixels, labels), None), pixels / np.float32(255))
+    numbers = wanted.astype(np.float32)
+    np.testing.assert_array_equal(shown((numbers, labels), scaling), numbers)
+    once = Normalised(nc.ArrayDataset(pixels, labels), scaling.mean, scaling.std)
+    np.testing.assert_allclose(shown(once, scaling), wanted, rtol=1e-6)
+
+
+def test_grey_images_for_a_network_of_colours():
+    scaling = Preprocessing(4, (4, 4), mean=(0.5, 0.25, 0.125), std=(0.5, 0.25, 2.0))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1), np.uint8)
+    wanted = (pixels / np.float32(255) - np.float32(scaling.mean)) / np.float32(scaling.std)
+    np.testing.assert_allclose(shown((pixels, np.array([0, 1, 0])), scaling), wanted, rtol=1e-6)
+    with pytest.raises(DataError, match="have 3 channels; a mean of 1"):
+        Normalised(nc.ArrayDataset(np.zeros((1, 2, 2, 3)), [0]), (0.5,), (1.0,))
+
+
+def test_train_from_weights_on_the_command_line(tmp_path):
+    """What is not frozen moves, from where the file has it."""
+    nc.create("resnet20", input_shape=(32, 32, 1), classes=10, seed=5).save(tmp_path / "start.safetensors")
+    options = {"--weights": tmp_path / "start.safetensors", "--output": tmp_path / "run", "--freeze-until": "head", "--epochs": 1}
+    done = CliRunner().invoke(main, ["train", "resnet20", "digits", *(str(part) for option in options.items() for part in option)])
+    assert done.exit_code == 0, done.output
+    before, after = nc.load(tmp_path / "start.safetensors"), nc.load(tmp_path / "run" / "model.safetensors")
+    changed = {name for name in before.parameters if (before.parameters[name] != after.parameters[name]).any()}
+    assert changed == {"head.logits.weight", "head.logits.bias"}

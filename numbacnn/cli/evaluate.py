@@ -46,8 +46,10 @@ def command(
 def measure(network: Any, data: Any, batch_size: int = options.BATCH_SIZE) -> dict[str, float]:
     """Mean cross-entropy and accuracy of a classifier on a data set: ``{"loss": ..., "accuracy": ...}``."""
     from ..data.loader import Loader
+    from ..data.sources import open_dataset
     from ..training.metrics import Accuracy, Means
 
+    data = open_dataset(data, input_shape=network.graph.inputs[0].shape, preprocessing=network.preprocessing)
     loss, accuracy, means = outputs.loss(network), Accuracy(), Means()
     for images, labels in Loader(data, batch_size, shuffle=False).epoch():
         logits = outputs.logits(network, outputs.only(network.predict(images)))

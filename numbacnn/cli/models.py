@@ -35,9 +35,9 @@ def pretrained_model(architecture: str, weights: str) -> Any:
     return create(architecture, weights=weights)
 
 
-def new_model(architecture: str, input_shape: tuple[int, ...] | None, classes: int, seed: int = 0) -> Any:
-    """A model of a registered architecture; ``input_shape`` None leaves the shape to the architecture, and raises ConfigError where it
-    has none of its own."""
+def new_model(architecture: str, input_shape: tuple[int, ...] | None, classes: int, seed: int = 0, weights: str | None = None) -> Any:
+    """A model of a registered architecture, with ``weights`` of a name or a file. ``input_shape`` None leaves the shape to the
+    architecture, and raises ConfigError where it has none of its own."""
     from ..model import create
 
     if input_shape is None:
@@ -45,4 +45,4 @@ def new_model(architecture: str, input_shape: tuple[int, ...] | None, classes: i
         if own is not None and own.default is inspect.Parameter.empty:
             raise ConfigError(f"The architecture {architecture!r} has no input shape of its own: give one, such as --input-shape 32x32x3.")
     options: dict[str, Any] = {} if input_shape is None else {"input_shape": input_shape}
-    return create(architecture, classes=classes, seed=seed, **options)
+    return create(architecture, weights=weights, classes=classes, seed=seed, **options)

@@ -37,6 +37,7 @@ OPTIMIZER_OPTIONS = ("rate", "momentum", "weight_decay")
         "numbacnn train lenet5 digits",
         "numbacnn train cnn fashion_mnist --epochs 10 --optimizer sgd --rate 0.05 --momentum 0.9",
         "numbacnn train cnn photos/ --input-size 64 --output runs/photos",
+        "numbacnn train efficientnet_lite0 photos/ --weights imagenet --freeze-until head --rate 1e-3",
         "numbacnn train lenet5 digits --resume",
         "numbacnn train lenet5 digits --json",
     )
@@ -65,6 +66,8 @@ OPTIMIZER_OPTIONS = ("rate", "momentum", "weight_decay")
     help=f"Share of each label that goes to all classes alike. [default: {RECIPE['label_smoothing']}]",
 )
 @click.option("--schedule", help=f"How the rate changes, a registered name: one_cycle, cosine, constant... [default: {RECIPE['schedule']}]")
+@click.option("--weights", help="What to start from: a file, or a name such as imagenet. [default: random weights]")
+@click.option("--freeze-until", metavar="LAYER", help="Train this layer or scope and what follows it (stage3, head) and nothing before.")
 @click.option(
     "--input-size",
     type=options.Sizes(),
@@ -89,8 +92,12 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
 
     spec: Any = registry.find("architecture", architecture).spec
     recipe = chosen(given, spec.recipe)
-    train, test = open_splits(dataset, given["data_folder"], given["input_size"] or spec.input_size)
-    model = new_model(architecture, train.input_shape, len(train.classes), given["seed"])
+    shape = pretrained_shape(architecture, given["weights"])
+    size = given["input_size"] or (None if shape is None else shape[:-1]) or spec.input_size
+    train, test = open_splits(dataset, given["data_folder"], size, None if shape is None else shape[-1])
+    model = new_model(architecture, train.input_shape, len(train.classes), given["seed"], given["weights"])
+    if given["freeze_until"] is not None:
+        model.freeze_until(given["freeze_until"])
     loss = make_loss(recipe, given["label_smoothing"])
     trainer = Trainer(model, loss, make_optimizer(recipe), schedule=recipe["schedule"], seed=given["seed"])
     epochs = given["epochs"] or recipe.get("epochs") or default_epochs(len(train), recipe["batch_size"])
@@ -172,14 +179,22 @@ def make_optimizer(recipe: Mapping[str, Any]) -> Any:
     return factory(**found)
 
 
-def open_splits(dataset: str, folder: Path | None, size: tuple[int, ...] | None) -> tuple[Any, Any]:
-    """The train and the test split, resized to ``size`` unless that is None. Raises DataError where classes have no names."""
+def pretrained_shape(architecture: str, weights: str | None) -> tuple[int, ...] | None:
+    """Shape of the images that weights were trained on, where that is known."""
+    from ..weights import pretrained
+
+    return None if weights is None else pretrained.resolve(architecture, weights).options.get("input_shape")
+
+
+def open_splits(dataset: str, folder: Path | None, size: tuple[int, ...] | None, channels: int | None = None) -> tuple[Any, Any]:
+    """The train and the test split, resized to ``size`` and with as many ``channels`` unless these are None. Raises DataError where
+    classes have no names."""
     from ..data.sources import open_dataset
 
     train = open_dataset(dataset, "train", folder)
     if train.classes is None:
         raise DataError(f"The data set {dataset!r} names no classes; this command trains classifiers.")
-    shape = train.input_shape if size is None else (*size, train.input_shape[-1])
+    shape = (*(train.input_shape[:-1] if size is None else size), train.input_shape[-1] if channels is None else channels)
     if shape != train.input_shape:
         train = open_dataset(dataset, "train", folder, shape)
     return train, open_dataset(dataset, "test", folder, shape)

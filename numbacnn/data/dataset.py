@@ -106,6 +106,11 @@ class ArrayDataset:
     def _scaled(self, images: NDArray[Any]) -> NDArray[Any]:
         return np.divide(images, self._full_scale, dtype=self._dtype) if images.dtype == np.uint8 else images
 
+    @property
+    def holds_pixels(self) -> bool:
+        """Whether the images were bytes, and so are pixels in [0, 1]; floating-point numbers may be anything."""
+        return all(images.dtype == np.uint8 for images in self._images)
+
     def __repr__(self) -> str:
         return f"ArrayDataset({len(self)} images of shape {self.input_shape})"
 
@@ -140,13 +145,70 @@ class Resized:
         return f"Resized({self._dataset!r}, {self._size})"
 
 
+class Coloured:
+    """A view of a data set of grey images, whose one channel becomes red, green and blue."""
+
+    def __init__(self, dataset: Dataset):
+        self._dataset = dataset
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (*self._dataset.input_shape[:-1], 3)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        return self._dataset.classes
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def batch(self, indices: NDArray[np.integer]) -> Batch:
+        images, labels = self._dataset.batch(indices)
+        return np.repeat(images, 3, axis=-1), labels
+
+    def __repr__(self) -> str:
+        return f"Coloured({self._dataset!r})"
+
+
+class Normalised:
+    """A view of a data set whose pixels ``p`` become ``(p - mean) / std``, with a ``mean`` and a ``std`` for each channel."""
+
+    def __init__(self, dataset: Dataset, mean: Sequence[float], std: Sequence[float]):
+        channels = dataset.input_shape[-1]
+        if len(mean) != channels or len(std) != channels:
+            raise DataError(
+                f"The images have {channels} channels; a mean of {len(mean)} and a standard deviation of {len(std)} numbers are given."
+            )
+        self._dataset, self._mean, self._std = dataset, np.asarray(mean, np.float32), np.asarray(std, np.float32)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self._dataset.input_shape)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        return self._dataset.classes
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def batch(self, indices: NDArray[np.integer]) -> Batch:
+        images, labels = self._dataset.batch(indices)
+        return (images - self._mean) / self._std, labels
+
+    def __repr__(self) -> str:
+        return f"Normalised({self._dataset!r})"
+
+
 def as_input(dataset: Dataset, input_shape: tuple[Any, ...]) -> Dataset:
-    """The data set with images of ``input_shape``: itself, or resized. Raises DataError where resizing is not enough."""
+    """The data set with images of ``input_shape``: itself, resized, or grey images in colour. Raises DataError where that is not
+    enough."""
     given, wanted = tuple(dataset.input_shape), tuple(input_shape)
     if given == wanted:
         return dataset
-    if len(given) == len(wanted) == 3 and given[2] == wanted[2] and not isinstance(given[2], tuple):
-        return Resized(dataset, (wanted[0], wanted[1]))
+    if len(given) == len(wanted) == 3 and not isinstance(given[2], tuple) and (given[2], wanted[2]) in {(wanted[2],) * 2, (1, 3)}:
+        resized = dataset if given[:2] == wanted[:2] else Resized(dataset, (wanted[0], wanted[1]))
+        return resized if given[2] == wanted[2] else Coloured(resized)
     raise DataError(f"The data set's images have shape {given}; the model takes {wanted}.")
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..errors import ConfigError, DataError, UnknownNameError
 from ..plugin import registry
-from .dataset import ArrayDataset, Dataset, as_input
+from ..weights.preprocessing import Preprocessing
+from .dataset import ArrayDataset, Dataset, Normalised, as_input
 from .folder import SPLITS, ImageFolder
 
 
@@ -20,6 +21,7 @@ def open_dataset(
     input_shape: tuple[Any, ...] | None = None,
     classes: Sequence[str] | None = None,
     whole_numbers: Sequence[bool] = (),
+    preprocessing: Preprocessing | None = None,
 ) -> Dataset:
     """Open a data set.
 
@@ -31,13 +33,18 @@ def open_dataset(
     ``input_shape`` ``(height, width, channels)`` is what the images are to be; files are converted and resized, arrays resized.
     ``classes`` are those of a model, in the order of its labels; a folder of images is read with these labels.
     ``whole_numbers`` says of each input of a model whether it takes whole numbers; arrays are then kept as such.
+    ``preprocessing`` is a model's: its mean and standard deviation are applied to pixels, that is, to everything but arrays of
+    floating-point numbers and what is normalised already.
 
     Raises UnknownNameError for a name that is neither registered nor a folder, DataError for data that cannot be used.
     """
     if split not in SPLITS:
         raise ConfigError(f"A split is 'train' or 'test', not {split!r}.")
     dataset = _open(source, split, folder, input_shape, classes, whole_numbers)
-    return dataset if input_shape is None else as_input(dataset, input_shape)
+    pixels = not isinstance(dataset, Normalised) and getattr(dataset, "holds_pixels", True)
+    if input_shape is not None:
+        dataset = as_input(dataset, input_shape)
+    return Normalised(dataset, preprocessing.mean, preprocessing.std) if preprocessing is not None and pixels else dataset
 
 
 def _open(

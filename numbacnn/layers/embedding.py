@@ -14,6 +14,8 @@ from .base import Buffer, Layer, Parameter, Shape
 from .checks import integer
 from .initializers import Initializer, Normal
 
+STANDARD_NORMAL = Normal(deviation=1.0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Embedding(Layer):
@@ -32,7 +34,7 @@ class Embedding(Layer):
     vocabulary: int
     width: int
     padding_index: int | None = None
-    initializer: Any = Normal(deviation=1.0)
+    initializer: Any = STANDARD_NORMAL
 
     input_dtype: ClassVar[str | None] = "int64"
     backward_reads: ClassVar[tuple[str, ...]] = ("x",)

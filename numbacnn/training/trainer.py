@@ -197,7 +197,8 @@ class Trainer:
         shapes = tuple(tuple(tensor.shape) for tensor in self.model.graph.inputs)
         whole = tuple(tensor.dtype is not None for tensor in self.model.graph.inputs)
         shape = shapes if len(shapes) > 1 else shapes[0]
-        return open_dataset(source, split, input_shape=shape, classes=self.model.classes, whole_numbers=whole)
+        model = self.model
+        return open_dataset(source, split, input_shape=shape, classes=model.classes, whole_numbers=whole, preprocessing=model.preprocessing)
 
     def _new_history(self) -> History:
         return History(falling=["loss", *(metric.name for metric in self.metrics if metric.smaller_is_better)])
@@ -222,7 +223,8 @@ class Trainer:
         Args:
             train, validation: pairs of arrays, registered names (their train and test split), folders, or Datasets. In a pair
                 ``((a, b), (c, d))`` the tuples are the arrays for the inputs and for the outputs of a model with several. A folder
-                is read with the model's classes; a model without classes gets those of ``train``.
+                is read with the model's classes; a model without classes gets those of ``train``. Pixels are scaled as
+                ``model.preprocessing`` says; arrays of floating-point numbers are taken as they are.
             checkpoint: a folder. The run is saved there after every epoch, and every ``checkpoint_every`` steps. What an
                 earlier run has saved there is removed, unless
             resume: goes on from there, if anything is there, with the same bits as if there had been no break. ``epochs``
