@@ -74,7 +74,7 @@ class Peer:
     """The same network in another library. ``size`` is the usual one, ``odd`` one that no stage divides, ``small`` one for gradients;
     ``shape`` is the input's of a size, and ``draw(shape, batch)`` gives inputs. ``options`` are those of ours, ``calm`` those that switch
     off what it drops at random. ``outputs`` makes what the other gives in training a tuple in our order, whose losses
-    ``loss_weights`` weights."""
+    ``loss_weights`` weights. ``lean`` stands in where gradients are compared, for networks whose dense layers fill the memory."""
 
     library: str
     make: Callable[[], Any]
@@ -87,6 +87,7 @@ class Peer:
     calm: dict[str, Any] = dataclasses.field(default_factory=dict)
     outputs: Callable[[Any], tuple[Any, ...]] = lambda outputs: (outputs,)
     loss_weights: tuple[float, ...] = (1.0,)
+    lean: Peer | None = None
 
 
 def family_tables(table: str) -> dict[str, Any]:
@@ -157,6 +158,7 @@ def gradients_apart(name: str, peer: Peer, size: int, batch: int = 4, seed: int 
     Gradients a millionth of the largest are as good as none: those of a bias in front of a normalisation are rounding errors."""
     import torch
 
+    peer = peer.lean or peer
     theirs = without_chance(randomised(peer.make(), seed).double())
     ours = nc.create(name, input_shape=peer.shape(size), dtype="float64", **{**peer.options, **peer.calm})
     ours.load_weights({key: array.numpy() for key, array in theirs.state_dict().items()})
