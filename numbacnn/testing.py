@@ -93,7 +93,7 @@ class Trial:
             y[0][...] = x[0].reshape(y[0].shape)
         else:
             self._b = self._arrays()
-            self.layer.prepare(self.given, self.state, self._b, self.training)
+            self.layer.prepare(self.given, self.batch, self.state, self._b, self.training)
             self.layer.forward(self._inputs(x), self._outputs(y), self.state, self._b, self.training)
             self._check_guards("forward")
             for number, (array, before) in enumerate(zip(x, self.x)):
@@ -129,10 +129,15 @@ class Trial:
 
     def _kept(self) -> list[str]:
         """Names of what lasts from forward to backward; scratch does not."""
-        names = [*self.layer.prepared(self.given, self.training)]
+        names = [*self._prepared()]
         if self.training:
             names += [*self.layer.buffers(self.given), *(["random"] if self.layer.random else [])]
         return names
+
+    def _prepared(self) -> dict[str, Buffer]:
+        from .kernels import jit
+
+        return self.layer.prepared(self.given, self.batch, jit.num_threads(), self.training)
 
     def _arrays(self) -> dict[str, np.ndarray]:
         from .kernels import jit
@@ -141,7 +146,7 @@ class Trial:
         wanted: dict[str, Buffer] = dict(layer.scratch(self.given, self.batch, jit.num_threads(), self.training))
         if self.training:
             wanted.update(layer.buffers(self.given))
-        wanted.update(layer.prepared(self.given, self.training))
+        wanted.update(self._prepared())
         for name, buffer in wanted.items():
             arrays[name] = self._filled((self.batch, *buffer.shape) if buffer.per_sample else buffer.shape, buffer.dtype)
         if layer.random and self.training:
@@ -433,7 +438,7 @@ def _check_shapes(case: LayerCase) -> None:
     window = layer.window(given)
     _require(window is None or len(window) == 3, f"window gives {window!r}; (extent, stride, padding) per axis is needed")
     _require(set(layer.backward_reads) <= {"x", "y"}, f"backward_reads is {layer.backward_reads!r}")
-    names = [*layer.parameters(given), *layer.buffers(given), *layer.scratch(given, 2, 2, True), *layer.prepared(given, True)]
+    names = [*layer.parameters(given), *layer.buffers(given), *layer.scratch(given, 2, 2, True), *layer.prepared(given, 2, 2, True)]
     _require(len(set(names)) == len(names), f"two arrays have one name: {sorted(names)}")
 
 

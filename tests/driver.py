@@ -29,8 +29,8 @@ class Driver:
         layer = self.layer
         self.b = self._arrays(layer.buffers(self.shape)) if training else {}
         self.b |= self._arrays(layer.scratch(self.shape, len(self.x), num_threads(), training))
-        self.b |= self._arrays(layer.prepared(self.shape, training))
-        layer.prepare(self.shape, self.p, self.b, training)
+        self.b |= self._arrays(layer.prepared(self.shape, len(self.x), num_threads(), training))
+        layer.prepare(self.shape, len(self.x), self.p, self.b, training)
         self.y = np.full((len(self.x), *layer.output_shape(self.shape)), np.nan, self.x.dtype)
         layer.forward(self.x, self.y, self.p, self.b, training)
         return self.y

@@ -174,10 +174,10 @@ class Affine(Layer):
             "count": Parameter((1,), "zeros", trainable=False),
         }
 
-    def prepared(self, x, training):
+    def prepared(self, x, batch, threads, training):
         return {"copy": Buffer((x[-1],), per_sample=False)}
 
-    def prepare(self, x, p, b, training):
+    def prepare(self, x, batch, p, b, training):
         b["copy"][...] = p["weight"]
 
     def forward(self, x, y, p, b, training):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numbacnn.errors import ConfigError, ShapeError
 from numbacnn.kernels import jit
 from numbacnn.kernels.conv import launch
+from numbacnn.kernels.conv.window import NOTHING, POINTWISE, Window
 from numbacnn.layers import conv
 from numbacnn.layers.activation import Activation
 from numbacnn.layers.dense import Dense
@@ -255,10 +256,10 @@ def test_epilogue_is_scale_shift_residual_activation(layer, residual):
     expected = np.maximum(expected + addend if residual else expected, 0)
     fused = layer.with_epilogue(Activation("relu"), residual, True)
     shapes = (shape, plain.shape[1:]) if residual else shape
-    wanted = {**fused.scratch(shapes, 2, jit.num_threads(), False), **fused.prepared(shapes, False)}
+    wanted = {**fused.scratch(shapes, 2, jit.num_threads(), False), **fused.prepared(shapes, 2, jit.num_threads(), False)}
     b = {name: np.full(((2,) if buffer.per_sample else ()) + buffer.shape, 77.0) for name, buffer in wanted.items()}
     y = np.full_like(plain, np.nan)
-    fused.prepare(shapes, p, b, False)
+    fused.prepare(shapes, 2, p, b, False)
     fused.forward((x, addend) if residual else x, y, p, b, False)
     close(y, expected, 1e-12)
 
@@ -368,7 +369,7 @@ def test_output_padding_may_be_less_than_the_dilation():
 
 def test_sums_of_a_task_are_bounded():
     """Where there are few channels, and where there is nothing to add up at all."""
-    for window in (launch.POINTWISE, launch.NOTHING, launch.Window((1, 3, 3), (1, 1, 1), (1, 1, 1), (0, 1, 1))):
+    for window in (POINTWISE, NOTHING, Window((1, 3, 3), (1, 1, 1), (1, 1, 1), (0, 1, 1))):
         for size in ((1, 512, 512), (1, 1, 100_000), (1, 3000, 3)):
             for dense in (False, True):
                 cut = launch.blocks(window, size, 1, size, 8, 2, 4, dense)
@@ -379,6 +380,6 @@ def test_sums_of_a_task_are_bounded():
 def test_a_sum_without_terms_takes_the_same_compiled_kernel():
     x, y, scratch = np.zeros((1, 1, 4, 4, 2)), np.zeros((1, 1, 4, 4, 2)), np.zeros((jit.num_threads(), 4096))
     with jit.record() as steps:
-        launch.convolve(x, np.zeros(0), np.zeros(2), y, launch.NOTHING, scratch)
+        launch.convolve(x, np.zeros(0), np.zeros(2), y, NOTHING, scratch)
     arrays = [argument for argument in steps[0][1] if isinstance(argument, np.ndarray)]
     assert {array.dtype for array in arrays} == {np.dtype(np.int64), x.dtype}

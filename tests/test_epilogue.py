@@ -33,10 +33,10 @@ class Mix(Fusable):
     def parameters(self, x):
         return self._weight_and_bias((x[-1], self.units), self.units)
 
-    def prepared(self, x, training):
+    def prepared(self, x, batch, threads, training):
         return {"packed": Buffer((x[-1], self.units), per_sample=False)}
 
-    def pack(self, x, p, b, scale):
+    def pack(self, x, batch, p, b, scale):
         b["packed"][...] = p["weight"] * (1 if scale is None else scale)
 
     def run(self, x, y, shift, addend, scalar, b):

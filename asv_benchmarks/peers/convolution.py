@@ -28,7 +28,8 @@ LAYERS = [  # size, channels, filters, kernel, stride
 class Layer:
     """One convolution here and in PyTorch, with the same numbers."""
 
-    def __init__(self, batch, size, channels, filters, kernel, stride):
+    def __init__(self, batch, size, channels, filters, kernel, stride, exact=False):
+        self.exact = exact
         rng = np.random.default_rng(0)
         padding = kernel // 2
         places = (size + 2 * padding - kernel) // stride + 1
@@ -44,26 +45,24 @@ class Layer:
         self.theirs = {name: self._peer(name) for name in ("channels_last", "contiguous")}
 
     def _bind(self):
-        threads, window = jit.num_threads(), self.window
-        batch, size, channels = self.x.shape[0], self.x.shape[1:4], self.x.shape[4]
-        places, filters = self.dy.shape[1:4], self.dy.shape[4]
-        packed = np.zeros(conv.packed_elements(channels, filters, window.taps, 1), "f4")
-        elements, backward = conv.data_gradient_elements(window, size, channels, places, filters, batch, threads)
-        transposed = np.zeros(elements, "f4")
-        forward = conv.forward_elements(window, size, channels, places, filters, batch, threads)
-        weights = conv.weight_gradient_elements(window, size, channels, places, filters, batch, threads)
-        scratch = np.zeros((threads, max(forward, backward, weights)), "f4")
+        threads = jit.num_threads()
+        size, channels, places, filters = self.x.shape[1:4], self.x.shape[4], self.dy.shape[1:4], self.dy.shape[4]
+        shapes = self.window, size, channels, places, filters, self.x.shape[0]
+        forward, backward = conv.Forward(*shapes, exact=self.exact), conv.DataGradient(*shapes, exact=self.exact)
+        packed, transposed = np.zeros(forward.packed_elements, "f4"), np.zeros(backward.packed_elements, "f4")
+        elements = forward.scratch_elements(threads), backward.scratch_elements(threads), forward.packing_elements
+        scratch = np.zeros((threads, max(*elements, conv.weight_gradient_elements(*shapes, threads))), "f4")
         ones, none = np.ones(max(channels, filters), "f4"), np.zeros(channels, "f4")
 
         def data_gradient():
-            conv.pack_transposed(self.w, ones, transposed, window, size)
-            conv.data_gradient(self.dy, transposed, none, self.dx, window, scratch)
+            backward.pack(self.w, ones, transposed, scratch)
+            backward.run(self.dy, transposed, none, self.dx, scratch)
 
         passes = {
-            "pack": lambda: conv.pack(self.w, ones, packed, 1),
-            "forward": lambda: conv.convolve(self.x, packed, self.bias, self.y, window, scratch),
+            "pack": lambda: forward.pack(self.w, ones, packed, scratch),
+            "forward": lambda: forward.run(self.x, packed, self.bias, self.y, scratch),
             "data gradient": data_gradient,
-            "weight gradient": lambda: conv.weight_gradients(self.x, self.dy, self.dw, window, scratch),
+            "weight gradient": lambda: conv.weight_gradients(self.x, self.dy, self.dw, self.window, scratch),
         }
         return {name: _recorded(function) for name, function in passes.items()}
 
@@ -111,15 +110,16 @@ def _recorded(function):
 @click.command(epilog="Example: python -m asv_benchmarks.peers.convolution --batch 1 --batch 8 --json convolution.json")
 @click.option("--batch", "batches", multiple=True, type=int, default=(1, 8), show_default=True)
 @click.option("--rounds", default=9, show_default=True)
+@click.option("--exact", is_flag=True, help="Leave out Winograd's minimal filtering.")
 @click.option("--json", "path", help="Write the figures to this file.")
-def main(batches, rounds, path):
+def main(batches, rounds, exact, path):
     """Time forward pass, data gradient and weight gradient of ResNet-50's convolutions beside PyTorch."""
     torch.set_num_threads(jit.num_threads())
     rows, ratios = [], {}
     with torch.inference_mode():
         for batch in batches:
             for shape in LAYERS:
-                layer = Layer(batch, *shape)
+                layer = Layer(batch, *shape, exact=exact)
                 difference = layer.largest_difference()
                 if difference > 1e-4:
                     raise SystemExit(f"{shape}: the results differ by {difference:.1e}")

@@ -189,7 +189,7 @@ class _Planner:
             forward=[step for step in forward if not step.node.layer.alias],
             backward=backward,
             zeroed=self.zeroed,
-            prepared={node: node.layer.prepared(node.shapes, self._trains(node)) for node in self.nodes},
+            prepared={node: node.layer.prepared(node.shapes, self.batch, self.threads, self._trains(node)) for node in self.nodes},
             blocks=self.blocks,
             arena_bytes=arena_bytes,
             parameter_gradient_bytes=gradient_bytes,

@@ -115,7 +115,7 @@ class InferencePlan(_Bound):
         parameters = {node: self._with_derived(node) for node in self.prepared}
         for node, prepared in self.prepared.items():
             if prepared:
-                self._prepare_steps += self._steps(node, node.layer.prepare, node.shapes, parameters[node], prepared, False)
+                self._prepare_steps += self._steps(node, node.layer.prepare, node.shapes, plan.batch, parameters[node], prepared, False)
         for run in plan.forward:
             node = run.node
             b = {**self._named(run.buffers), **self._named(run.scratch), **self.prepared[node]}
@@ -217,7 +217,7 @@ class TrainingPlan(_Bound):
             steps.append((derived.compute, (self.store.view, found)))
             p.update(found)
         if self.prepared[node]:
-            steps += self._steps(node, node.layer.prepare, node.shapes, p, self.prepared[node], trains)
+            steps += self._steps(node, node.layer.prepare, node.shapes, self.plan.batch, p, self.prepared[node], trains)
         return steps + self._steps(node, node.layer.forward, self._grouped(node, run.x), self._outputs(run.y), p, self._b(run), trains)
 
     def _bind_backward(self, run: Backward) -> list[Step]:

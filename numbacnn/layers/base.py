@@ -108,11 +108,11 @@ class Layer:
         """Arrays whose contents matter only during one call of ``forward`` or ``backward``, by name."""
         return {}
 
-    def prepared(self, x: Any, training: bool) -> dict[str, Buffer]:
+    def prepared(self, x: Any, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         """Arrays derived from the parameters alone (packed weights), by name; filled by :meth:`prepare`."""
         return {}
 
-    def prepare(self, x: Any, p: dict, b: dict, training: bool) -> None:
+    def prepare(self, x: Any, batch: int, p: dict, b: dict, training: bool) -> None:
         """Fill the arrays of :meth:`prepared`, after every change of the parameters. ``x`` are input shape(s)."""
 
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:

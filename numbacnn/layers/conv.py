@@ -113,6 +113,8 @@ class _Convolution(_ChannelMixing):
         bias: whether a learned vector is added.
         activation: name, layer or class of layers applied to the output.
         initializer, bias_initializer: names or initializers.
+        exact: compute directly even where Winograd's minimal filtering is faster; that rounds some ten times as much (to about 1e-5 of the
+            largest output in float32).
 
     Parameters: ``weight (kernel..., C / groups, filters)``, ``bias (filters,)``.
     """
@@ -127,6 +129,7 @@ class _Convolution(_ChannelMixing):
     activation: Any = None
     initializer: Any = "he_normal"
     bias_initializer: Any = "zeros"
+    exact: bool = False
 
     stem: ClassVar[str] = "conv"
 
@@ -145,39 +148,54 @@ class _Convolution(_ChannelMixing):
         numbers = self._numbers()
         return numbers.extent, numbers.stride, tuple(before for before, _ in self._geometry(x)[0])
 
-    def prepared(self, x: Shape, training: bool) -> dict[str, Buffer]:
-        elements = kernels.conv.packed_elements(x[-1], self.filters, math.prod(self._numbers().size), self.groups)
-        return {"packed": Buffer((elements,), per_sample=False)}
+    def _shapes(self, x: Shape, batch: int) -> tuple:
+        """What the kernels' passes are made for."""
+        lift = kernels.conv.lift
+        size, places = lift(x[:-1], 1), lift(self.output_shape(x)[:-1], 1)
+        return self.lifted_window(x), size, x[-1], places, self.filters, batch, self.exact
+
+    def prepared(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        return _packing(kernels.conv.Forward(*self._shapes(x, batch)), threads)
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
-        conv, window = kernels.conv, self.lifted_window(x)
-        size, places = conv.lift(x[:-1], 1), conv.lift(self.output_shape(x)[:-1], 1)
-        elements = conv.forward_elements(window, size, x[-1], places, self.filters, batch, threads)
+        conv, shapes = kernels.conv, self._shapes(x, batch)
+        elements = conv.Forward(*shapes).scratch_elements(threads)
         if not training:
             return {"scratch": Buffer((threads, elements), per_sample=False)}
-        packed, backward = conv.data_gradient_elements(window, size, x[-1], places, self.filters, batch, threads)
-        elements = max(elements, backward, conv.weight_gradient_elements(window, size, x[-1], places, self.filters, batch, threads))
-        return {"scratch": Buffer((threads, elements), per_sample=False), "packed_transposed": Buffer((packed,), per_sample=False)}
+        backward = conv.DataGradient(*shapes)
+        elements = max(elements, backward.scratch_elements(threads), conv.weight_gradient_elements(*shapes[:-1], threads))
+        return {
+            "scratch": Buffer((threads, elements), per_sample=False),
+            "packed_transposed": Buffer((backward.packed_elements,), per_sample=False),
+        }
 
-    def pack(self, x: Shape, p: dict, b: dict, scale: np.ndarray | None) -> None:
-        kernels.conv.pack(p["weight"], constant_vector(scale, 1, self.filters, p["weight"]), b["packed"], self.groups)
+    def pack(self, x: Shape, batch: int, p: dict, b: dict, scale: np.ndarray | None) -> None:
+        scale = constant_vector(scale, 1, self.filters, p["weight"])
+        kernels.conv.Forward(*self._shapes(x, batch)).pack(p["weight"], scale, b["packed"], b.get("packing"))
 
     def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
-        conv = kernels.conv
-        window, shift = self.lifted_window(x.shape[1:]), constant_vector(shift, 0, self.filters, y)
-        conv.convolve(lifted(x), b["packed"], shift, lifted(y), window, b["scratch"], lifted(addend), scalar)
+        forward = kernels.conv.Forward(*self._shapes(x.shape[1:], len(x)))
+        forward.run(lifted(x), b["packed"], constant_vector(shift, 0, self.filters, y), lifted(y), b["scratch"], lifted(addend), scalar)
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
-        conv, window = kernels.conv, self.lifted_window(x.shape[1:])
-        x5, dy5 = lifted(x), lifted(dy)
+        conv, shapes = kernels.conv, self._shapes(x.shape[1:], len(x))
         if "weight" in dp:
-            conv.weight_gradients(x5, dy5, dp["weight"], window, b["scratch"])
+            conv.weight_gradients(lifted(x), lifted(dy), dp["weight"], shapes[0], b["scratch"])
         if "bias" in dp:
             conv.channel_sums(dy.reshape(-1, self.filters), dp["bias"])
         if dx is not None:
+            gradient = conv.DataGradient(*shapes)
             ones, zeros = constant_vector(None, 1, x.shape[-1], x), constant_vector(None, 0, x.shape[-1], x)
-            conv.pack_transposed(p["weight"], ones, b["packed_transposed"], window, x5.shape[1:4])
-            conv.data_gradient(dy5, b["packed_transposed"], zeros, lifted(dx), window, b["scratch"])
+            gradient.pack(p["weight"], ones, b["packed_transposed"], b["scratch"])
+            gradient.run(lifted(dy), b["packed_transposed"], zeros, lifted(dx), b["scratch"])
+
+
+def _packing(method: Any, threads: int) -> dict[str, Buffer]:
+    """Room for packed weights, and for packing them."""
+    buffers = {"packed": Buffer((method.packed_elements,), per_sample=False)}
+    if method.packing_elements:
+        buffers["packing"] = Buffer((threads, method.packing_elements), per_sample=False)
+    return buffers
 
 
 class Conv1D(_Convolution):
@@ -213,6 +231,7 @@ class _TransposedConvolution(_ChannelMixing):
         padding: an integer, one per axis, a pair per axis, ``"valid"`` or ``"same"``; it is cut off.
         output_padding: places added behind, one number or one per axis, each less than the stride or the dilation, whichever is
             larger; 0 with padding ``"same"``, which says how many places there are.
+        exact: as for a convolution.
 
     Parameters: ``weight (kernel..., filters / groups, C)``, as of the convolution whose gradient this is; ``bias (filters,)``.
     """
@@ -228,6 +247,7 @@ class _TransposedConvolution(_ChannelMixing):
     activation: Any = None
     initializer: Any = "he_normal"
     bias_initializer: Any = "zeros"
+    exact: bool = False
 
     stem: ClassVar[str] = "conv_transpose"
 
@@ -281,45 +301,46 @@ class _TransposedConvolution(_ChannelMixing):
             tuple(Fraction(extent - 1 - cut, s) for extent, s, cut in zip(numbers.extent, numbers.stride, before)),
         )
 
-    def prepared(self, x: Shape, training: bool) -> dict[str, Buffer]:
-        conv = kernels.conv
-        size, places = conv.lift(self.output_shape(x)[:-1], 1), conv.lift(x[:-1], 1)
-        elements, _ = conv.data_gradient_elements(self.lifted_window(x), size, self.filters, places, x[-1], 1, 1)
-        return {"packed": Buffer((elements,), per_sample=False)}
+    def _shapes(self, x: Shape, batch: int) -> tuple:
+        """What the kernels' passes are made for: the convolution from the output to the input."""
+        lift = kernels.conv.lift
+        size, places = lift(self.output_shape(x)[:-1], 1), lift(x[:-1], 1)
+        return self.lifted_window(x), size, self.filters, places, x[-1], batch, self.exact
+
+    def prepared(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        return _packing(kernels.conv.DataGradient(*self._shapes(x, batch)), threads)
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
-        conv, window = kernels.conv, self.lifted_window(x)
-        size, places = conv.lift(self.output_shape(x)[:-1], 1), conv.lift(x[:-1], 1)
-        _, elements = conv.data_gradient_elements(window, size, self.filters, places, x[-1], batch, threads)
+        conv, shapes = kernels.conv, self._shapes(x, batch)
+        elements = conv.DataGradient(*shapes).scratch_elements(threads)
         if not training:
             return {"scratch": Buffer((threads, elements), per_sample=False)}
-        elements = max(
-            elements,
-            conv.forward_elements(window, size, self.filters, places, x[-1], batch, threads),
-            conv.weight_gradient_elements(window, size, self.filters, places, x[-1], batch, threads),
-        )
-        packed = conv.packed_elements(self.filters, x[-1], window.taps, self.groups)
-        return {"scratch": Buffer((threads, elements), per_sample=False), "packed_back": Buffer((packed,), per_sample=False)}
+        backward = conv.Forward(*shapes)
+        needed = backward.scratch_elements(threads), backward.packing_elements, conv.weight_gradient_elements(*shapes[:-1], threads)
+        return {
+            "scratch": Buffer((threads, max(elements, *needed)), per_sample=False),
+            "packed_back": Buffer((backward.packed_elements,), per_sample=False),
+        }
 
-    def pack(self, x: Shape, p: dict, b: dict, scale: np.ndarray | None) -> None:
-        conv, scale = kernels.conv, constant_vector(scale, 1, self.filters, p["weight"])
-        conv.pack_transposed(p["weight"], scale, b["packed"], self.lifted_window(x), conv.lift(self.output_shape(x)[:-1], 1))
+    def pack(self, x: Shape, batch: int, p: dict, b: dict, scale: np.ndarray | None) -> None:
+        scale = constant_vector(scale, 1, self.filters, p["weight"])
+        kernels.conv.DataGradient(*self._shapes(x, batch)).pack(p["weight"], scale, b["packed"], b.get("packing"))
 
     def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
-        conv = kernels.conv
-        window, shift = self.lifted_window(x.shape[1:]), constant_vector(shift, 0, self.filters, y)
-        conv.data_gradient(lifted(x), b["packed"], shift, lifted(y), window, b["scratch"], lifted(addend), scalar)
+        forward = kernels.conv.DataGradient(*self._shapes(x.shape[1:], len(x)))
+        forward.run(lifted(x), b["packed"], constant_vector(shift, 0, self.filters, y), lifted(y), b["scratch"], lifted(addend), scalar)
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
-        conv, window = kernels.conv, self.lifted_window(x.shape[1:])
-        x5, dy5 = lifted(x), lifted(dy)
+        conv, shapes = kernels.conv, self._shapes(x.shape[1:], len(x))
         if "weight" in dp:
-            conv.weight_gradients(dy5, x5, dp["weight"], window, b["scratch"])
+            conv.weight_gradients(lifted(dy), lifted(x), dp["weight"], shapes[0], b["scratch"])
         if "bias" in dp:
             conv.channel_sums(dy.reshape(-1, self.filters), dp["bias"])
         if dx is not None:
-            conv.pack(p["weight"], constant_vector(None, 1, x.shape[-1], x), b["packed_back"], self.groups)
-            conv.convolve(dy5, b["packed_back"], constant_vector(None, 0, x.shape[-1], x), lifted(dx), window, b["scratch"])
+            gradient = conv.Forward(*shapes)
+            ones, zeros = constant_vector(None, 1, x.shape[-1], x), constant_vector(None, 0, x.shape[-1], x)
+            gradient.pack(p["weight"], ones, b["packed_back"], b["scratch"])
+            gradient.run(lifted(dy), b["packed_back"], zeros, lifted(dx), b["scratch"])
 
 
 class Conv1DTranspose(_TransposedConvolution):
@@ -387,9 +408,9 @@ class _DepthwiseConvolution(_AnyConvolution):
     def window(self, x: Shape) -> tuple[Shape, Shape, Shape]:
         return self._grouped(x).window(x)
 
-    def prepared(self, x: Shape, training: bool) -> dict[str, Buffer]:
+    def prepared(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         if self.multiplier > 1:
-            return self._grouped(x).prepared(x, training)
+            return self._grouped(x).prepared(x, batch, threads, training)
         return {"packed": Buffer((math.prod(self._numbers().size), x[-1]), per_sample=False)}
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
@@ -397,9 +418,9 @@ class _DepthwiseConvolution(_AnyConvolution):
             return self._grouped(x).scratch(x, batch, threads, training)
         return {"packed_back": Buffer((math.prod(self._numbers().size), x[-1]), per_sample=False)} if training else {}
 
-    def pack(self, x: Shape, p: dict, b: dict, scale: np.ndarray | None) -> None:
+    def pack(self, x: Shape, batch: int, p: dict, b: dict, scale: np.ndarray | None) -> None:
         if self.multiplier > 1:
-            self._grouped(x).pack(x, p, b, scale)
+            self._grouped(x).pack(x, batch, p, b, scale)
         else:
             kernels.conv.pack_depthwise(p["weight"], constant_vector(scale, 1, x[-1], p["weight"]), b["packed"])
 
@@ -509,19 +530,19 @@ class _SeparableConvolution(_AnyConvolution):
     def buffers(self, x: Shape) -> dict[str, Buffer]:
         return {"middle": Buffer(self._stages(x)[2])}
 
-    def prepared(self, x: Shape, training: bool) -> dict[str, Buffer]:
+    def prepared(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         first, second, middle = self._stages(x)
-        return _prefixed(first.prepared(x, training), second.prepared(middle, training))
+        return _prefixed(first.prepared(x, batch, threads, training), second.prepared(middle, batch, threads, training))
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         first, second, middle = self._stages(x)
         both = _prefixed(first.scratch(x, batch, threads, training), second.scratch(middle, batch, threads, training))
         return {**both, "d_middle" if training else "middle": Buffer(middle)}
 
-    def pack(self, x: Shape, p: dict, b: dict, scale: np.ndarray | None) -> None:
+    def pack(self, x: Shape, batch: int, p: dict, b: dict, scale: np.ndarray | None) -> None:
         first, second, middle = self._stages(x)
-        first.pack(x, {"weight": p["depthwise_weight"]}, _of_stage(b, "first"), None)
-        second.pack(middle, {"weight": p["pointwise_weight"]}, _of_stage(b, "second"), scale)
+        first.pack(x, batch, {"weight": p["depthwise_weight"]}, _of_stage(b, "first"), None)
+        second.pack(middle, batch, {"weight": p["pointwise_weight"]}, _of_stage(b, "second"), scale)
 
     def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
         first, second, _ = self._stages(x.shape[1:])

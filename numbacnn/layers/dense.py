@@ -51,25 +51,34 @@ class Dense(Fusable):
     def flops(self, x: Shape) -> int:
         return 2 * math.prod(x) * self.units
 
-    def prepared(self, x: Shape, training: bool) -> dict[str, Buffer]:
-        return {"packed": Buffer((kernels.conv.packed_elements(x[-1], self.units, 1, 1),), per_sample=False)}
+    def _shapes(self, x: Shape, batch: int) -> tuple:
+        """What the kernels' passes are made for: a pointwise convolution of one line of pixels."""
+        places = (1, 1, batch * math.prod(x[:-1]))
+        return kernels.conv.POINTWISE, places, x[-1], places, self.units, 1, True
+
+    def prepared(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        return {"packed": Buffer((kernels.conv.Forward(*self._shapes(x, batch)).packed_elements,), per_sample=False)}
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
-        conv, places = kernels.conv, (1, 1, batch * math.prod(x[:-1]))
-        elements = conv.forward_elements(conv.POINTWISE, places, x[-1], places, self.units, 1, threads)
+        conv, shapes = kernels.conv, self._shapes(x, batch)
+        elements = conv.Forward(*shapes).scratch_elements(threads)
         if not training:
             return {"scratch": Buffer((threads, elements), per_sample=False)}
-        packed, backward = conv.data_gradient_elements(conv.POINTWISE, places, x[-1], places, self.units, 1, threads)
-        elements = max(elements, backward, conv.weight_gradient_elements(conv.POINTWISE, places, x[-1], places, self.units, 1, threads))
-        return {"scratch": Buffer((threads, elements), per_sample=False), "packed_transposed": Buffer((packed,), per_sample=False)}
+        backward = conv.DataGradient(*shapes)
+        elements = max(elements, backward.scratch_elements(threads), conv.weight_gradient_elements(*shapes[:-1], threads))
+        return {
+            "scratch": Buffer((threads, elements), per_sample=False),
+            "packed_transposed": Buffer((backward.packed_elements,), per_sample=False),
+        }
 
-    def pack(self, x: Shape, p: dict, b: dict, scale: np.ndarray | None) -> None:
-        kernels.conv.pack(p["weight"], constant_vector(scale, 1, self.units, p["weight"]), b["packed"], 1)
+    def pack(self, x: Shape, batch: int, p: dict, b: dict, scale: np.ndarray | None) -> None:
+        scale = constant_vector(scale, 1, self.units, p["weight"])
+        kernels.conv.Forward(*self._shapes(x, batch)).pack(p["weight"], scale, b["packed"])
 
     def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
-        conv, shift = kernels.conv, constant_vector(shift, 0, self.units, y)
+        forward, shift = kernels.conv.Forward(*self._shapes(x.shape[1:], len(x))), constant_vector(shift, 0, self.units, y)
         more = None if addend is None else _as_line(addend)
-        conv.convolve(_as_line(x), b["packed"], shift, _as_line(y), conv.POINTWISE, b["scratch"], more, scalar)
+        forward.run(_as_line(x), b["packed"], shift, _as_line(y), b["scratch"], more, scalar)
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         conv = kernels.conv
@@ -78,10 +87,10 @@ class Dense(Fusable):
         if "bias" in dp:
             conv.channel_sums(dy.reshape(-1, self.units), dp["bias"])
         if dx is not None:
-            channels, line = x.shape[-1], _as_line(dx)
+            gradient, channels = conv.DataGradient(*self._shapes(x.shape[1:], len(x))), x.shape[-1]
             ones, zeros = constant_vector(None, 1, channels, x), constant_vector(None, 0, channels, x)
-            conv.pack_transposed(p["weight"], ones, b["packed_transposed"], conv.POINTWISE, line.shape[1:4])
-            conv.data_gradient(_as_line(dy), b["packed_transposed"], zeros, line, conv.POINTWISE, b["scratch"])
+            gradient.pack(p["weight"], ones, b["packed_transposed"])
+            gradient.run(_as_line(dy), b["packed_transposed"], zeros, _as_line(dx), b["scratch"])
 
 
 def _as_line(array: np.ndarray) -> np.ndarray:

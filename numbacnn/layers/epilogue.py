@@ -47,7 +47,7 @@ class Fusable(Layer):
         if not isinstance(self.activation, str):  # a class is kept as the layer that it makes, so that it is compared and saved
             object.__setattr__(self, "activation", resolve(self.activation))
 
-    def pack(self, x: Shape, p: dict, b: dict, scale: np.ndarray | None) -> None:
+    def pack(self, x: Shape, batch: int, p: dict, b: dict, scale: np.ndarray | None) -> None:
         """Fill the arrays of ``prepared`` from the weights, each output channel's multiplied by its entry of ``scale`` (None: by 1)."""
         raise NotImplementedError(f"{type(self).__name__} does not define pack")
 
@@ -61,8 +61,8 @@ class Fusable(Layer):
     def with_epilogue(self, activation: Layer | None, residual: bool, scale_shift: bool) -> Layer:
         return FusedEpilogue(self, activation, residual, scale_shift)
 
-    def prepare(self, x: Shape, p: dict, b: dict, training: bool) -> None:
-        self.pack(x, p, b, None)
+    def prepare(self, x: Shape, batch: int, p: dict, b: dict, training: bool) -> None:
+        self.pack(x, batch, p, b, None)
 
     def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
         self.run(x, y, p.get("bias"), None, None, b)
@@ -109,8 +109,8 @@ class FusedEpilogue(Layer):
     def parameters(self, x: Any) -> dict[str, Parameter]:
         return self.base.parameters(self._shape(x))
 
-    def prepared(self, x: Any, training: bool) -> dict[str, Buffer]:
-        buffers = self.base.prepared(self._shape(x), training)
+    def prepared(self, x: Any, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        buffers = self.base.prepared(self._shape(x), batch, threads, training)
         if self.folded and self.base.bias:
             buffers["shift"] = Buffer((self.output_shape(x)[-1],), per_sample=False)
         return buffers
@@ -118,8 +118,8 @@ class FusedEpilogue(Layer):
     def scratch(self, x: Any, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         return self.base.scratch(self._shape(x), batch, threads, training)
 
-    def prepare(self, x: Any, p: dict, b: dict, training: bool) -> None:
-        self.base.pack(self._shape(x), p, b, p["fold_scale"] if self.folded else None)
+    def prepare(self, x: Any, batch: int, p: dict, b: dict, training: bool) -> None:
+        self.base.pack(self._shape(x), batch, p, b, p["fold_scale"] if self.folded else None)
         if "shift" in b:
             kernels.conv.fold_bias(p["bias"], p["fold_scale"], p["fold_shift"], b["shift"])
 

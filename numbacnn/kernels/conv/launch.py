@@ -16,8 +16,7 @@ from ..scalar import compiled
 from .depthwise import depthwise, depthwise_weight_gradient, pack_taps
 from .direct import convolution, pack_weights, weight_gradient
 from .tiles import LADDER, MAX_ROWS, NARROW_LADDER, tile_heights
-
-Triple = tuple[int, int, int]
+from .window import NOTHING, Triple, Window
 
 SUM_PIXELS = 1024  # whose sums a task holds
 PATCH_ELEMENTS = 48 * 1024  # of input that a task holds: with its weights it should stay in a second-level cache
@@ -26,32 +25,6 @@ TASKS_PER_THREAD = 4  # enough to even out threads that get less of the machine
 GRADIENT_PIXELS = 256  # pixels per block of the weight gradient
 GRADIENT_CHANNELS = 64  # input channels per task of the weight gradient
 ROUND = 16  # scratch rows start at multiples of a cache line
-
-
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """A sliding window over (depth, height, width); ``padding`` is that in front and may be negative."""
-
-    extent: Triple
-    stride: Triple
-    dilation: Triple
-    padding: Triple
-    groups: int = 1
-
-    @property
-    def taps(self) -> int:
-        return math.prod(self.extent)
-
-
-POINTWISE = Window((1, 1, 1), (1, 1, 1), (1, 1, 1), (0, 0, 0))
-"""Of a matrix product over the channels."""
-NOTHING = Window((0, 1, 1), (1, 1, 1), (1, 1, 1), (0, 0, 0))
-"""Of a sum without terms."""
-
-
-def lift(values: Sequence[int], fill: int) -> Triple:
-    """One, two or three numbers as three, ``fill`` in front."""
-    return (fill,) * (3 - len(values)) + tuple(values)  # type: ignore[return-value]
 
 
 def packed_elements(inputs: int, outputs: int, taps: int, groups: int) -> int:

@@ -1,0 +1,130 @@
+"""When and how a convolution runs by Winograd's minimal filtering (:mod:`.winograd`): the choice for a shape, and the launches."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from ...simd import LANES
+from ..channels import WIDTH
+from ..scalar import compiled
+from . import winograd
+from .tiles import MAX_ROWS, tile_heights
+from .window import Triple, Window
+
+LEAST_CHANNELS = 12  # below, transforms cost more than products are saved
+PRODUCTS_PER_WEIGHT = 9  # multiply-adds in place of which a weight comes from memory
+PRODUCTS_PER_ELEMENT = 15  # multiply-adds in place of which an element is transformed, there or back
+BLOCK_BYTES = 512 * 1024  # of a thread's transformed tiles and sums: most of them should stay in a second-level cache
+FEW_TILES = 2 * MAX_ROWS  # per thread: with fewer, all threads together read each weight once
+
+
+# The choice ----------------------------------------------------------------------------------------------------------
+
+
+def tile_size(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int) -> int:
+    """``M`` of the F(M x M, 3 x 3) to take for a convolution of ``size`` places with ``channels`` into ``places`` with ``outputs``
+    channels; 0 where it is done directly.
+
+    What counts are the products and, where there are few places, the weights: 36 or 16 numbers to be read for 9."""
+    if not _applies(window, size, channels, outputs):
+        return 0
+    weights = window.taps * channels * -(-outputs // WIDTH) * WIDTH
+    costs = {0: weights * (batch * math.prod(places) + PRODUCTS_PER_WEIGHT)}
+    for tile in (2, 4):
+        costs[tile] = _cost(Extents.of(tile, places, channels, outputs, batch))
+    return min(costs, key=costs.__getitem__)
+
+
+def _applies(window: Window, size: Triple, channels: int, outputs: int) -> bool:
+    shape = window.extent == (1, 3, 3) and window.stride == window.dilation == (1, 1, 1) and window.groups == 1
+    return shape and size[0] == 1 and window.padding[0] == 0 and min(channels, outputs) >= LEAST_CHANNELS
+
+
+@dataclasses.dataclass(frozen=True)
+class Extents:
+    """Sizes of the arrays between the steps."""
+
+    places: int
+    tiles: int
+    depth: int
+    panels: int
+
+    @classmethod
+    def of(cls, tile: int, places: Triple, channels: int, outputs: int, batch: int) -> Extents:
+        tiles = batch * -(-places[1] // tile) * -(-places[2] // tile)
+        return cls((tile + 2) ** 2, tiles, -(-channels // LANES) * LANES, -(-outputs // WIDTH))
+
+    @property
+    def row(self) -> int:
+        """Elements of a row of transformed inputs."""
+        return self.depth + winograd.GAP
+
+    @property
+    def weights(self) -> int:
+        return self.places * self.panels * self.depth * WIDTH
+
+    def between(self, tiles: int) -> int:
+        """Elements of transformed inputs and sums of that many tiles."""
+        return self.places * tiles * (self.row + self.panels * WIDTH)
+
+    def own(self, tile: int) -> int:
+        """Elements that the transforms of one tile need."""
+        across = tile + 2
+        elements = max(self.places * (LANES + self.depth), across * tile * LANES + tile * tile * WIDTH)
+        return -(-elements // winograd.GAP) * winograd.GAP
+
+
+def _cost(found: Extents) -> int:
+    """In multiply-adds."""
+    elements = found.places * found.tiles * (found.depth + found.panels * WIDTH)
+    return found.weights * (found.tiles + PRODUCTS_PER_WEIGHT) + elements * PRODUCTS_PER_ELEMENT
+
+
+def _block(found: Extents, threads: int) -> int:
+    """Tiles that a task takes through all steps: as many as fit the cache, and equally many for all threads. 0 means phases."""
+    if found.tiles < FEW_TILES * threads:
+        return 0
+    most = max(FEW_TILES, BLOCK_BYTES // (4 * found.between(1)) // MAX_ROWS * MAX_ROWS)
+    tasks = -(-found.tiles // (most * threads)) * threads
+    return -(-found.tiles // tasks)
+
+
+# Launches ------------------------------------------------------------------------------------------------------------
+
+
+def packed_elements(tile: int, channels: int, outputs: int) -> int:
+    """Elements of transformed weights."""
+    return Extents.of(tile, (1, 1, 1), channels, outputs, 1).weights
+
+
+def scratch_elements(tile: int, places: Triple, channels: int, outputs: int, batch: int, threads: int) -> int:
+    """Scratch elements per thread that :func:`convolve` needs."""
+    found = Extents.of(tile, places, channels, outputs, batch)
+    between = found.between(_block(found, threads) or -(-found.tiles // threads))
+    return -(-between // winograd.GAP) * winograd.GAP + found.own(tile)
+
+
+def convolve(
+    tile: int, x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, padding: Triple, scratch: np.ndarray,
+    addend: np.ndarray | None, activation: Callable | None,
+) -> None:  # fmt: skip
+    """``y = activation(conv(x) + bias + addend)`` by F(tile x tile, 3 x 3); arrays ``(N, 1, H, W, C)``, weights from
+    :func:`numbacnn.kernels.conv.winograd.transform_weights`."""
+    threads = scratch.shape[0]
+    found = Extents.of(tile, y.shape[1:4], x.shape[4], y.shape[4], x.shape[0])
+    residual, epilogue, more = addend is not None, None if activation is None else compiled(activation), y if addend is None else addend
+    before, offset, block = np.array(padding[1:]), np.zeros(1, np.int64), _block(found, threads)
+    if block:
+        winograd.fused(tile, residual, epilogue)(x, packed, bias, more, y, offset, tile_heights(block), before, block, scratch)
+        return
+    flat, end = scratch.reshape(-1), found.places * found.tiles * found.row
+    transformed = flat[:end].reshape(found.places, found.tiles, found.row)
+    sums = flat[end : found.between(found.tiles)].reshape(found.places, found.panels, found.tiles, WIDTH)
+    own = flat[flat.size - threads * found.own(tile) :].reshape(threads, -1)
+    winograd.transform_inputs(tile)(x, np.array(y.shape[2:4]), before, transformed, own)
+    winograd.multiply_places(transformed, packed, sums, offset, tile_heights(found.tiles))
+    winograd.transform_outputs(tile, residual, epilogue)(sums, bias, more, y, own)

@@ -1,0 +1,441 @@
+"""Convolution with 3 x 3 kernels and stride 1 by Winograd's minimal filtering, with fewer products than taps.
+
+A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016: an output tile of ``M x M`` places is
+
+    ``Y = A' [ (G g G') * (B' d B) ] A``,   summed over channels before the outer transform,
+
+with ``d`` the ``(M + 2) x (M + 2)`` places of input below it and ``g`` the kernel: ``(M + 2)^2`` products in place of ``9 M^2``, a
+fourth of them for F(4 x 4, 3 x 3) and 4/9 for F(2 x 2, 3 x 3). Per place of the transformed tile the sum over channels is a matrix
+product, tiles by channels by output channels, for which the register tiles of the direct convolution serve.
+
+Arrays in between, ``A = M + 2``: transformed inputs ``[A * A][tiles][depth]``, transformed weights ``[A * A][panel][depth][WIDTH]``
+and sums ``[A * A][panel][tiles][WIDTH]``; ``depth`` is the number of channels rounded up to a vector, the rest being zeros. *Fused*: a
+task takes a block of tiles through all three steps in scratch of its own. *Phased*: three launches, in the second of which each task
+owns one place and panel, so that weights are read once in all: for few tiles with many channels.
+
+Errors relative to the largest output, against float64: some 1e-6 for F(2 x 2), 1e-5 for F(4 x 4).
+"""
+
+from __future__ import annotations
+
+import functools
+
+from numba import prange
+
+from ...simd import LANES, load, load_part, store, stride, take, transpose, zeros
+from ..channels import VECTORS, WIDTH, read, write
+from ..jit import inline, kernel
+from .direct import _identity, _pack_line
+from .tiles import products
+
+GAP = 16  # elements behind a row of transformed inputs: rows a power of two apart would share sets of the cache
+
+
+# Transforms of one line ----------------------------------------------------------------------------------------------
+
+
+@inline
+def _input4(a, b, c, d):
+    return a - c, b + c, c - b, b - d
+
+
+@inline
+def _output4(a, b, c, d):
+    return a + b + c, b - c - d
+
+
+@inline
+def _input6(a, b, c, d, e, f):
+    p, q, r, s = e - c * 4.0, d - b * 4.0, e - c, (d - b) * 2.0
+    return a * 4.0 - c * 5.0 + e, p + q, p - q, r + s, r - s, b * 4.0 - d * 5.0 + f
+
+
+@inline
+def _output6(a, b, c, d, e, f):
+    p, q, r, s = b + c, b - c, d + e, d - e
+    return a + p + r, q + s * 2.0, p + r * 4.0, q + s * 8.0 + f
+
+
+@inline
+def _weight4(a, b, c):
+    p, q = (a + c) * 0.5, b * 0.5
+    return a, p + q, p - q, c
+
+
+@inline
+def _weight6(a, b, c):
+    p, q = (a + c) * (-1.0 / 6.0), b * (-1.0 / 6.0)
+    r, s = a * (1.0 / 24.0) + c * (1.0 / 6.0), b * (1.0 / 12.0)
+    return a * 0.25, p + q, p - q, r + s, r - s, c
+
+
+# Steps ---------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def input_step(size):
+    """The function that transforms one tile of the input for F(size x size, 3 x 3)."""
+    across = size + 2
+
+    @inline
+    def transform(x, at, row, pixel, depth, transformed, to, place_step, lines):
+        """``depth`` channels at ``x[at + i * row + j * pixel]`` to ``transformed[to + place * place_step]``; ``lines`` holds a tile of one
+        vector."""
+        for c in range(0, depth, LANES):
+            for j in range(across):
+                p = at + j * pixel + c
+                if across == 4:
+                    a0, a1, a2, a3 = _input4(
+                        load(x, p, 0, 1, 1), load(x, p + row, 0, 1, 1), load(x, p + 2 * row, 0, 1, 1), load(x, p + 3 * row, 0, 1, 1)
+                    )
+                else:
+                    a0, a1, a2, a3, a4, a5 = _input6(
+                        load(x, p, 0, 1, 1), load(x, p + row, 0, 1, 1), load(x, p + 2 * row, 0, 1, 1),
+                        load(x, p + 3 * row, 0, 1, 1), load(x, p + 4 * row, 0, 1, 1), load(x, p + 5 * row, 0, 1, 1),
+                    )  # fmt: skip
+                    store(a4, lines, (4 * across + j) * LANES, 0)
+                    store(a5, lines, (5 * across + j) * LANES, 0)
+                store(a0, lines, j * LANES, 0)
+                store(a1, lines, (across + j) * LANES, 0)
+                store(a2, lines, (2 * across + j) * LANES, 0)
+                store(a3, lines, (3 * across + j) * LANES, 0)
+            for i in range(across):
+                p = i * across * LANES
+                q = to + i * across * place_step + c
+                if across == 4:
+                    a0, a1, a2, a3 = _input4(
+                        load(lines, p, 0, 1, 1), load(lines, p + LANES, 0, 1, 1),
+                        load(lines, p + 2 * LANES, 0, 1, 1), load(lines, p + 3 * LANES, 0, 1, 1),
+                    )  # fmt: skip
+                else:
+                    a0, a1, a2, a3, a4, a5 = _input6(
+                        load(lines, p, 0, 1, 1), load(lines, p + LANES, 0, 1, 1), load(lines, p + 2 * LANES, 0, 1, 1),
+                        load(lines, p + 3 * LANES, 0, 1, 1), load(lines, p + 4 * LANES, 0, 1, 1), load(lines, p + 5 * LANES, 0, 1, 1),
+                    )  # fmt: skip
+                    store(a4, transformed, q + 4 * place_step, 0)
+                    store(a5, transformed, q + 5 * place_step, 0)
+                store(a0, transformed, q, 0)
+                store(a1, transformed, q + place_step, 0)
+                store(a2, transformed, q + 2 * place_step, 0)
+                store(a3, transformed, q + 3 * place_step, 0)
+
+    @inline
+    def step(x, n, row, column, channels, depth, transformed, to, place_step, scratch):
+        """The tile of image ``n`` whose first place of input is ``(row, column)``, which may lie in the padding."""
+        lines = scratch
+        inside = row >= 0 and column >= 0 and row + across <= x.shape[2] and column + across <= x.shape[3]
+        if inside and channels == depth:
+            at = n * stride(x, 0) + row * stride(x, 2) + column * stride(x, 3)
+            transform(x, at, stride(x, 2), stride(x, 3), depth, transformed, to, place_step, lines)
+        else:
+            patch = scratch[across * across * LANES :]
+            for i in range(across):
+                if channels == depth:
+                    _pack_line(x, n, 0, row + i, column, across, 0, channels, patch, i * across * depth)
+                else:
+                    for j in range(across):
+                        at = (i * across + j) * depth
+                        store(zeros(patch, 1, 1), patch, at + depth - LANES, 0)
+                        _pack_line(x, n, 0, row + i, column + j, 1, 0, channels, patch, at)
+            transform(patch, 0, across * depth, depth, depth, transformed, to, place_step, lines)
+
+    return step
+
+
+@functools.cache
+def output_step(size, residual, activation):
+    """The function that makes outputs of the sums of one tile, and applies the epilogue."""
+    across = size + 2
+    has_activation = activation is not None
+    activate = activation if has_activation else _identity
+
+    @inline
+    def step(sums, at, place_step, panel_step, bias, addend, y, n, row, column, lines):
+        """Panels of sums at ``sums[at + place * place_step + panel * panel_step]`` to ``y``, whose first place is ``(row, column)``."""
+        channels = y.shape[4]
+        rows, columns = min(size, y.shape[2] - row), min(size, y.shape[3] - column)
+        outputs = lines[across * size * LANES :]
+        for channel in range(0, channels, WIDTH):
+            count = min(WIDTH, channels - channel)
+            for vector in range(VECTORS):
+                p = at + vector * LANES
+                for j in range(across):
+                    q = p + j * place_step
+                    if across == 4:
+                        a0, a1 = _output4(
+                            load(sums, q, 0, 1, 1), load(sums, q + 4 * place_step, 0, 1, 1),
+                            load(sums, q + 8 * place_step, 0, 1, 1), load(sums, q + 12 * place_step, 0, 1, 1),
+                        )  # fmt: skip
+                    else:
+                        a0, a1, a2, a3 = _output6(
+                            load(sums, q, 0, 1, 1), load(sums, q + 6 * place_step, 0, 1, 1), load(sums, q + 12 * place_step, 0, 1, 1),
+                            load(sums, q + 18 * place_step, 0, 1, 1), load(sums, q + 24 * place_step, 0, 1, 1),
+                            load(sums, q + 30 * place_step, 0, 1, 1),
+                        )  # fmt: skip
+                        store(a2, lines, (2 * across + j) * LANES, 0)
+                        store(a3, lines, (3 * across + j) * LANES, 0)
+                    store(a0, lines, j * LANES, 0)
+                    store(a1, lines, (across + j) * LANES, 0)
+                for i in range(rows):
+                    q = i * across * LANES
+                    to = i * size * WIDTH + vector * LANES
+                    if across == 4:
+                        a0, a1 = _output4(
+                            load(lines, q, 0, 1, 1), load(lines, q + LANES, 0, 1, 1),
+                            load(lines, q + 2 * LANES, 0, 1, 1), load(lines, q + 3 * LANES, 0, 1, 1),
+                        )  # fmt: skip
+                    else:
+                        a0, a1, a2, a3 = _output6(
+                            load(lines, q, 0, 1, 1), load(lines, q + LANES, 0, 1, 1), load(lines, q + 2 * LANES, 0, 1, 1),
+                            load(lines, q + 3 * LANES, 0, 1, 1), load(lines, q + 4 * LANES, 0, 1, 1), load(lines, q + 5 * LANES, 0, 1, 1),
+                        )  # fmt: skip
+                        store(a2, outputs, to + 2 * WIDTH, 0)
+                        store(a3, outputs, to + 3 * WIDTH, 0)
+                    store(a0, outputs, to, 0)
+                    store(a1, outputs, to + WIDTH, 0)
+            shift = read(bias, channel, count)
+            for i in range(rows):
+                to = n * stride(y, 0) + (row + i) * stride(y, 2) + column * stride(y, 3) + channel
+                more = 0
+                if residual:
+                    more = n * stride(addend, 0) + (row + i) * stride(addend, 2) + column * stride(addend, 3) + channel
+                for j in range(columns):
+                    value = load(outputs, (i * size + j) * WIDTH, 0, 1, VECTORS) + shift
+                    if residual:
+                        value = value + read(addend, more + j * stride(addend, 3), count)
+                    if has_activation:
+                        value = activate(value)
+                    write(value, y, to + j * stride(y, 3), count)
+            at += panel_step
+
+    return step
+
+
+# Fused ---------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def fused(size, residual, activation):
+    """The kernel that convolves block of tiles by block of tiles, for one kind of epilogue (as :func:`.direct.convolution`)."""
+    across = size + 2
+    places = across * across
+    transform_input, transform_output = input_step(size), output_step(size, residual, activation)
+    multiply = products(False)
+
+    @kernel(parallel=True, views=("x", "addend", "y"))
+    def convolve(x, u, bias, addend, y, offsets, heights, padding, block, scratch, queue, threads):
+        """``y = activation(conv(x) + bias + addend)`` of views ``(N, 1, H, W, C)``; ``u`` transformed weights (:func:`transform_weights`),
+        ``offsets`` and ``heights`` as of the direct convolution, ``padding`` (height, width) in front, ``block`` tiles at a time,
+        ``scratch (threads, elements)`` (:func:`fused_elements`)."""
+        queue[0] = 0
+        channels, out_channels = x.shape[4], y.shape[4]
+        depth = (channels + LANES - 1) // LANES * LANES
+        row = depth + GAP
+        panels = (out_channels + WIDTH - 1) // WIDTH
+        down, wide = (y.shape[2] + size - 1) // size, (y.shape[3] + size - 1) // size
+        tiles = y.shape[0] * down * wide
+        for thread in prange(threads):
+            transformed = scratch[thread]
+            sums = transformed[places * block * row :]
+            lines = sums[places * panels * block * WIDTH :]
+            while True:
+                first = take(queue, block)
+                if first >= tiles:
+                    break
+                count = min(block, tiles - first)
+                for t in range(count):
+                    n, rest = divmod(first + t, down * wide)
+                    i, j = divmod(rest, wide)
+                    transform_input(
+                        x, n, i * size - padding[0], j * size - padding[1], channels, depth, transformed, t * row, block * row, lines
+                    )
+                for place in range(places):
+                    for panel in range(panels):
+                        at = (place * panels + panel) * block * WIDTH
+                        weights = (place * panels + panel) * depth * WIDTH
+                        done = 0
+                        while done < count:
+                            rows = heights[count - done]
+                            multiply(
+                                rows, sums, at + done * WIDTH, True, transformed, (place * block + done) * row, row,
+                                offsets, 0, 1, depth, u, weights,
+                            )  # fmt: skip
+                            done += rows
+                for t in range(count):
+                    n, rest = divmod(first + t, down * wide)
+                    i, j = divmod(rest, wide)
+                    transform_output(sums, t * WIDTH, panels * block * WIDTH, block * WIDTH, bias, addend, y, n, i * size, j * size, lines)
+
+    return convolve
+
+
+# Phased --------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def transform_inputs(size):
+    """The kernel of the first phase."""
+    transform_input = input_step(size)
+
+    @kernel(parallel=True, views=("x",))
+    def transform(x, shape, padding, transformed, scratch, queue, threads):
+        """All tiles of ``x (N, 1, H, W, C)`` to ``transformed (places, tiles, depth + GAP)``; ``shape`` are the output's places (height,
+        width)."""
+        queue[0] = 0
+        channels = x.shape[4]
+        row = transformed.shape[2]
+        down, wide = (shape[0] + size - 1) // size, (shape[1] + size - 1) // size
+        tiles = x.shape[0] * down * wide
+        flat = transformed.reshape(-1)
+        for thread in prange(threads):
+            own = scratch[thread]
+            while True:
+                tile = take(queue, 1)
+                if tile >= tiles:
+                    break
+                n, rest = divmod(tile, down * wide)
+                i, j = divmod(rest, wide)
+                transform_input(x, n, i * size - padding[0], j * size - padding[1], channels, row - GAP, flat, tile * row, tiles * row, own)
+
+    return transform
+
+
+_multiply = products(False)
+
+
+@kernel(parallel=True)
+def multiply_places(transformed, u, sums, offsets, heights, queue, threads):
+    """``sums (places, panels, tiles, WIDTH)`` of ``transformed (places, tiles, depth + GAP)`` and transformed weights ``u``."""
+    queue[0] = 0
+    places, panels, tiles, _ = sums.shape
+    row = transformed.shape[2]
+    depth = row - GAP
+    flat, target = transformed.reshape(-1), sums.reshape(-1)
+    for _ in prange(threads):
+        while True:
+            task = take(queue, 1)
+            if task >= places * panels:
+                break
+            place = task // panels
+            done = 0
+            while done < tiles:
+                rows = heights[tiles - done]
+                _multiply(
+                    rows, target, (task * tiles + done) * WIDTH, True, flat, (place * tiles + done) * row, row,
+                    offsets, 0, 1, depth, u, task * depth * WIDTH,
+                )  # fmt: skip
+                done += rows
+
+
+@functools.cache
+def transform_outputs(size, residual, activation):
+    """The kernel of the third phase, for one kind of epilogue."""
+    transform_output = output_step(size, residual, activation)
+
+    @kernel(parallel=True, views=("addend", "y"))
+    def transform(sums, bias, addend, y, scratch, queue, threads):
+        """``y (N, 1, H, W, CO)`` from ``sums (places, panels, tiles, WIDTH)``."""
+        queue[0] = 0
+        down, wide = (y.shape[2] + size - 1) // size, (y.shape[3] + size - 1) // size
+        panels, tiles = sums.shape[1], sums.shape[2]
+        flat = sums.reshape(-1)
+        for thread in prange(threads):
+            own = scratch[thread]
+            while True:
+                tile = take(queue, 1)
+                if tile >= tiles:
+                    break
+                n, rest = divmod(tile, down * wide)
+                i, j = divmod(rest, wide)
+                transform_output(flat, tile * WIDTH, panels * tiles * WIDTH, tiles * WIDTH, bias, addend, y, n, i * size, j * size, own)
+
+    return transform
+
+
+# Weights -------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def transform_weights(size):
+    """The kernel that transforms weights for F(size x size, 3 x 3)."""
+    across = size + 2
+
+    @inline
+    def transform(taps, at, step, u, to, place_step, lines):
+        """Nine vectors at ``taps[at + tap * step]`` to ``u[to + place * place_step]``."""
+        for j in range(3):
+            p = at + j * step
+            a, b, c = load(taps, p, 0, 1, 1), load(taps, p + 3 * step, 0, 1, 1), load(taps, p + 6 * step, 0, 1, 1)
+            if across == 4:
+                a0, a1, a2, a3 = _weight4(a, b, c)
+            else:
+                a0, a1, a2, a3, a4, a5 = _weight6(a, b, c)
+                store(a4, lines, (12 + j) * LANES, 0)
+                store(a5, lines, (15 + j) * LANES, 0)
+            store(a0, lines, j * LANES, 0)
+            store(a1, lines, (3 + j) * LANES, 0)
+            store(a2, lines, (6 + j) * LANES, 0)
+            store(a3, lines, (9 + j) * LANES, 0)
+        for i in range(across):
+            p = 3 * i * LANES
+            q = to + i * across * place_step
+            a, b, c = load(lines, p, 0, 1, 1), load(lines, p + LANES, 0, 1, 1), load(lines, p + 2 * LANES, 0, 1, 1)
+            if across == 4:
+                a0, a1, a2, a3 = _weight4(a, b, c)
+            else:
+                a0, a1, a2, a3, a4, a5 = _weight6(a, b, c)
+                store(a4, u, q + 4 * place_step, 0)
+                store(a5, u, q + 5 * place_step, 0)
+            store(a0, u, q, 0)
+            store(a1, u, q + place_step, 0)
+            store(a2, u, q + 2 * place_step, 0)
+            store(a3, u, q + 3 * place_step, 0)
+
+    @kernel(parallel=True)
+    def transform_all(w, transposed, scale, u, scratch, queue, threads):
+        """``u [place][panel][depth][WIDTH]`` of ``w (9, C, CO)``. Not ``transposed``: depth runs over input channels and panels over output
+        channels; transposed, for the data gradient, the other way round and taps from the last to the first. ``scale`` multiplies the
+        channels that panels run over. ``scratch (threads, elements)``, :data:`WEIGHT_ELEMENTS` each."""
+        queue[0] = 0
+        along, over = (w.shape[2], w.shape[1]) if transposed else (w.shape[1], w.shape[2])
+        depth = (along + LANES - 1) // LANES * LANES
+        panels = (over + WIDTH - 1) // WIDTH
+        flat = w.reshape(-1)
+        plane = w.shape[1] * w.shape[2]
+        for thread in prange(threads):
+            taps = scratch[thread]
+            lines = taps[9 * LANES * LANES :]
+            while True:
+                task = take(queue, 1)
+                if task >= panels * VECTORS:
+                    break
+                panel, vector = divmod(task, VECTORS)
+                first = panel * WIDTH + vector * LANES
+                count = max(0, min(LANES, over - first))
+                factors = load_part(scale, first, 0, count, 1, 1)
+                for block in range(0, depth, LANES):
+                    height = min(LANES, along - block)
+                    for tap in range(9):
+                        if transposed:
+                            for lane in range(LANES):
+                                source = (8 - tap) * plane + (first + lane) * w.shape[2] + block
+                                row = load_part(flat, source, 0, height if lane < count else 0, 1, 1)
+                                store(row, lines, lane * LANES, 0)
+                            store(transpose(load(lines, 0, LANES, LANES, 1)), taps, tap * LANES * LANES, LANES)
+                        else:
+                            for k in range(LANES):
+                                source = tap * plane + (block + k) * w.shape[2] + first
+                                row = load_part(flat, source, 0, count if k < height else 0, 1, 1)
+                                store(row, taps, (tap * LANES + k) * LANES, 0)
+                    for k in range(LANES):
+                        for tap in range(9):
+                            p = (tap * LANES + k) * LANES
+                            store(load(taps, p, 0, 1, 1) * factors, taps, p, 0)
+                        to = (panel * depth + block + k) * WIDTH + vector * LANES
+                        transform(taps, k * LANES, LANES * LANES, u, to, panels * depth * WIDTH, lines)
+
+    return transform_all
+
+
+WEIGHT_ELEMENTS = 9 * LANES * LANES + max(18, LANES) * LANES
+"""Scratch elements per thread of :func:`transform_weights`."""

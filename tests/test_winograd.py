@@ -1,0 +1,154 @@
+"""Winograd's minimal filtering against the definition of convolution, on shapes with remainders of every kind."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import numbacnn as nc
+from numbacnn.kernels import jit
+from numbacnn.kernels.conv import DataGradient, Forward, Window, minimal
+from numbacnn.simd import LANES
+from tests.naive import conv as naive
+
+SHAPES = [  # batch, height, width, channels, outputs, padding
+    (1, 8, 8, LANES, 2 * LANES, 1),
+    (2, 7, 9, 5, 3, 1),
+    (1, 13, 6, 24, 17, 0),
+    (3, 5, 5, 33, 40, 1),
+    (1, 3, 3, 8, 16, 0),
+    (1, 1, 1, 16, 16, 1),
+    (2, 21, 11, 16, 49, 2),
+]
+TOLERANCE = {2: {"float32": 2e-6, "float64": 1e-14}, 4: {"float32": 2e-5, "float64": 1e-13}}
+
+
+def window(padding):
+    return Window((1, 3, 3), (1, 1, 1), (1, 1, 1), (0, padding, padding))
+
+
+def made(kind, shape, tile, blocks, monkeypatch):
+    """The pass for a shape, by F(tile x tile) in one go or in phases."""
+    batch, height, width, channels, outputs, padding = shape
+    monkeypatch.setattr(minimal, "tile_size", lambda *_: tile)
+    monkeypatch.setattr(minimal, "FEW_TILES", 0 if blocks else 10**9)
+    monkeypatch.setattr(minimal, "BLOCK_BYTES", 0)
+    if blocks:
+        monkeypatch.setattr(minimal, "_block", lambda found, threads: min(5, found.tiles))
+    places = (1, height + 2 * padding - 2, width + 2 * padding - 2)
+    return kind(window(padding), (1, height, width), channels, places, outputs, batch, exact=False)
+
+
+def numbers(shape, dtype):
+    batch, height, width, channels, outputs, padding = shape
+    random = np.random.default_rng(0)
+    x = random.normal(size=(batch, height, width, channels)).astype(dtype)
+    weight = random.normal(size=(3, 3, channels, outputs)).astype(dtype)
+    bias, scale = random.normal(size=(2, outputs)).astype(dtype)
+    addend = random.normal(size=(batch, height + 2 * padding - 2, width + 2 * padding - 2, outputs)).astype(dtype)
+    return x, weight, bias, scale, addend
+
+
+def scratch(method, dtype, threads=None):
+    """Garbage, so that what is read without having been written shows."""
+    threads = threads or jit.num_threads()
+    elements = max(method.scratch_elements(threads), method.packing_elements)
+    return np.full((threads, elements), np.nan, dtype)
+
+
+@pytest.mark.parametrize("blocks", [True, False], ids=["fused", "phased"])
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_forward(shape, dtype, tile, blocks, monkeypatch):
+    x, weight, bias, scale, addend = numbers(shape, dtype)
+    method = made(Forward, shape, tile, blocks, monkeypatch)
+    packed, y = np.full(method.packed_elements, np.nan, dtype), np.full_like(addend, np.nan)
+    space = scratch(method, dtype)
+    method.pack(weight, scale, packed, space)
+    method.run(x[:, None], packed, bias, y[:, None], space, addend[:, None], nc.Activation("relu").scalar())
+    padding = ((shape[5], shape[5]),) * 2
+    wide = [array.astype(np.float64) for array in (x, weight * scale, bias, addend)]
+    wanted = np.maximum(naive.convolve(wide[0], wide[1], wide[2], (1, 1), padding, (1, 1), 1) + wide[3], 0)
+    assert abs(y - wanted).max() <= TOLERANCE[tile][dtype] * abs(wanted).max()
+
+
+@pytest.mark.parametrize("blocks", [True, False], ids=["fused", "phased"])
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_data_gradient_is_the_adjoint(shape, tile, blocks, monkeypatch):
+    """``<dy, conv(x)> = <data gradient of dy, x>`` for all x, that is, for the unit vectors' sums with random numbers."""
+    dtype = "float64"
+    x, weight, _, _, dy = numbers(shape, dtype)
+    method = made(DataGradient, shape, tile, blocks, monkeypatch)
+    packed, dx = np.full(method.packed_elements, np.nan, dtype), np.full_like(x, np.nan)
+    space = scratch(method, dtype)
+    method.pack(weight, np.ones(x.shape[-1]), packed, space)
+    method.run(dy[:, None], packed, np.zeros(x.shape[-1]), dx[:, None], space)
+    padding = ((shape[5], shape[5]),) * 2
+    for k in range(3):
+        probe = np.random.default_rng(k + 1).normal(size=x.shape)
+        y = naive.convolve(probe, weight, np.zeros(weight.shape[-1]), (1, 1), padding, (1, 1), 1)
+        np.testing.assert_allclose((dx * probe).sum(), (dy * y).sum(), rtol=1e-9, atol=1e-9)
+
+
+def test_the_same_bits_for_any_number_of_threads_and_blocks(monkeypatch):
+    shape, dtype = (2, 21, 11, 16, 49, 2), "float32"
+    x, weight, bias, scale, addend = numbers(shape, dtype)
+    results = []
+    for blocks in (True, False):
+        method = made(Forward, shape, 4, blocks, monkeypatch)
+        for threads in range(1, jit.num_threads() + 1):
+            packed, y = np.empty(method.packed_elements, dtype), np.empty_like(addend)
+            space = scratch(method, dtype, threads)
+            with jit.record(threads=threads) as steps:
+                method.pack(weight, scale, packed, space)
+                method.run(x[:, None], packed, bias, y[:, None], space)
+            for function, arguments in steps:
+                function(*arguments)
+            results.append(y)
+        monkeypatch.undo()
+    for y in results[1:]:
+        np.testing.assert_array_equal(y, results[0])
+
+
+def layer_tile(x, filters, batch=1, **options):
+    layer = nc.Conv2D(filters, 3, padding=1, **options)
+    return Forward(*layer._shapes(x, batch)).tile
+
+
+def test_the_choice():
+    """Where there is much to save it is taken, where it does not apply or would only read more weights it is not."""
+    assert layer_tile((56, 56, 64), 64) == 4
+    assert layer_tile((224, 224, 64), 64) == 4
+    assert layer_tile((7, 7, 512), 512) == 2
+    assert layer_tile((4, 4, 512), 512, batch=128) == 4
+    assert layer_tile((1, 1, 512), 512) == 0
+    assert layer_tile((224, 224, 3), 64) == 0
+    for options in ({"stride": 2}, {"dilation": 2}, {"groups": 2}, {"exact": True}):
+        assert layer_tile((56, 56, 64), 64, **options) == 0
+    assert Forward(*nc.Conv2D(64, 5)._shapes((56, 56, 64), 1)).tile == 0
+    assert Forward(*nc.Conv3D(64, 3)._shapes((9, 56, 56, 64), 1)).tile == 0
+
+
+def test_a_layer_trains_and_predicts_as_an_exact_one():
+    x = np.random.default_rng(0).normal(size=(3, 12, 14, 16)).astype(np.float32)
+    models = []
+    for exact in (False, True):
+        tensor = nc.Input(x.shape[1:])
+        h = nc.Conv2D(32, 3, padding="same", bias=False, exact=exact)(tensor, name="conv1")
+        h = nc.Activation("relu")(nc.BatchNorm()(h, name="norm"))
+        models.append(nc.Model(tensor, nc.Conv2D(16, 3, exact=exact)(h, name="conv2"), seed=3))
+    assert any("packing" in node.layer.prepared(node.shapes, 3, 2, False) for node in models[0].graph.nodes)
+    fast, exact = (model.predict(x) for model in models)
+    assert 0 < abs(fast - exact).max() < 1e-4 * abs(exact).max()
+    found = []
+    for model in models:
+        plan = model.training_plan(3, input_gradients=True)
+        plan.inputs[0][...] = x
+        plan.forward()
+        plan.output_gradients[0][...] = np.random.default_rng(1).normal(size=plan.outputs[0].shape)
+        plan.backward()
+        found.append([plan.input_gradients[0], *plan.gradients.values()])
+    for a, b in zip(*found):
+        assert abs(a - b).max() < 1e-4 * abs(b).max() + 1e-6
