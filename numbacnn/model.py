@@ -176,17 +176,18 @@ class Model:
             self.graph, self.store, self.parameters, self.classes = graph, store, Parameters(store), None
             self._plans.clear()
 
-    def load_weights(self, source: Any, strict: bool = True, skip_mismatched: bool = False) -> Any:
+    def load_weights(self, source: Any, strict: bool = True, skip_mismatched: bool = False, adapt_input: bool = False) -> Any:
         """Copy parameters from a file (``.safetensors``, ``.npz``, or PyTorch's ``.pth``, ``.pt``, ``.bin``, ``.ckpt``, of which nothing is
         run) or a mapping from name to array, and report how the names met (:class:`numbacnn.weights.files.Report`).
 
         Names and layouts are ours, or those of torchvision or timm where the architecture says what these are: whichever fits more of
         the names. ``strict`` wants every parameter and nothing else. ``skip_mismatched`` leaves out what has another shape, such as a
-        head for another number of classes. Raises WeightsError, and leaves the model as it was, where the file cannot be read or names
-        or shapes don't fit."""
+        head for another number of classes. ``adapt_input`` makes the first convolutions fit another number of channels: grey images
+        from weights for colour, or more channels than three. Raises WeightsError, and leaves the model as it was, where the file
+        cannot be read or names or shapes don't fit."""
         from .weights import files
 
-        return files.assign(self, files.read_weights(source), strict, skip_mismatched)
+        return files.assign(self, files.read_weights(source), strict, skip_mismatched, adapt_input)
 
     def export(self, path: str | Path, names: str = "torchvision") -> None:
         """Write the parameters to a ``.safetensors`` file in the names and layouts of another library. Raises UnknownNameError where the

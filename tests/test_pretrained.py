@@ -107,9 +107,12 @@ def test_impossible_preprocessing_is_refused(options):
 
 def test_preprocessing_fits_other_sizes_in_proportion():
     usual = Preprocessing(256, (224, 224), "bicubic")
-    assert usual.fitted(224, 224) is usual
-    assert usual.fitted(112, 112) == Preprocessing(128, (112, 112), "bicubic")
-    assert usual.fitted(64, 112) == Preprocessing(128, (64, 112), "bicubic")
+    assert usual.fitted(224, 224, 3) == usual
+    assert usual.fitted(112, 112, 3) == Preprocessing(128, (112, 112), "bicubic")
+    assert usual.fitted(64, 112, 3) == Preprocessing(128, (64, 112), "bicubic")
+    grey = usual.fitted(224, 224, 1)
+    np.testing.assert_allclose((grey.mean, grey.std), ([0.449], [0.226]), rtol=1e-12)
+    assert usual.fitted(224, 224, 5) is None
 
 
 @pytest.mark.oracle

@@ -217,3 +217,32 @@ def test_train_from_weights_on_the_command_line(tmp_path):
     before, after = nc.load(tmp_path / "start.safetensors"), nc.load(tmp_path / "run" / "model.safetensors")
     changed = {name for name in before.parameters if (before.parameters[name] != after.parameters[name]).any()}
     assert changed == {"head.logits.weight", "head.logits.bias"}
+
+
+# Another number of channels ------------------------------------------------------------------------------------------
+
+
+def resnet(channels):
+    return nc.create("resnet18", input_shape=(32, 32, channels), width=8, seed=1)
+
+
+@pytest.mark.parametrize("library", ["numbacnn", "torchvision"])
+def test_grey_images_from_weights_for_colour(library, tmp_path):
+    """A grey network sees a grey image as the coloured one sees it in all three channels."""
+    coloured, grey = resnet(3), resnet(1)
+    coloured.export(tmp_path / "weights.safetensors", library)
+    with pytest.raises(nc.WeightsError, match=r"of the wrong shape"):
+        grey.load_weights(tmp_path / "weights.safetensors")
+    assert grey.load_weights(tmp_path / "weights.safetensors", adapt_input=True).complete
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 1)).astype(np.float32)
+    np.testing.assert_allclose(grey.predict(images), coloured.predict(images.repeat(3, -1)), rtol=1e-4, atol=1e-4)
+
+
+def test_more_channels_than_three():
+    coloured, many = resnet(3), resnet(7)
+    many.load_weights(coloured.parameters, adapt_input=True)
+    found, given = (model.parameters["stem.conv.weight"] for model in (many, coloured))
+    np.testing.assert_allclose(found[..., 4, :], given[..., 1, :] * 3 / 7, rtol=1e-6)
+    np.testing.assert_allclose(found[..., 6, :], given[..., 0, :] * 3 / 7, rtol=1e-6)
+    with pytest.raises(nc.WeightsError, match="of the wrong shape"):  # nothing but the channels is adapted
+        many.load_weights({**coloured.parameters, "stem.conv.weight": np.zeros((5, 5, 3, 8))}, adapt_input=True)

@@ -15,7 +15,7 @@ import secrets
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,9 +227,10 @@ class Report:
         return phrases
 
 
-def assign(model: Any, weights: Mapping[str, Any], strict: bool = True, skip_mismatched: bool = False) -> Report:
+def assign(model: Any, weights: Mapping[str, Any], strict: bool = True, skip_mismatched: bool = False, adapt_input: bool = False) -> Report:
     """Copy arrays into the model's parameters, by our names or by those of the library that more of the names fit. What DataParallel and
-    torch.compile put before all names is left out.
+    torch.compile put before all names is left out. With ``adapt_input`` the weights of the first convolutions are made to fit another
+    number of input channels (:func:`numbacnn.weights.names.with_channels`).
 
     Raises WeightsError, and leaves the model as it was, where a kind of number does not fit, where a shape does not and
     ``skip_mismatched`` is not set, where no name fits, or, if ``strict``, where one is missing or unexpected. What is skipped is
@@ -241,6 +242,8 @@ def assign(model: Any, weights: Mapping[str, Any], strict: bool = True, skip_mis
     convention = max(candidates, key=lambda key: sum(place.name in given for place in candidates[key].values()))
     places = {ours: place for ours, place in candidates[convention].items() if place.name in given}
     known = {place.name for place in candidates[convention].values()}
+    if adapt_input:
+        given.update(_adapted(names.input_weights(model) & set(places), places, given))
     fitting = {ours: place for ours, place in places.items() if place.fits(given[place.name].shape)}
     report = Report(
         assigned=tuple(place.name for place in fitting.values()),
@@ -260,6 +263,16 @@ def assign(model: Any, weights: Mapping[str, Any], strict: bool = True, skip_mis
     for ours, array in arrays.items():
         model.parameters[ours] = array
     return report
+
+
+def _adapted(ours: Iterable[str], places: Mapping[str, names.Place], given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Weights of first convolutions with as many input channels as the model has, where that is all that does not fit."""
+    found = {}
+    for place in (places[name] for name in ours):
+        array, axis = given[place.name], place.order.index(len(place.order) - 2)
+        if array.ndim == len(place.shape) and not place.fits(array.shape):
+            found[place.name] = names.with_channels(array, axis, place.shape[axis])
+    return found
 
 
 def export(model: Any, path: str | os.PathLike, convention: str) -> None:

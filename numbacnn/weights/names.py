@@ -132,6 +132,22 @@ def places(model: Any, convention: str) -> dict[str, Place]:
     return found
 
 
+def input_weights(model: Any) -> set[str]:
+    """Our names of the weights of convolutions that read an input of the model."""
+    inputs = set(model.graph.inputs)
+    nodes = (node for node in model.graph.nodes if inputs.intersection(node.inputs) and getattr(node.layer, "groups", None) == 1)
+    return {node.parameters["weight"] for node in nodes if "weight" in node.parameters}
+
+
+def with_channels(weight: np.ndarray, axis: int, channels: int) -> np.ndarray:
+    """A convolution's weights for another number of input channels, on ``axis``: for one channel, which stands for all, their sum; for
+    more than there are, they are taken in turn, and scaled such that the sum over channels stays as large."""
+    if channels == 1:
+        return weight.sum(axis, keepdims=True)
+    given = weight.shape[axis]
+    return weight.take(np.arange(channels) % given, axis) * (given / channels)
+
+
 def _their_shape(shape: Shape, flattened: Shape | None, added: int) -> Shape:
     if added and flattened is not None:
         *places, channels = flattened

@@ -53,11 +53,17 @@ class Preprocessing:
         """Of what it makes of an image: height, width, channels."""
         return (*self.crop, len(self.mean))
 
-    def fitted(self, height: int, width: int) -> Preprocessing:
-        """The same for a network that takes images of another size: as much is cut off, in proportion."""
-        if (height, width) == self.crop:
-            return self
-        return dataclasses.replace(self, size=round(max(height, width) * self.size / max(self.crop)), crop=(height, width))
+    def fitted(self, height: int, width: int, channels: int) -> Preprocessing | None:
+        """The same for a network that takes images of another size: as much is cut off, in proportion; and for grey images by the mean
+        of the colours' numbers. None for a number of channels that image files don't have."""
+        if channels not in _MODES:
+            return None
+        changed: dict[str, Any] = {}
+        if (height, width) != self.crop:
+            changed.update(size=round(max(height, width) * self.size / max(self.crop)), crop=(height, width))
+        if channels != len(self.mean):
+            changed.update(mean=(float(np.mean(self.mean)),) * channels, std=(float(np.mean(self.std)),) * channels)
+        return dataclasses.replace(self, **changed)
 
     def __call__(self, image: Any) -> np.ndarray:
         """float32 of :attr:`shape` from an image file or an array: uint8 ``(height, width, channels)``, or ``(height, width)`` of grey.

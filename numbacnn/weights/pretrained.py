@@ -119,15 +119,15 @@ def find(architecture: str, weights: Pretrained) -> Path:
 
 def _load_record(model: Any, weights: Pretrained, path: Path) -> None:
     """Give a new model the weights in ``path``, and what goes with them: ``preprocessing``, fitted to the model's size of images, and the
-    names of ``classes``. The layer of the classes stays as it is where the model tells another number apart. What the model has no use
-    for (a classifier, where it gives features) is left out.
+    names of ``classes``. The first convolution is adapted to another number of channels. The layer of the classes stays as it is where
+    the model tells another number apart. What the model has no use for (a classifier, where it gives features) is left out.
 
     Raises WeightsError where anything else does not fit; the model is then of no use."""
     (output, *_), shape = model.graph.outputs, model.graph.inputs[0].shape
     classifies = model.output_names is None or "logits" in model.output_names
     other_classes = classifies and output.shape != (len(weights.classes or ()),)
     arrays = {renamed(name, weights): array for name, array in files.read_weights(path).items()}
-    report = files.assign(model, arrays, strict=False, skip_mismatched=True)
+    report = files.assign(model, arrays, strict=False, skip_mismatched=True, adapt_input=True)
     replaced = files.output_parameters(model, report.convention) if other_classes else set()
     if report.missing or not replaced.issuperset(name for name, _, _ in report.shapes):
         raise WeightsError(
@@ -136,7 +136,7 @@ def _load_record(model: Any, weights: Pretrained, path: Path) -> None:
     if classifies and not other_classes:
         model.classes = weights.classes
     if weights.preprocessing is not None and len(shape) == 3:
-        model.preprocessing = weights.preprocessing.fitted(*shape[:2])
+        model.preprocessing = weights.preprocessing.fitted(*shape)
 
 
 def _packaged(weights: Pretrained) -> Path | None:
