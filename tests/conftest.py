@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
 
@@ -19,7 +21,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    skipped = []
+    if find_spec("torch") is None:
+        skipped.append(("oracle", "needs PyTorch"))
     if not config.getoption("--whole-zoo"):
+        skipped.append(("whole_zoo", "needs --whole-zoo"))
+    for marker, reason in skipped:
         for item in items:
-            if "whole_zoo" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="needs --whole-zoo"))
+            if marker in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -60,7 +60,7 @@ def test_the_readme_shows_the_example():
 @pytest.mark.filterwarnings("ignore:No plugin registers")
 def test_the_layer_of_the_readme(run_code):
     head = blocks("README.md")[0].partition("\nh =")[0]
-    made = run_code(head, blocks("README.md")[1])
+    made = run_code(head, blocks("README.md")[-1])
     model = nc.Model(made["x"], made["h"], seed=0)
     images = np.random.default_rng(0).random((3, 8, 8, 1), np.float32)
     raw = nc.Conv2D(32, 3)
