@@ -412,20 +412,22 @@ def transform_weights(size):
                 panel, vector = divmod(task, VECTORS)
                 first = panel * WIDTH + vector * LANES
                 count = max(0, min(LANES, over - first))
-                factors = load_part(scale, first, 0, count, 1, 1)
+                factors = load_part(scale, first if count > 0 else 0, 0, count, 1, 1)
                 for block in range(0, depth, LANES):
                     height = min(LANES, along - block)
                     for tap in range(9):
                         if transposed:
                             for lane in range(LANES):
+                                there = lane < count
                                 source = (8 - tap) * plane + (first + lane) * w.shape[2] + block
-                                row = load_part(flat, source, 0, height if lane < count else 0, 1, 1)
+                                row = load_part(flat, source if there else 0, 0, height if there else 0, 1, 1)
                                 store(row, lines, lane * LANES, 0)
                             store(transpose(load(lines, 0, LANES, LANES, 1)), taps, tap * LANES * LANES, LANES)
                         else:
                             for k in range(LANES):
+                                there = k < height and count > 0
                                 source = tap * plane + (block + k) * w.shape[2] + first
-                                row = load_part(flat, source, 0, count if k < height else 0, 1, 1)
+                                row = load_part(flat, source if there else 0, 0, count if there else 0, 1, 1)
                                 store(row, taps, (tap * LANES + k) * LANES, 0)
                     for k in range(LANES):
                         for tap in range(9):
