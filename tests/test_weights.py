@@ -373,3 +373,19 @@ def test_saved_files_get_the_usual_permissions(tmp_path):
     (tmp_path / "plain").write_bytes(b"")
     files.write_weights(tmp_path / "w.safetensors", {"a": np.zeros(4)})
     assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_any_model_speaks_pytorch_layouts(tmp_path):
+    """A network without rules has our names, and PyTorch's order of axes where that is asked for or found."""
+    x = nc.Input((6, 5, 3))
+    h = nc.Conv2D(4, 3)(x, name="conv")
+    model = nc.Model(x, nc.Dense(7)(nc.Flatten()(h), name="dense"), seed=3)
+    model.export(tmp_path / "theirs.safetensors", "pytorch")
+    theirs = files.read_weights(tmp_path / "theirs.safetensors")
+    assert theirs["conv.weight"].shape == (4, 3, 3, 3)
+    dense = theirs["dense.weight"].reshape(7, 4, 4, 3)  # PyTorch flattens channels first
+    np.testing.assert_array_equal(dense[2, 1, 3, 0], model.parameters["dense.weight"].reshape(4, 3, 4, 7)[3, 0, 1, 2])
+    other = nc.Model(x, model.outputs, seed=9)
+    assert other.load_weights(tmp_path / "theirs.safetensors").convention == "pytorch"
+    for name, array in model.parameters.items():
+        np.testing.assert_array_equal(other.parameters[name], array)

@@ -239,7 +239,7 @@ def assign(model: Any, weights: Mapping[str, Any], strict: bool = True, skip_mis
     conventions = names.conventions(model)
     candidates = {convention: names.places(model, convention) for convention in conventions}
     given = _unwrapped(given, {place.name for places in candidates.values() for place in places.values()})
-    convention = max(candidates, key=lambda key: sum(place.name in given for place in candidates[key].values()))
+    convention = max(candidates, key=lambda key: _met(candidates[key].values(), given))
     places = {ours: place for ours, place in candidates[convention].items() if place.name in given}
     known = {place.name for place in candidates[convention].values()}
     if adapt_input:
@@ -263,6 +263,12 @@ def assign(model: Any, weights: Mapping[str, Any], strict: bool = True, skip_mis
     for ours, array in arrays.items():
         model.parameters[ours] = array
     return report
+
+
+def _met(places: Iterable[names.Place], given: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    """How many names are there, and how many of them with the shape that belongs there."""
+    there = [place for place in places if place.name in given]
+    return len(there), sum(place.fits(given[place.name].shape) for place in there)
 
 
 def _adapted(ours: Iterable[str], places: Mapping[str, names.Place], given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

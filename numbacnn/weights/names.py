@@ -68,8 +68,9 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def conventions(model: Any) -> dict[str, Rules]:
-    """The rules of each library that the model's architecture has rules for, and no rules under ``"numbacnn"``."""
-    rules: dict[str, Rules] = {OWN: ()}
+    """The rules of each library that the model's architecture has rules for. No rules stand under ``"numbacnn"``, and under ``"pytorch"``:
+    our names with PyTorch's layouts."""
+    rules: dict[str, Rules] = {OWN: (), "pytorch": ()}
     if model.architecture is not None:
         spec: Any = registry.find("architecture", model.architecture).spec
         if spec.names:
