@@ -123,7 +123,7 @@ def test_small_launches_stay_in_one_thread(monkeypatch):
             y[thread] = thread
 
     used = []
-    monkeypatch.setattr(jit, "_limited", lambda entry, threads: used.append(threads) or entry)
+    monkeypatch.setattr(jit, "Limited", lambda entry, threads: used.append(threads) or entry)
     for serial, elements, expected in ((jit.SERIAL_ELEMENTS, 8192, [1]), (jit.SERIAL_ELEMENTS, 8193, []), (100, 100, [1]), (100, 101, [])):
         used.clear()
         kernel(parallel=True, serial=serial)(woken).bind(np.zeros(elements))
@@ -608,3 +608,22 @@ def test_processes_that_compile_at_once(elsewhere):
         assert {name: entry[0] for name, entry in report.items()} == {name: EXPECTED[name] for name in ("plain", "squared")}
     assert {path.suffix for path in elsewhere.files()} == {".nbc"}, "no temporary file is left"
     assert elsewhere.run("plain", "squared") == found("plain", "squared")
+
+
+@compiled_only
+@pytest.mark.skipif(jit.num_threads() == 1, reason="there is one thread anyway")
+def test_launches_set_threads_and_leave_them_as_they_were():
+    seen = []
+
+    def note(*_):
+        seen.append(numba.get_num_threads())
+
+    def fail(*_):
+        raise ValueError
+
+    before = numba.get_num_threads()
+    jit.run([(jit.Limited(note, 1), ()), (note, ()), (jit.Limited(note, 1), ()), (jit.Limited(note, 1), ())])
+    assert seen == [1, before, 1, 1]
+    with pytest.raises(ValueError, match="^$"):
+        jit.Limited(fail, 1)()
+    assert numba.get_num_threads() == before

@@ -99,8 +99,7 @@ def _run(steps: Sequence[Step]) -> None:
     from .. import kernels
 
     with kernels.jit.launch_guard():
-        for function, arguments in steps:
-            function(*arguments)
+        kernels.jit.run(steps)
 
 
 class InferencePlan(_Bound):

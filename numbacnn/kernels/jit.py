@@ -29,7 +29,7 @@ import sys
 import tempfile
 import threading
 import types as python_types
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -415,7 +415,7 @@ class Kernel:
         if entry is None:
             entry = self._entries[kinds] = self._compile(tuple(map(_numba_type, kinds)))
         threads = self._threads(arguments) if self.parallel else numba_config.NUMBA_NUM_THREADS
-        return (entry if threads == numba_config.NUMBA_NUM_THREADS else _limited(entry, threads)), arguments
+        return (entry if threads == numba_config.NUMBA_NUM_THREADS else Limited(entry, threads)), arguments
 
     def _threads(self, arguments: tuple) -> int:
         """Threads to work on a launch: none but the caller's where all arrays are small, since a launch has to wait for each of them."""
@@ -440,18 +440,31 @@ class Kernel:
             step[0](*step[1])
 
 
-def _limited(entry: Callable, threads: int) -> Callable:
-    """The compiled function run by that many threads."""
+class Limited:
+    """A compiled function that is run by so many threads."""
 
-    def launch(*arguments: Any) -> None:
-        before = numba.get_num_threads()
-        numba.set_num_threads(threads)
-        try:
+    __slots__ = ("entry", "threads")
+
+    def __init__(self, entry: Callable, threads: int):
+        self.entry, self.threads = entry, threads
+
+    def __call__(self, *arguments: Any) -> None:
+        run([(self, arguments)])
+
+
+def run(steps: Sequence[Step]) -> None:
+    """Run launches one after the other. The number of threads is set where it changes: small networks feel each time."""
+    current = before = 0 if JIT_DISABLED else numba.get_num_threads()
+    try:
+        for function, arguments in steps:
+            threads, entry = (function.threads, function.entry) if type(function) is Limited else (before, function)
+            if threads != current:
+                numba.set_num_threads(threads)
+                current = threads
             entry(*arguments)
-        finally:
+    finally:
+        if current != before:
             numba.set_num_threads(before)
-
-    return launch
 
 
 def _kind(argument: Any, view: bool = False) -> Any:
