@@ -619,11 +619,11 @@ def test_launches_set_threads_and_leave_them_as_they_were():
         seen.append(numba.get_num_threads())
 
     def fail(*_):
-        raise ValueError
+        raise ValueError("a launch that fails")
 
     before = numba.get_num_threads()
     jit.run([(jit.Limited(note, 1), ()), (note, ()), (jit.Limited(note, 1), ()), (jit.Limited(note, 1), ())])
     assert seen == [1, before, 1, 1]
-    with pytest.raises(ValueError, match="^$"):
+    with pytest.raises(ValueError, match="a launch that fails"):
         jit.Limited(fail, 1)()
     assert numba.get_num_threads() == before
