@@ -30,7 +30,7 @@ def window(padding):
 def made(kind, shape, tile, blocks, monkeypatch):
     """The pass for a shape, by F(tile x tile) in one go or in phases."""
     batch, height, width, channels, outputs, padding = shape
-    monkeypatch.setattr(minimal, "tile_size", lambda *_: tile)
+    monkeypatch.setattr(minimal, "tile_size", lambda *_, **__: tile)
     monkeypatch.setattr(minimal, "FEW_TILES", 0 if blocks else 10**9)
     monkeypatch.setattr(minimal, "BLOCK_BYTES", 0)
     if blocks:
@@ -124,6 +124,9 @@ def test_the_choice():
     assert layer_tile((7, 7, 512), 512) == 2
     assert layer_tile((4, 4, 512), 512, batch=128) == 4
     assert layer_tile((1, 1, 512), 512) == 0
+    seven = nc.Conv2D(512, 3, padding=1)._shapes((7, 7, 512), 1)
+    assert DataGradient(*seven).tile == 0  # whose weights are transformed each time
+    assert DataGradient(*seven[:-2], 32, False).tile == 4
     assert layer_tile((224, 224, 3), 64) == 0
     for options in ({"stride": 2}, {"dilation": 2}, {"groups": 2}, {"exact": True}):
         assert layer_tile((56, 56, 64), 64, **options) == 0

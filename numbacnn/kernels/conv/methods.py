@@ -40,7 +40,7 @@ class Forward(_Pass):
     """``y = activation(conv(x) + bias + addend)``."""
 
     def _tile(self) -> int:
-        return minimal.tile_size(self.window, self.size, self.channels, self.places, self.outputs, self.batch)
+        return minimal.tile_size(self.window, self.size, self.channels, self.places, self.outputs, self.batch, packs=False)
 
     @property
     def packed_elements(self) -> int:
@@ -85,7 +85,8 @@ class DataGradient(_Pass):
         return dataclasses.replace(window, padding=padding)  # type: ignore[arg-type]
 
     def _tile(self) -> int:
-        return minimal.tile_size(self.mirrored, self.places, self.outputs, self.size, self.channels, self.batch)
+        window = self.mirrored
+        return minimal.tile_size(window, self.places, self.outputs, self.size, self.channels, self.batch, packs=True)
 
     @property
     def packed_elements(self) -> int:

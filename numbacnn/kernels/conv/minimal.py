@@ -17,6 +17,7 @@ from .window import Triple, Window
 
 LEAST_CHANNELS = 12  # below, transforms cost more than products are saved
 PRODUCTS_PER_WEIGHT = 9  # multiply-adds in place of which a weight comes from memory
+PRODUCTS_PER_PACKED_WEIGHT = 30  # multiply-adds in place of which a weight is packed, or a transformed one made
 PRODUCTS_PER_ELEMENT = 15  # multiply-adds in place of which an element is transformed, there or back
 BLOCK_BYTES = 512 * 1024  # of a thread's transformed tiles and sums: most of them should stay in a second-level cache
 FEW_TILES = 2 * MAX_ROWS  # per thread: with fewer, all threads together read each weight once
@@ -25,17 +26,19 @@ FEW_TILES = 2 * MAX_ROWS  # per thread: with fewer, all threads together read ea
 # The choice ----------------------------------------------------------------------------------------------------------
 
 
-def tile_size(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int) -> int:
+def tile_size(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, packs: bool) -> int:
     """``M`` of the F(M x M, 3 x 3) to take for a convolution of ``size`` places with ``channels`` into ``places`` with ``outputs``
     channels; 0 where it is done directly.
 
-    What counts are the products and, where there are few places, the weights: 36 or 16 numbers to be read for 9."""
+    What counts are the products and, where there are few places, the weights: 36 or 16 numbers to be read, and made if the weights are
+    packed each time (``packs``), for 9."""
     if not _applies(window, size, channels, outputs):
         return 0
     weights = window.taps * channels * -(-outputs // WIDTH) * WIDTH
-    costs = {0: weights * (batch * math.prod(places) + PRODUCTS_PER_WEIGHT)}
+    per_weight = PRODUCTS_PER_WEIGHT + (PRODUCTS_PER_PACKED_WEIGHT if packs else 0)
+    costs = {0: weights * (batch * math.prod(places) + per_weight)}
     for tile in (2, 4):
-        costs[tile] = _cost(Extents.of(tile, places, channels, outputs, batch))
+        costs[tile] = _cost(Extents.of(tile, places, channels, outputs, batch), per_weight)
     return min(costs, key=costs.__getitem__)
 
 
@@ -78,10 +81,10 @@ class Extents:
         return -(-elements // winograd.GAP) * winograd.GAP
 
 
-def _cost(found: Extents) -> int:
+def _cost(found: Extents, per_weight: int) -> int:
     """In multiply-adds."""
     elements = found.places * found.tiles * (found.depth + found.panels * WIDTH)
-    return found.weights * (found.tiles + PRODUCTS_PER_WEIGHT) + elements * PRODUCTS_PER_ELEMENT
+    return found.weights * (found.tiles + per_weight) + elements * PRODUCTS_PER_ELEMENT
 
 
 def _block(found: Extents, threads: int) -> int:

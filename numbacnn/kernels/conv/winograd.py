@@ -26,7 +26,7 @@ from ...simd import LANES, load, load_part, store, stride, take, transpose, zero
 from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel
 from .direct import _identity, _pack_line
-from .tiles import products
+from .tiles import copy_run, products
 
 GAP = 16  # elements behind a row of transformed inputs: rows a power of two apart would share sets of the cache
 
@@ -395,7 +395,9 @@ def transform_weights(size):
     def transform_all(w, transposed, scale, u, scratch, queue, threads):
         """``u [place][panel][depth][WIDTH]`` of ``w (9, C, CO)``. Not ``transposed``: depth runs over input channels and panels over output
         channels; transposed, for the data gradient, the other way round and taps from the last to the first. ``scale`` multiplies the
-        channels that panels run over. ``scratch (threads, elements)``, :data:`WEIGHT_ELEMENTS` each."""
+        channels that panels run over. ``scratch (threads, elements)``, :data:`WEIGHT_ELEMENTS` each.
+
+        Places are far apart in ``u``: a block of depth is gathered first, and then written place by place."""
         queue[0] = 0
         along, over = (w.shape[2], w.shape[1]) if transposed else (w.shape[1], w.shape[2])
         depth = (along + LANES - 1) // LANES * LANES
@@ -405,39 +407,38 @@ def transform_weights(size):
         for thread in prange(threads):
             taps = scratch[thread]
             lines = taps[9 * LANES * LANES :]
+            block = lines[max(18, LANES) * LANES :]
             while True:
-                task = take(queue, 1)
-                if task >= panels * VECTORS:
+                panel = take(queue, 1)
+                if panel >= panels:
                     break
-                panel, vector = divmod(task, VECTORS)
-                first = panel * WIDTH + vector * LANES
-                count = max(0, min(LANES, over - first))
-                factors = load_part(scale, first if count > 0 else 0, 0, count, 1, 1)
-                for block in range(0, depth, LANES):
-                    height = min(LANES, along - block)
-                    for tap in range(9):
-                        if transposed:
-                            for lane in range(LANES):
-                                there = lane < count
-                                source = (8 - tap) * plane + (first + lane) * w.shape[2] + block
-                                row = load_part(flat, source if there else 0, 0, height if there else 0, 1, 1)
-                                store(row, lines, lane * LANES, 0)
-                            store(transpose(load(lines, 0, LANES, LANES, 1)), taps, tap * LANES * LANES, LANES)
-                        else:
-                            for k in range(LANES):
-                                there = k < height and count > 0
-                                source = tap * plane + (block + k) * w.shape[2] + first
-                                row = load_part(flat, source if there else 0, 0, count if there else 0, 1, 1)
-                                store(row, taps, (tap * LANES + k) * LANES, 0)
-                    for k in range(LANES):
+                for at in range(0, depth, LANES):
+                    height = min(LANES, along - at)
+                    for vector in range(VECTORS):
+                        first = panel * WIDTH + vector * LANES
+                        count = max(0, min(LANES, over - first))
+                        factors = load_part(scale, first if count > 0 else 0, 0, count, 1, 1)
                         for tap in range(9):
-                            p = (tap * LANES + k) * LANES
-                            store(load(taps, p, 0, 1, 1) * factors, taps, p, 0)
-                        to = (panel * depth + block + k) * WIDTH + vector * LANES
-                        transform(taps, k * LANES, LANES * LANES, u, to, panels * depth * WIDTH, lines)
+                            if transposed:
+                                for lane in range(LANES):
+                                    there = lane < count
+                                    source = (8 - tap) * plane + (first + lane) * w.shape[2] + at
+                                    row = load_part(flat, source if there else 0, 0, height if there else 0, 1, 1)
+                                    store(row * scale[first + lane if there else 0], lines, lane * LANES, 0)
+                                store(transpose(load(lines, 0, LANES, LANES, 1)), taps, tap * LANES * LANES, LANES)
+                            else:
+                                for k in range(LANES):
+                                    there = k < height and count > 0
+                                    source = tap * plane + (at + k) * w.shape[2] + first
+                                    row = load_part(flat, source if there else 0, 0, count if there else 0, 1, 1)
+                                    store(row * factors, taps, (tap * LANES + k) * LANES, 0)
+                        for k in range(LANES):
+                            transform(taps, k * LANES, LANES * LANES, block, k * WIDTH + vector * LANES, LANES * WIDTH, lines)
+                    for place in range(across * across):
+                        copy_run(block, place * LANES * WIDTH, u, ((place * panels + panel) * depth + at) * WIDTH, LANES * WIDTH)
 
     return transform_all
 
 
-WEIGHT_ELEMENTS = 9 * LANES * LANES + max(18, LANES) * LANES
+WEIGHT_ELEMENTS = 9 * LANES * LANES + max(18, LANES) * LANES + 36 * LANES * WIDTH
 """Scratch elements per thread of :func:`transform_weights`."""
