@@ -53,7 +53,7 @@ class Model:
     ``output_names`` are the names of the outputs where they have any, else None. ``classes`` are the class names by label, None until
     somebody sets them; ``architecture`` is the registered name that :func:`create` made the model from, else None; ``preprocessing`` is a
     :class:`~numbacnn.weights.preprocessing.Preprocessing` that makes inputs of images, None until somebody sets it. All three are
-    saved with the model.
+    saved with the model. ``exact``, False unless somebody sets it, leaves out convolution methods that round more than the direct one.
     Raises ConfigError for inputs and outputs that are not connected or names that are given twice.
     """
 
@@ -78,6 +78,7 @@ class Model:
         self.classes: tuple[str, ...] | None = None
         self.architecture: str | None = None
         self.preprocessing: Preprocessing | None = None
+        self.exact = False
         self._plans: OrderedDict[tuple, Any] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -128,7 +129,7 @@ class Model:
         batch_size = _checked_batch_size(batch_size)
         frozen = frozenset(self.store.frozen)
         threads = kernels.jit.num_threads()
-        key = ("training", batch_size, threads, frozen, input_gradients)
+        key = ("training", batch_size, threads, self.exact, frozen, input_gradients)
         return self._cached(key, lambda: TrainingPlan(self._plan(batch_size, True, input_gradients, threads), self.store, self.seed))
 
     def memory(self, batch_size: int, training: bool = True) -> int:
@@ -260,10 +261,11 @@ class Model:
     # Plans -----------------------------------------------------------------------------------------------------------
 
     def _plan(self, batch_size: int, training: bool, input_gradients: bool, threads: int) -> Plan:
+        nodes = passes.made_exact(self.graph.nodes) if self.exact else self.graph.nodes
         if training:
-            nodes, outputs = passes.for_training(self.graph.nodes, self.graph.outputs, self.store.specs, self.store.frozen, input_gradients)
+            nodes, outputs = passes.for_training(nodes, self.graph.outputs, self.store.specs, self.store.frozen, input_gradients)
         else:
-            nodes, outputs = passes.for_inference(self.graph.nodes, self.graph.outputs)
+            nodes, outputs = passes.for_inference(nodes, self.graph.outputs)
         return make_plan(
             nodes,
             self.graph.inputs,
@@ -279,7 +281,7 @@ class Model:
 
     def _inference_plan(self, batch_size: int) -> InferencePlan:
         threads = kernels.jit.num_threads()
-        key = ("inference", batch_size, threads)
+        key = ("inference", batch_size, threads, self.exact)
         return self._cached(key, lambda: InferencePlan(self._plan(batch_size, False, False, threads), self.store))
 
     def _cached(self, key: tuple, make: Callable[[], Any]) -> Any:

@@ -145,6 +145,10 @@ def test_a_layer_trains_and_predicts_as_an_exact_one():
     assert any("packing" in node.layer.prepared(node.shapes, 3, 2, False) for node in models[0].graph.nodes)
     fast, exact = (model.predict(x) for model in models)
     assert 0 < abs(fast - exact).max() < 1e-4 * abs(exact).max()
+    models[0].exact = True
+    np.testing.assert_array_equal(models[0].predict(x), exact)
+    models[0].exact = False
+    np.testing.assert_array_equal(models[0].predict(x), fast)
     found = []
     for model in models:
         plan = model.training_plan(3, input_gradients=True)

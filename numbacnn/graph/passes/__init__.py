@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any, cast
 
 from ...layers.base import Parameter
 from ..build import Node
@@ -13,6 +15,14 @@ from .fuse import fuse_epilogues
 from .split import split_activations
 
 Rewritten = tuple[list[Node], list[Tensor]]
+
+
+def made_exact(nodes: Sequence[Node]) -> list[Node]:
+    """Nodes whose layers leave out what rounds more than it needs to (the field ``exact``)."""
+    return [
+        dataclasses.replace(node, layer=dataclasses.replace(cast(Any, node.layer), exact=True)) if hasattr(node.layer, "exact") else node
+        for node in nodes
+    ]
 
 
 def for_training(
