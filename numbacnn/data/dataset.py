@@ -115,71 +115,11 @@ class ArrayDataset:
         return f"ArrayDataset({len(self)} images of shape {self.input_shape})"
 
 
-class Resized:
-    """A view of a data set with images of another ``size`` ``(height, width)``, resized bilinearly batch by batch."""
-
-    def __init__(self, dataset: Dataset, size: tuple[int, int]):
-        if len(dataset.input_shape) != 3:
-            raise DataError(
-                f"Only images (height, width, channels) can be resized; this data set's samples have shape {dataset.input_shape}."
-            )
-        self._dataset = dataset
-        self._size = image_files.checked_size(size)
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return (*self._size, self._dataset.input_shape[-1])
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        return self._dataset.classes
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def batch(self, indices: NDArray[np.integer]) -> Batch:
-        images, labels = self._dataset.batch(indices)
-        return image_files.resize(images, self._size), labels
-
-    def __repr__(self) -> str:
-        return f"Resized({self._dataset!r}, {self._size})"
-
-
-class Coloured:
-    """A view of a data set of grey images, whose one channel becomes red, green and blue."""
+class _View:
+    """A data set seen through a change of its images."""
 
     def __init__(self, dataset: Dataset):
         self._dataset = dataset
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return (*self._dataset.input_shape[:-1], 3)
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        return self._dataset.classes
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def batch(self, indices: NDArray[np.integer]) -> Batch:
-        images, labels = self._dataset.batch(indices)
-        return np.repeat(images, 3, axis=-1), labels
-
-    def __repr__(self) -> str:
-        return f"Coloured({self._dataset!r})"
-
-
-class Normalised:
-    """A view of a data set whose pixels ``p`` become ``(p - mean) / std``, with a ``mean`` and a ``std`` for each channel."""
-
-    def __init__(self, dataset: Dataset, mean: Sequence[float], std: Sequence[float]):
-        channels = dataset.input_shape[-1]
-        if len(mean) != channels or len(std) != channels:
-            raise DataError(
-                f"The images have {channels} channels; a mean of {len(mean)} and a standard deviation of {len(std)} numbers are given."
-            )
-        self._dataset, self._mean, self._std = dataset, np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -194,10 +134,62 @@ class Normalised:
 
     def batch(self, indices: NDArray[np.integer]) -> Batch:
         images, labels = self._dataset.batch(indices)
-        return (images - self._mean) / self._std, labels
+        return self._changed(images), labels
+
+    def _changed(self, images: Any) -> Any:
+        raise NotImplementedError
 
     def __repr__(self) -> str:
-        return f"Normalised({self._dataset!r})"
+        return f"{type(self).__name__}({self._dataset!r})"
+
+
+class Resized(_View):
+    """A view of a data set with images of another ``size`` ``(height, width)``, resized bilinearly batch by batch."""
+
+    def __init__(self, dataset: Dataset, size: tuple[int, int]):
+        if len(dataset.input_shape) != 3:
+            raise DataError(
+                f"Only images (height, width, channels) can be resized; this data set's samples have shape {dataset.input_shape}."
+            )
+        super().__init__(dataset)
+        self._size = image_files.checked_size(size)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (*self._size, self._dataset.input_shape[-1])
+
+    def _changed(self, images: Any) -> Any:
+        return image_files.resize(images, self._size)
+
+    def __repr__(self) -> str:
+        return f"Resized({self._dataset!r}, {self._size})"
+
+
+class Coloured(_View):
+    """A view of a data set of grey images, whose one channel becomes red, green and blue."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (*self._dataset.input_shape[:-1], 3)
+
+    def _changed(self, images: Any) -> Any:
+        return np.repeat(images, 3, axis=-1)
+
+
+class Normalised(_View):
+    """A view of a data set whose pixels ``p`` become ``(p - mean) / std``, with a ``mean`` and a ``std`` for each channel."""
+
+    def __init__(self, dataset: Dataset, mean: Sequence[float], std: Sequence[float]):
+        channels = dataset.input_shape[-1]
+        if len(mean) != channels or len(std) != channels:
+            raise DataError(
+                f"The images have {channels} channels; a mean of {len(mean)} and a standard deviation of {len(std)} numbers are given."
+            )
+        super().__init__(dataset)
+        self._mean, self._std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+
+    def _changed(self, images: Any) -> Any:
+        return (images - self._mean) / self._std
 
 
 def as_input(dataset: Dataset, input_shape: tuple[Any, ...]) -> Dataset:
