@@ -33,10 +33,9 @@ def row(name: str, peers: list[zoo.Peer]) -> dict[str, Any]:
     """Figures of one architecture: its own, and how far it is from each peer."""
     apart = []
     for peer in peers:
-        model, usual = zoo.logits_apart(name, peer, peer.size)
-        apart.append({"library": peer.library, "odd_size": peer.odd, "usual": usual, "odd": zoo.logits_apart(name, peer, peer.odd)[1]})
-    if not peers:
-        model = nc.create(name)
+        usual, odd = (zoo.logits_apart(name, peer, size)[1] for size in (peer.size, peer.odd))
+        apart.append({"library": peer.library, "odd_size": peer.odd, "usual": usual, "odd": odd})
+    model = nc.create(name)
     summary = model.summary()
     return {
         "name": name,
