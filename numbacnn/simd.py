@@ -445,8 +445,8 @@ def _extreme(sign: str) -> Any:
         """Not a number wins on either side, as in NumPy and PyTorch."""
         if not _is_float(dtype):
             return builder.select(_compare_integers(builder, sign, dtype, a, b), a, b)
-        larger = builder.select(builder.fcmp_ordered(sign, a, b), a, b)
-        return builder.select(builder.fcmp_unordered("uno", a, a), a, larger)
+        kept = builder.select(builder.fcmp_unordered(sign, a, b), a, b)  # with a constant for b, the next line vanishes
+        return builder.select(builder.fcmp_unordered("uno", b, b), b, kept)
 
     return function
 
@@ -586,6 +586,25 @@ def fma(typing_context, a, b, c):
     if tile is None or not _is_float(tile.dtype) or any(kind != tile and not _number(kind) for kind in (a, b, c)):
         return None
     return tile(*map(types.unliteral, (a, b, c))), generate
+
+
+@intrinsic
+def clamp(typing_context, tile, low, high):
+    """``min(max(tile, low), high)`` of floats, for numbers ``low <= high``; not a number stays what it is."""
+
+    def generate(context, builder, sig, args):
+        bounds = [_vectors(builder, tile, widened(context, builder, tile, value, kind))[0] for value, kind in zip(args[1:], sig.args[1:])]
+
+        def clamped(vector):
+            for sign, bound in zip("<>", bounds):
+                vector = builder.select(builder.fcmp_ordered(sign, vector, bound), bound, vector)
+            return vector
+
+        return _map(context, builder, tile, clamped, [tile], args[:1])
+
+    if not isinstance(tile, Tile) or not _is_float(tile.dtype) or not (_number(low) and _number(high)):
+        return None
+    return tile(*map(types.unliteral, (tile, low, high))), generate
 
 
 @intrinsic

@@ -186,6 +186,11 @@ def fma(a, b, c):
     return a * b + c
 
 
+def clamp(tile, low, high):
+    values, dtype = tile.values, tile.values.dtype.type
+    return PyTile(np.where(values < low, dtype(low), np.where(values > high, dtype(high), values)))
+
+
 def bits(tile):
     return PyTile(tile.values.view(f"i{tile.values.itemsize}"))
 
@@ -247,8 +252,8 @@ def largest(tile):
 OF_TILES: dict[str, Callable] = {"floor": floor, "square_root": square_root} | {
     function.__name__: function
     for function in (
-        absolute, apply, bits, columns, convert, each, fma, from_bits, largest, load, load_part, negative, outer, power, row_sum, select,
-        splat, store, store_part, stride, take, total, transpose, where, zeros,
+        absolute, apply, bits, clamp, columns, convert, each, fma, from_bits, largest, load, load_part, negative, outer, power, row_sum,
+        select, splat, store, store_part, stride, take, total, transpose, where, zeros,
     )
 }  # fmt: skip
 """What takes the place of ``simd.py``'s functions, by name."""

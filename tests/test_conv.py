@@ -367,14 +367,14 @@ def test_output_padding_may_be_less_than_the_dilation():
         conv.Conv1DTranspose(2, 3, stride=2, padding="same", output_padding=1)
 
 
-def test_sums_of_a_task_are_bounded():
+def test_tasks_are_bounded():
     """Where there are few channels, and where there is nothing to add up at all."""
     for window in (POINTWISE, NOTHING, Window((1, 3, 3), (1, 1, 1), (1, 1, 1), (0, 1, 1))):
         for size in ((1, 512, 512), (1, 1, 100_000), (1, 3000, 3)):
-            for dense in (False, True):
-                cut = launch.blocks(window, size, 1, size, 8, 2, 4, dense)
-                assert 0 < cut.rows * cut.columns <= launch.SUM_PIXELS
-                assert cut.scratch < launch.SUM_PIXELS * launch.WIDTH + 2 * launch.PATCH_ELEMENTS
+            for even in (False, True):
+                cut = launch.blocks(window, size, 1, size, 8, 2, 4, even)
+                assert 0 < cut.rows * cut.columns <= launch.TASK_PIXELS
+                assert cut.scratch <= 2 * launch.PATCH_ELEMENTS
 
 
 def test_a_sum_without_terms_takes_the_same_compiled_kernel():

@@ -498,7 +498,7 @@ INLINED = "[inline]"  # how the qualified name of an inlined function ends
 
 def inline(function: Callable) -> Any:
     """Decorator: a helper that kernels call."""
-    return plain(function) if JIT_DISABLED else numba.njit(**FLAGS)(_renamed(function, function.__qualname__ + INLINED))
+    return plain(function) if JIT_DISABLED else numba.njit(**FLAGS, forceinline=True)(_renamed(function, function.__qualname__ + INLINED))
 
 
 def _renamed(function: Any, name: str) -> Callable:

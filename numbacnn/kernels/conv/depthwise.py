@@ -12,7 +12,7 @@ from numba import prange
 
 from ...simd import LANES, fma, load, load_part, row_sum, store, store_part, stride, take, zeros
 from ..jit import inline, kernel
-from .direct import _identity
+from .ending import ending
 
 ROWS = 6
 """Pixels per tile: with as many inputs on the way, they fit 16 registers."""
@@ -30,15 +30,14 @@ def _inside(start, step, taps, size):
 
 
 @functools.cache
-def depthwise(residual, activation):
-    """The kernel for one kind of epilogue; see :func:`numbacnn.kernels.conv.direct.convolution`."""
-    has_activation = activation is not None
-    activate = activation if has_activation else _identity
+def depthwise(activation):
+    """The kernel ``convolve``; ``activation`` as of :func:`numbacnn.kernels.conv.ending.ending`."""
+    finish = ending(activation)
 
     def tile_of(rows):
         @inline
         def tile(
-            x, x_at, x_step, x_tap, w, w_at, channels, bias, addend, addend_at, addend_step,
+            x, x_at, x_step, x_tap, w, w_at, channels, bias, residual, addend, addend_at, addend_step, low, high,
             y, y_at, y_step, channel, count, extent, first, last,
         ):  # fmt: skip
             """One channel block of ``rows`` pixels with the taps from ``first`` to behind ``last`` in each axis."""
@@ -54,8 +53,7 @@ def depthwise(residual, activation):
                             total = fma(load_part(x, at, x_step, count, rows, 1), load_part(w, weight_at, 0, count, rows, 1), total)
             if residual:
                 total = total + load_part(addend, addend_at, addend_step, count, rows, 1)
-            if has_activation:
-                total = activate(total)
+            total = finish(total, low, high)
             if count >= LANES:
                 store(total, y, y_at, y_step)
             else:
@@ -66,9 +64,10 @@ def depthwise(residual, activation):
     tall, flat = tile_of(ROWS), tile_of(1)
 
     @kernel(parallel=True, views=("x", "addend", "y"))
-    def convolve(x, w, bias, addend, y, strides, padding, dilation, extent, block_rows, queue, threads):
-        """``y = activation(depthwise conv(x, w) + bias + addend)``; the int64 arrays give (depth, height, width)."""
+    def convolve(x, w, bias, residual, addend, low, high, y, geometry, block_rows, queue, threads):
+        """``y = finish(depthwise conv(x, w) + bias + addend)``; arguments as of :func:`numbacnn.kernels.conv.direct.convolution`."""
         queue[0] = 0
+        strides, padding, dilation, extent = geometry[0], geometry[1], geometry[2], geometry[3]
         planes, height, width, channels = y.shape[1], y.shape[2], y.shape[3], y.shape[4]
         row_tasks = -(-height // block_rows)
         x_step = strides[2] * stride(x, 3)
@@ -103,7 +102,7 @@ def depthwise(residual, activation):
                             for channel in range(0, channels, LANES):
                                 tall(
                                     x, x_pixel + channel, x_step, x_tap, w, channel, channels,
-                                    bias, addend, addend_pixel + channel, addend_step,
+                                    bias, residual, addend, addend_pixel + channel, addend_step, low, high,
                                     y, y_pixel + channel, y_step, channel, min(LANES, channels - channel), extent,
                                     (d_first, h_first, 0), (d_last, h_last, extent[2]),
                                 )  # fmt: skip
@@ -113,7 +112,7 @@ def depthwise(residual, activation):
                             for channel in range(0, channels, LANES):
                                 flat(
                                     x, x_pixel + channel, x_step, x_tap, w, channel, channels,
-                                    bias, addend, addend_pixel + channel, addend_step,
+                                    bias, residual, addend, addend_pixel + channel, addend_step, low, high,
                                     y, y_pixel + channel, y_step, channel, min(LANES, channels - channel), extent,
                                     (d_first, h_first, w_first), (d_last, h_last, w_last),
                                 )  # fmt: skip
@@ -137,9 +136,10 @@ def pack_taps(w, taps, scale, packed, queue, threads):
 
 
 @kernel(parallel=True, views=("x", "dy"))
-def depthwise_weight_gradient(x, dy, dw, strides, padding, dilation, extent, queue, threads):
+def depthwise_weight_gradient(x, dy, dw, geometry, queue, threads):
     """``dw (taps, C)``. A task owns all taps of a block of channels and walks over the output line by line."""
     queue[0] = 0
+    strides, padding, dilation, extent = geometry[0], geometry[1], geometry[2], geometry[3]
     planes, height, width, channels = dy.shape[1], dy.shape[2], dy.shape[3], dy.shape[4]
     x_step = strides[2] * stride(x, 3)
     dy_step = stride(dy, 3)

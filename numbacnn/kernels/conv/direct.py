@@ -18,7 +18,7 @@ from numba import prange
 from ...simd import LANES, load, store, stride, take, transpose, zeros
 from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel
-from .tiles import clear_run, copy_run, correlations, products
+from .tiles import clear_run, copy_run, correlations, strips
 
 SUM_BLOCK = 512  # pixels that are summed before they are added to the total
 
@@ -53,44 +53,43 @@ def _accumulate(sums, sums_at, array, at, count, first):
 
 
 @functools.cache
-def convolution(packed, residual, activation, narrow):
-    """The kernel ``convolve`` for one kind of epilogue.
+def convolution(packed, narrow, activation):
+    """The kernel ``convolve``.
 
-    ``packed``: inputs go through patches; otherwise (pointwise) they are read in place. ``residual``: a tensor is added before the
-    activation. ``activation``: an inlined function of a Tile, or None. ``narrow``: a group has no more output channels than one
-    vector, and only that much of a panel is computed.
+    ``packed``: inputs go through patches; otherwise (pointwise) they are read in place. ``narrow``: a group has no more output channels
+    than one vector, and only that much of a panel is computed. ``activation``: see :func:`numbacnn.kernels.conv.tiles.ending`.
     """
-    has_activation = activation is not None
-    activate = activation if has_activation else _identity
-    multiply = products(narrow)
+    strip = strips(narrow, activation)
 
     @kernel(parallel=True, views=("x", "addend", "y"))
     def convolve(
-        x, w, bias, addend, y, offsets, length, runs_per_pass, heights, groups,
-        strides, padding, dilation, extent, block_rows, block_columns, task_panels, scratch, queue, threads,
+        x, w, bias, residual, addend, low, high, y, offsets, length, heights, groups,
+        geometry, block_rows, block_columns, one_line, task_panels, pass_panels, scratch, queue, threads,
     ):  # fmt: skip
-        """``y = activation(conv(x, w) + bias + addend)``.
+        """``y = finish(conv(x, w) + bias + addend)``, the addend only where ``residual``.
 
-        ``x (N, D, H, W, C)`` and ``y (N, OD, OH, OW, CO)`` are views with dense channels; ``w`` packed
-        panels ``[group][panel][len(offsets) * length][WIDTH]``; ``offsets`` where each run of ``length`` inputs starts, relative to a
-        pixel's first; ``heights`` of tiles (:func:`tile_heights`); ``strides``, ``padding`` (in front), ``dilation`` and kernel ``extent``
-        (places) are int64 arrays (depth, height, width); ``scratch (threads, elements)`` holds a patch and the sums.
+        ``x (N, D, H, W, C)`` and ``y (N, OD, OH, OW, CO)`` are views with dense channels; ``w`` packed panels
+        ``[group][panel][len(offsets) * length][WIDTH]``; ``offsets`` where each run of ``length`` inputs starts, relative to a pixel's
+        first; ``heights`` of tiles (:func:`tile_heights`); ``geometry`` int64 rows strides, padding (in front), dilation and kernel extent
+        (places) along depth, height, width; a task makes ``block_rows x block_columns`` pixels (of patches and ``y`` all of whose lines
+        follow each other, if ``one_line``) of ``task_panels`` panels, ``pass_panels`` at a time; ``scratch (threads, elements)`` holds the
+        patch.
         """
         queue[0] = 0
         planes, height, width, out_channels = y.shape[1], y.shape[2], y.shape[3], y.shape[4] // groups
+        strides, padding, dilation, extent = geometry[0], geometry[1], geometry[2], geometry[3]
         channels = x.shape[4] // groups
-        runs = offsets.size
         panels = -(-out_channels // WIDTH)
+        panel_step = offsets.size * length * WIDTH
         panel_tasks = -(-panels // task_panels)
         row_tasks = -(-height // block_rows)
         column_tasks = -(-width // block_columns)
         pixel_tasks = y.shape[0] * planes * row_tasks * column_tasks
         lines = (block_rows - 1) * strides[1] + (extent[1] - 1) * dilation[1] + 1
         columns = (block_columns - 1) * strides[2] + (extent[2] - 1) * dilation[2] + 1
-        sums_at = extent[0] * lines * columns * channels if packed else 0
+        y_step, addend_step = stride(y, 3), stride(addend, 3)
         for thread in prange(threads):
             own = scratch[thread]
-            sums = own[sums_at:]
             while True:
                 task = take(queue, 1)
                 if task >= groups * panel_tasks * pixel_tasks:
@@ -119,77 +118,37 @@ def convolution(packed, residual, activation, narrow):
                     first_pixel = n * stride(x, 0) + plane * stride(x, 1) + row * stride(x, 2) + column * stride(x, 3) + group * channels
                     row_step = stride(x, 2)
                     pixel_step = stride(x, 3)
-                for panel in range(panel_task * task_panels, min(panels, (panel_task + 1) * task_panels)):
-                    w_at = (group * panels + panel) * runs * length * WIDTH
-                    for run in range(0, max(1, runs), runs_per_pass):
-                        run_end = min(runs, run + runs_per_pass)
-                        for r in range(row_count):
-                            done = 0
-                            while done < column_count:
-                                rows = heights[column_count - done]
-                                at = (r * column_count + done) * WIDTH
-                                from_pixel = first_pixel + r * row_step + done * pixel_step
-                                if packed:
-                                    multiply(
-                                        rows,
-                                        sums,
-                                        at,
-                                        run == 0,
-                                        own,
-                                        from_pixel,
-                                        pixel_step,
-                                        offsets,
-                                        run,
-                                        run_end,
-                                        length,
-                                        w,
-                                        w_at + run * length * WIDTH,
-                                    )
-                                else:
-                                    multiply(
-                                        rows,
-                                        sums,
-                                        at,
-                                        run == 0,
-                                        x,
-                                        from_pixel,
-                                        pixel_step,
-                                        offsets,
-                                        run,
-                                        run_end,
-                                        length,
-                                        w,
-                                        w_at + run * length * WIDTH,
-                                    )
-                                done += rows
-                    channel = group * out_channels + panel * WIDTH
-                    count = min(WIDTH, out_channels - panel * WIDTH)
-                    shift = read(bias, channel, count)
+                if one_line:
+                    column_count *= row_count
+                    row_count = 1
+                first_channel = group * out_channels
+                last_channel = first_channel + min(out_channels, (panel_task + 1) * task_panels * WIDTH)
+                to = n * stride(y, 0) + plane * stride(y, 1) + row * stride(y, 2) + column * y_step
+                more = n * stride(addend, 0) + plane * stride(addend, 1) + row * stride(addend, 2) + column * addend_step
+                for panel in range(panel_task * task_panels, min(panels, (panel_task + 1) * task_panels), pass_panels):
+                    channel = first_channel + panel * WIDTH
+                    end = min(last_channel, channel + pass_panels * WIDTH)
+                    w_at = (group * panels + panel) * panel_step
                     for r in range(row_count):
-                        to = n * stride(y, 0) + plane * stride(y, 1) + (row + r) * stride(y, 2) + column * stride(y, 3) + channel
-                        more = 0
-                        if residual:
-                            more = (
-                                n * stride(addend, 0)
-                                + plane * stride(addend, 1)
-                                + (row + r) * stride(addend, 2)
-                                + column * stride(addend, 3)
-                                + channel
-                            )
-                        for c in range(column_count):
-                            value = load(sums, (r * column_count + c) * WIDTH, 0, 1, VECTORS) + shift
-                            if residual:
-                                value = value + read(addend, more + c * stride(addend, 3), count)
-                            if has_activation:
-                                value = activate(value)
-                            write(value, y, to + c * stride(y, 3), count)
+                        done = 0
+                        while done < column_count:
+                            rows = heights[column_count - done]
+                            from_pixel = first_pixel + r * row_step + done * pixel_step
+                            to_pixel = to + r * stride(y, 2) + done * y_step + channel
+                            addend_pixel = more + r * stride(addend, 2) + done * addend_step + channel
+                            if packed:
+                                strip(
+                                    rows, own, from_pixel, pixel_step, offsets, length, w, w_at, panel_step, bias, channel, end,
+                                    residual, addend, addend_pixel, addend_step, low, high, y, to_pixel, y_step,
+                                )  # fmt: skip
+                            else:
+                                strip(
+                                    rows, x, from_pixel, pixel_step, offsets, length, w, w_at, panel_step, bias, channel, end,
+                                    residual, addend, addend_pixel, addend_step, low, high, y, to_pixel, y_step,
+                                )  # fmt: skip
+                            done += rows
 
     return convolve
-
-
-@inline
-def _identity(value):
-    return value
 
 
 @inline
@@ -246,29 +205,15 @@ def pack_weights(w, taps, groups, transposed, scale, packed, queue, threads):
 
 @kernel(parallel=True, views=("x", "dy"))
 def weight_gradient(
-    x,
-    dy,
-    dw,
-    heights,
-    groups,
-    strides,
-    padding,
-    dilation,
-    extent,
-    block_rows,
-    block_columns,
-    block_channels,
-    task_panels,
-    scratch,
-    queue,
-    threads,
-):
+    x, dy, dw, heights, groups, geometry, block_rows, block_columns, block_channels, task_panels, scratch, queue, threads
+):  # fmt: skip
     """``dw (taps, C / groups, CO)`` of a convolution of ``x (N, D, H, W, C)`` that gave ``y``, from ``dy (N, OD, OH, OW, CO)``.
 
     A task owns the weights of one kernel line (depth and height of the kernel), one block of input channels and some panels of output
     channels, and walks over all pixels in one order: no partial sums, and the same bits for any number of threads.
     """
     queue[0] = 0
+    strides, padding, dilation, extent = geometry[0], geometry[1], geometry[2], geometry[3]
     planes, height, width, out_channels = dy.shape[1], dy.shape[2], dy.shape[3], dy.shape[4] // groups
     channels = x.shape[4] // groups
     panels = -(-out_channels // WIDTH)

@@ -12,15 +12,16 @@ import numpy as np
 from ...simd import LANES
 from ..channels import WIDTH
 from ..jit import num_threads
-from ..scalar import compiled
 from .depthwise import depthwise, depthwise_weight_gradient, pack_taps
 from .direct import convolution, pack_weights, weight_gradient
+from .ending import resolved
 from .tiles import LADDER, MAX_ROWS, NARROW_LADDER, tile_heights
 from .window import NOTHING, Triple, Window
 
-SUM_PIXELS = 1024  # whose sums a task holds
-PATCH_ELEMENTS = 48 * 1024  # of input that a task holds: with its weights it should stay in a second-level cache
-PASS_DEPTH = 512  # products per pass over a panel: a panel's weights should stay in a first-level cache
+TASK_PIXELS = 1008  # at most: a multiple of tiles' heights
+PATCH_ELEMENTS = 48 * 1024  # of input that a task holds, and
+PASS_ELEMENTS = 64 * 1024  # of weights that meet them at a time: together they should stay in a second-level cache
+LEAST_PIXELS = 8 * MAX_ROWS  # of a task: with fewer, weights come from afar for too few products
 TASKS_PER_THREAD = 4  # enough to even out threads that get less of the machine
 GRADIENT_PIXELS = 256  # pixels per block of the weight gradient
 GRADIENT_CHANNELS = 64  # input channels per task of the weight gradient
@@ -39,48 +40,53 @@ def packed_elements(inputs: int, outputs: int, taps: int, groups: int) -> int:
 class Blocks:
     """How a convolution is cut into tasks and runs."""
 
-    pointwise: bool
-    flat: bool  # all pixels as one line
+    flat: bool  # all pixels are one line, and inputs are read where they lie; otherwise they go through patches
+    whole_lines: bool  # in a task's patch, lines follow each other as pixels do
     rows: int
     columns: int
-    panels: int
+    task_panels: int
+    pass_panels: int
+    offsets: tuple[int, ...]  # where runs start
     length: int  # of a run
-    offsets: tuple[int, ...] | None  # of the runs, in a patch (None: inputs are read in place, run after run)
     scratch: int  # elements per thread
 
 
-def blocks(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int, dense: bool) -> Blocks:
-    """Cut a convolution of ``size`` places with ``channels`` into ``places`` with ``outputs`` channels; ``dense``: no view has gaps."""
+def blocks(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int, even: bool) -> Blocks:
+    """Cut a convolution of ``size`` places with ``channels`` into ``places`` with ``outputs`` channels; ``even``: in each array, all
+    pixels are equally far from the next one."""
     channels, outputs = channels // window.groups, outputs // window.groups
-    fits = all((n - 1) * s < m for n, s, m in zip(places, window.stride, size))
-    pointwise = window.taps == 1 and not any(window.padding) and fits
-    flat = dense and _as_one_line(window, size, places)
-    width, height = (batch * math.prod(places), 1) if flat else (places[2], places[1])
-    if pointwise:
-        columns = min(width, max(4 * MAX_ROWS, min(40 * MAX_ROWS, PATCH_ELEMENTS // channels // MAX_ROWS * MAX_ROWS)))
-        rows = min(height, max(1, min(PATCH_ELEMENTS // channels, SUM_PIXELS) // columns))
-    else:
-        columns, rows = _patch_block(window, channels, width, height)
-    pixel_tasks = -(-width // columns) * -(-height // rows) * (1 if flat else batch * places[0])
-    panels = -(-outputs // WIDTH)
     wanted = TASKS_PER_THREAD * threads
-    if pixel_tasks * window.groups < wanted and flat:
-        columns = max(min(columns, MAX_ROWS), -(-width // wanted // MAX_ROWS) * MAX_ROWS)
-        pixel_tasks = -(-width // columns)
-    panel_tasks = min(panels, -(-wanted // (pixel_tasks * window.groups)))
-    panels = -(-panels // panel_tasks)
-    sums = max(rows * columns, MAX_ROWS) * WIDTH
-    if pointwise:
-        pieces = next((k for k in range(-(-channels // PASS_DEPTH), 17) if channels % k == 0), 1)
-        return Blocks(True, flat, rows, columns, panels, channels // pieces, None, _rounded(sums))
-    lines, line = _patch(window, rows, columns, channels)
-    tap_starts, length = _runs(window, lines, line, channels)
-    return Blocks(False, False, rows, columns, panels, length, tap_starts, _rounded(sums + window.extent[0] * lines * line))
+    flat = even and _as_one_line(window, size, places)
+    if flat:
+        rows, columns = 1, _line_block(channels, batch * math.prod(places), threads)
+        pixel_tasks = -(-batch * math.prod(places) // columns)
+        offsets, length, scratch = (0,), channels, 1
+    else:
+        columns, rows = _patch_block(window, channels, places, batch, threads)
+        pixel_tasks = batch * places[0] * -(-places[1] // rows) * -(-places[2] // columns)
+        lines, line = _patch(window, rows, columns, channels)
+        offsets, length = _runs(window, lines, line, channels)
+        scratch = window.extent[0] * lines * line
+    panels = -(-outputs // WIDTH)
+    task_panels = -(-panels // min(panels, -(-wanted // (pixel_tasks * window.groups))))
+    pass_panels = min(task_panels, max(1, PASS_ELEMENTS // (max(1, window.taps * channels) * WIDTH)))
+    whole_lines = window.taps == 1 and window.stride == (1, 1, 1) and columns == places[2]
+    return Blocks(flat, whole_lines, rows, columns, task_panels, pass_panels, offsets, length, _rounded(scratch))
 
 
 def _as_one_line(window: Window, size: Triple, places: Triple) -> bool:
-    """Whether all pixels of a batch may be seen as one line."""
+    """Whether each pixel of the output is made of the same pixel of the input."""
     return window.taps == 1 and window.stride == (1, 1, 1) and not any(window.padding) and size == places
+
+
+def _line_block(channels: int, pixels: int, threads: int) -> int:
+    """Pixels of a task, where all are one line."""
+    most = min(TASK_PIXELS, max(LEAST_PIXELS, PATCH_ELEMENTS // channels))
+    tasks = -(-pixels // most)
+    if pixels > threads * LEAST_PIXELS:
+        tasks = -(-tasks // threads) * threads
+    block = -(-pixels // tasks)
+    return min(pixels, -(-block // MAX_ROWS) * MAX_ROWS)
 
 
 def _patch(window: Window, rows: int, columns: int, channels: int) -> tuple[int, int]:
@@ -90,15 +96,20 @@ def _patch(window: Window, rows: int, columns: int, channels: int) -> tuple[int,
     return lines, line * channels
 
 
-def _patch_block(window: Window, channels: int, width: int, height: int) -> tuple[int, int]:
-    """Columns and rows of output whose patch is about :data:`PATCH_ELEMENTS`, at most :data:`SUM_PIXELS` in all."""
-    columns = -(-width // -(-width // SUM_PIXELS))
+def _patch_block(window: Window, channels: int, places: Triple, batch: int, threads: int) -> tuple[int, int]:
+    """Columns and rows of output whose patch is about :data:`PATCH_ELEMENTS`, at most :data:`TASK_PIXELS` in all, equally many for all
+    threads."""
+    _, height, width = places
+    columns = -(-width // -(-width // TASK_PIXELS))
     while columns > 4 * MAX_ROWS and window.extent[0] * math.prod(_patch(window, 1, columns, channels)) > PATCH_ELEMENTS:
         columns = -(-columns // 2)
-    rows, most = 1, min(height, SUM_PIXELS // columns)
+    rows, most = 1, min(height, TASK_PIXELS // columns)
     while rows < most and window.extent[0] * math.prod(_patch(window, rows + 1, columns, channels)) <= PATCH_ELEMENTS:
         rows += 1
-    return columns, -(-height // -(-height // rows))
+    tasks, others = -(-height // rows), batch * places[0] * -(-width // columns)
+    while tasks < height and tasks * others % threads and rows * columns > LEAST_PIXELS:
+        tasks += 1
+    return columns, -(-height // tasks)
 
 
 def _runs(window: Window, lines: int, line: int, channels: int) -> tuple[tuple[int, ...], int]:
@@ -119,18 +130,14 @@ def _int_array(values: Sequence[int]) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-def _geometry(window: Window) -> list[np.ndarray]:
+def _geometry(window: Window) -> np.ndarray:
     """What kernels take of a window."""
-    return [_int_array(values) for values in (window.stride, window.padding, window.dilation, window.extent)]
-
-
-def _epilogue(scalar: Callable | None) -> Callable | None:
-    return None if scalar is None else compiled(scalar)
+    return np.array([window.stride, window.padding, window.dilation, window.extent], np.int64)
 
 
 def forward_elements(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int) -> int:
     """Scratch elements per thread that :func:`convolve` needs."""
-    return max(blocks(window, size, channels, places, outputs, batch, threads, dense).scratch for dense in (False, True))
+    return max(blocks(window, size, channels, places, outputs, batch, threads, even).scratch for even in (False, True))
 
 
 def convolve(
@@ -138,25 +145,50 @@ def convolve(
     addend: np.ndarray | None = None, activation: Callable | None = None,
 ) -> None:  # fmt: skip
     """``y = activation(conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack` (none: the sum is zero)."""
-    size, places = x.shape[1:4], y.shape[1:4]
-    dense = x.flags.c_contiguous and y.flags.c_contiguous
-    plan = blocks(window, size, x.shape[4], places, y.shape[4], x.shape[0], scratch.shape[0], dense)
-    if plan.pointwise:
-        x = x[:, :: window.stride[0], :: window.stride[1], :: window.stride[2]]
-        window = dataclasses.replace(window, stride=(1, 1, 1))
-        offsets = np.arange(x.shape[4] // window.groups // plan.length) * plan.length
-    else:
-        offsets = _int_array(plan.offsets or ())
+    more = y if addend is None else addend
+    x, window = _without_gaps(x, y.shape[1:4], window)
+    even = None not in (pixel_step(x), pixel_step(y), pixel_step(more))
+    plan = blocks(window, x.shape[1:4], x.shape[4], y.shape[1:4], y.shape[4], x.shape[0], scratch.shape[0], even)
     if plan.flat:
-        x, y = x.reshape(1, 1, 1, -1, x.shape[4]), y.reshape(1, 1, 1, -1, y.shape[4])
-        addend = None if addend is None else addend.reshape(y.shape)
+        x, y, more = (as_line(array) for array in (x, y, more))
     narrow = y.shape[4] // window.groups <= LANES
-    heights = tile_heights(plan.columns, NARROW_LADDER if narrow else LADDER)
-    convolution(not plan.pointwise, addend is not None, _epilogue(activation), narrow)(
-        x, packed, bias, y if addend is None else addend, y,
-        offsets, plan.length, max(1, PASS_DEPTH // plan.length), heights, window.groups,
-        *_geometry(window), plan.rows, plan.columns, plan.panels, scratch,
+    one_line = plan.whole_lines and all(pixel_step(array) == array.strides[3] for array in (y, more))
+    heights = tile_heights(plan.rows * plan.columns if one_line else plan.columns, NARROW_LADDER if narrow else LADDER)
+    function, low, high = resolved(activation)
+    convolution(not plan.flat, narrow, function)(
+        x, packed, bias, addend is not None, more, low, high, y, _int_array(plan.offsets), plan.length, heights, window.groups,
+        _geometry(window), plan.rows, plan.columns, one_line, plan.task_panels, plan.pass_panels, scratch,
     )  # fmt: skip
+
+
+def _without_gaps(x: np.ndarray, places: Triple, window: Window) -> tuple[np.ndarray, Window]:
+    """The same convolution without the inputs that a pointwise one with a stride leaves out."""
+    inside = all((n - 1) * s < m for n, s, m in zip(places, window.stride, x.shape[1:4]))
+    if window.taps != 1 or any(window.padding) or not inside:
+        return x, window
+    chosen = (slice(0, (n - 1) * s + 1, s) for n, s in zip(places, window.stride))
+    return x[:, *chosen], dataclasses.replace(window, stride=(1, 1, 1))
+
+
+def pixel_step(array: np.ndarray) -> int | None:
+    """Bytes from each pixel of ``(N, D, H, W, C)`` to the next one; None where these differ."""
+    step, following = array.strides[4] * array.shape[4], None
+    for length, distance in zip(array.shape[3::-1], array.strides[3::-1]):
+        if length == 1:
+            continue
+        if following is None:
+            step = distance
+        elif distance != following:
+            return None
+        following = distance * length
+    return step
+
+
+def as_line(array: np.ndarray) -> np.ndarray:
+    """All pixels of ``(N, D, H, W, C)`` as one line, for an array that has a :func:`pixel_step`."""
+    pixels, step = math.prod(array.shape[:4]), pixel_step(array)
+    assert step is not None
+    return np.lib.stride_tricks.as_strided(array, (1, 1, 1, pixels, array.shape[4]), (*(pixels * step,) * 3, step, array.strides[4]))
 
 
 def pack(weight: np.ndarray, scale: np.ndarray, packed: np.ndarray, groups: int) -> None:
@@ -290,7 +322,7 @@ def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Wind
         flat,
         tile_heights(plan.channels * window.extent[2]),
         window.groups,
-        *_geometry(window),
+        _geometry(window),
         plan.rows,
         plan.columns,
         plan.channels,
@@ -309,9 +341,9 @@ def depthwise_convolve(
     """``y = activation(depthwise conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, ``weight (taps, C)``."""
     tasks = TASKS_PER_THREAD * num_threads()
     block_rows = max(1, y.shape[2] * y.shape[0] * y.shape[1] // (2 * tasks)) if y.shape[2] else 1
-    depthwise(addend is not None, _epilogue(activation))(
-        x, weight, bias, y if addend is None else addend, y, *_geometry(window), min(block_rows, 8)
-    )
+    function, low, high = resolved(activation)
+    more = y if addend is None else addend
+    depthwise(function)(x, weight, bias, addend is not None, more, low, high, y, _geometry(window), min(block_rows, 8))
 
 
 def pack_depthwise(weight: np.ndarray, scale: np.ndarray, packed: np.ndarray) -> None:
@@ -336,4 +368,4 @@ def depthwise_data_gradient(dy: np.ndarray, weight: np.ndarray, packed: np.ndarr
 
 def depthwise_weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window) -> None:
     """``dw (kernel..., 1, C)`` of a depthwise convolution."""
-    depthwise_weight_gradient(x, dy, dw.reshape(-1, dw.shape[-1]), *_geometry(window))
+    depthwise_weight_gradient(x, dy, dw.reshape(-1, dw.shape[-1]), _geometry(window))

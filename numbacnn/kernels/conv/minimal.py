@@ -10,8 +10,8 @@ import numpy as np
 
 from ...simd import LANES
 from ..channels import WIDTH
-from ..scalar import compiled
 from . import winograd
+from .ending import resolved
 from .tiles import MAX_ROWS, tile_heights
 from .window import Triple, Window
 
@@ -119,15 +119,16 @@ def convolve(
     :func:`numbacnn.kernels.conv.winograd.transform_weights`."""
     threads = scratch.shape[0]
     found = Extents.of(tile, y.shape[1:4], x.shape[4], y.shape[4], x.shape[0])
-    residual, epilogue, more = addend is not None, None if activation is None else compiled(activation), y if addend is None else addend
-    before, offset, block = np.array(padding[1:]), np.zeros(1, np.int64), _block(found, threads)
+    more, before, block = y if addend is None else addend, np.array(padding[1:]), _block(found, threads)
+    function, low, high = resolved(activation)
+    epilogue = bias, addend is not None, more, low, high
     if block:
-        winograd.fused(tile, residual, epilogue)(x, packed, bias, more, y, offset, tile_heights(block), before, block, scratch)
+        winograd.fused(tile, function)(x, packed, *epilogue, y, tile_heights(block), before, block, scratch)
         return
     flat, end = scratch.reshape(-1), found.places * found.tiles * found.row
     transformed = flat[:end].reshape(found.places, found.tiles, found.row)
     sums = flat[end : found.between(found.tiles)].reshape(found.places, found.panels, found.tiles, WIDTH)
     own = flat[flat.size - threads * found.own(tile) :].reshape(threads, -1)
     winograd.transform_inputs(tile)(x, np.array(y.shape[2:4]), before, transformed, own)
-    winograd.multiply_places(transformed, packed, sums, offset, tile_heights(found.tiles))
-    winograd.transform_outputs(tile, residual, epilogue)(sums, bias, more, y, own)
+    winograd.multiply_places(transformed, packed, sums, tile_heights(found.tiles))
+    winograd.transform_outputs(tile, function)(sums, *epilogue, y, own)

@@ -1,8 +1,7 @@
 """The register-tile inner loops that convolution, its gradients and matrix products share.
 
 A *panel* is ``WIDTH`` neighbouring output channels: packed weights lie panel by panel, ``[panel][depth][WIDTH]``, zeros behind the
-last channel. A tile is up to :data:`MAX_ROWS` pixels by one panel; its sums go through an array of the task (``sums``), from which an
-epilogue writes the output row by row.
+last channel. A tile is up to :data:`MAX_ROWS` pixels by one panel; its sums stay in registers from the first product to the epilogue.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import numpy as np
 from ...simd import LANES, VECTOR_BITS, load, load_part, outer, store, store_part, zeros
 from ..channels import VECTORS, WIDTH
 from ..jit import inline
+from .ending import ending
 
 _TALL = (14, 10, 7, 4, 2, 1)
 LADDER = _TALL if VECTOR_BITS == 512 else (6, 5, 4, 3, 2, 1)
@@ -58,38 +58,83 @@ def _by_height(ladder, functions):
 
 
 @functools.cache
-def _product(rows, vectors):
+def _strip(rows, vectors, activation):
+    finish = ending(activation)
+
     @inline
-    def product(sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at):
-        tile = zeros(sums, rows, vectors)
-        if not first:
-            tile = load(sums, at, WIDTH, rows, vectors)
-        for run in range(run_from, run_to):
-            p = x_at + offsets[run]
-            for _ in range(length // 4):
-                tile = outer(tile, x, p, row_stride, w, w_at)
-                tile = outer(tile, x, p + 1, row_stride, w, w_at + WIDTH)
-                tile = outer(tile, x, p + 2, row_stride, w, w_at + 2 * WIDTH)
-                tile = outer(tile, x, p + 3, row_stride, w, w_at + 3 * WIDTH)
-                p += 4
-                w_at += 4 * WIDTH
-            for _ in range(length % 4):
-                tile = outer(tile, x, p, row_stride, w, w_at)
-                p += 1
-                w_at += WIDTH
-        store(tile, sums, at, WIDTH)
+    def strip(
+        x, x_at, x_step, offsets, length, w, w_at, w_step, bias, channel, end,
+        residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
+    ):  # fmt: skip
+        while channel < end:
+            count = end - channel
+            whole = count >= vectors * LANES
+            total = load(bias, channel, 0, rows, vectors) if whole else load_part(bias, channel, 0, count, rows, vectors)
+            row = w_at
+            for run in range(offsets.size):
+                p = x_at + offsets[run]
+                for _ in range(length // 4):
+                    total = outer(total, x, p, x_step, w, row)
+                    total = outer(total, x, p + 1, x_step, w, row + WIDTH)
+                    total = outer(total, x, p + 2, x_step, w, row + 2 * WIDTH)
+                    total = outer(total, x, p + 3, x_step, w, row + 3 * WIDTH)
+                    p += 4
+                    row += 4 * WIDTH
+                for _ in range(length % 4):
+                    total = outer(total, x, p, x_step, w, row)
+                    p += 1
+                    row += WIDTH
+            if residual:
+                if whole:
+                    total = total + load(addend, addend_at, addend_step, rows, vectors)
+                else:
+                    total = total + load_part(addend, addend_at, addend_step, count, rows, vectors)
+            total = finish(total, low, high)
+            if whole:
+                store(total, y, y_at, y_step)
+            else:
+                store_part(total, y, y_at, y_step, count)
+            channel += WIDTH
+            w_at += w_step
+            addend_at += WIDTH
+            y_at += WIDTH
+
+    return strip
+
+
+@functools.cache
+def strips(narrow, activation):
+    """The function ``(rows, x, x_at, x_step, offsets, length, w, w_at, w_step, bias, channel, end, residual, addend, addend_at,
+    addend_step, low, high, y, y_at, y_step)`` that makes output channels ``channel .. end`` of ``rows`` pixels, one of the ladder's
+    heights, panel by panel (or, ``narrow``, the first vector of the only panel):
+
+    ``y[i] = finish(bias + sum over runs and p < length of x[x_at + offsets[run] + i * x_step + p] * w[next row] + addend[i])``,
+
+    with panels of weights ``w_step`` apart, the addend only where ``residual``, and :func:`ending` for ``finish``."""
+    ladder, vectors = (NARROW_LADDER, 1) if narrow else (LADDER, VECTORS)
+    return _by_height(ladder, [_strip(rows, vectors, activation) for rows in ladder])
+
+
+@functools.cache
+def _product(rows):
+    @inline
+    def product(x, x_at, x_step, length, w, w_at, sums, at):
+        total = zeros(sums, rows, VECTORS)
+        for _ in range(length // 4):
+            total = outer(total, x, x_at, x_step, w, w_at)
+            total = outer(total, x, x_at + 1, x_step, w, w_at + WIDTH)
+            total = outer(total, x, x_at + 2, x_step, w, w_at + 2 * WIDTH)
+            total = outer(total, x, x_at + 3, x_step, w, w_at + 3 * WIDTH)
+            x_at += 4
+            w_at += 4 * WIDTH
+        store(total, sums, at, WIDTH)
 
     return product
 
 
-@functools.cache
-def products(narrow):
-    """The function ``(rows, sums, at, first, x, x_at, row_stride, offsets, run_from, run_to, length, w, w_at)`` that multiplies ``rows``
-    pixels, one of the ladder's heights, with a panel, or (``narrow``) its first vector:
-    ``sums[i] (+)= sum over runs and p < length of x[x_at + offsets[run] + i * row_stride + p] * w[next row of the panel]``;
-    ``first`` overwrites."""
-    ladder, vectors = (NARROW_LADDER, 1) if narrow else (LADDER, VECTORS)
-    return _by_height(ladder, [_product(rows, vectors) for rows in ladder])
+products = _by_height(LADDER, [_product(rows) for rows in LADDER])
+"""``products(rows, x, x_at, x_step, length, w, w_at, sums, at)``: ``rows`` rows of ``x``, one of the ladder's heights, times a panel of
+weights. ``length`` is a multiple of four."""
 
 
 @functools.cache

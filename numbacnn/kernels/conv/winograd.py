@@ -25,7 +25,8 @@ from numba import prange
 from ...simd import LANES, load, load_part, store, stride, take, transpose, zeros
 from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel
-from .direct import _identity, _pack_line
+from .direct import _pack_line
+from .ending import ending
 from .tiles import copy_run, products
 
 GAP = 16  # elements behind a row of transformed inputs: rows a power of two apart would share sets of the cache
@@ -143,14 +144,13 @@ def input_step(size):
 
 
 @functools.cache
-def output_step(size, residual, activation):
+def output_step(size, activation):
     """The function that makes outputs of the sums of one tile, and applies the epilogue."""
     across = size + 2
-    has_activation = activation is not None
-    activate = activation if has_activation else _identity
+    finish = ending(activation)
 
     @inline
-    def step(sums, at, place_step, panel_step, bias, addend, y, n, row, column, lines):
+    def step(sums, at, place_step, panel_step, bias, residual, addend, low, high, y, n, row, column, lines):
         """Panels of sums at ``sums[at + place * place_step + panel * panel_step]`` to ``y``, whose first place is ``(row, column)``."""
         channels = y.shape[4]
         rows, columns = min(size, y.shape[2] - row), min(size, y.shape[3] - column)
@@ -203,9 +203,7 @@ def output_step(size, residual, activation):
                     value = load(outputs, (i * size + j) * WIDTH, 0, 1, VECTORS) + shift
                     if residual:
                         value = value + read(addend, more + j * stride(addend, 3), count)
-                    if has_activation:
-                        value = activate(value)
-                    write(value, y, to + j * stride(y, 3), count)
+                    write(finish(value, low, high), y, to + j * stride(y, 3), count)
             at += panel_step
 
     return step
@@ -215,18 +213,17 @@ def output_step(size, residual, activation):
 
 
 @functools.cache
-def fused(size, residual, activation):
-    """The kernel that convolves block of tiles by block of tiles, for one kind of epilogue (as :func:`.direct.convolution`)."""
+def fused(size, activation):
+    """The kernel that convolves block of tiles by block of tiles; ``activation`` as of :func:`numbacnn.kernels.conv.ending.ending`."""
     across = size + 2
     places = across * across
-    transform_input, transform_output = input_step(size), output_step(size, residual, activation)
-    multiply = products(False)
+    transform_input, transform_output = input_step(size), output_step(size, activation)
 
     @kernel(parallel=True, views=("x", "addend", "y"))
-    def convolve(x, u, bias, addend, y, offsets, heights, padding, block, scratch, queue, threads):
-        """``y = activation(conv(x) + bias + addend)`` of views ``(N, 1, H, W, C)``; ``u`` transformed weights (:func:`transform_weights`),
-        ``offsets`` and ``heights`` as of the direct convolution, ``padding`` (height, width) in front, ``block`` tiles at a time,
-        ``scratch (threads, elements)`` (:func:`fused_elements`)."""
+    def convolve(x, u, bias, residual, addend, low, high, y, heights, padding, block, scratch, queue, threads):
+        """``y = finish(conv(x) + bias + addend)``, the addend only where ``residual``, of views ``(N, 1, H, W, C)``; ``u`` transformed
+        weights (:func:`transform_weights`), ``heights`` as of the direct convolution, ``padding`` (height, width) in front,
+        ``block`` tiles at a time, ``scratch (threads, elements)``."""
         queue[0] = 0
         channels, out_channels = x.shape[4], y.shape[4]
         depth = (channels + LANES - 1) // LANES * LANES
@@ -256,15 +253,15 @@ def fused(size, residual, activation):
                         done = 0
                         while done < count:
                             rows = heights[count - done]
-                            multiply(
-                                rows, sums, at + done * WIDTH, True, transformed, (place * block + done) * row, row,
-                                offsets, 0, 1, depth, u, weights,
-                            )  # fmt: skip
+                            products(rows, transformed, (place * block + done) * row, row, depth, u, weights, sums, at + done * WIDTH)
                             done += rows
                 for t in range(count):
                     n, rest = divmod(first + t, down * wide)
                     i, j = divmod(rest, wide)
-                    transform_output(sums, t * WIDTH, panels * block * WIDTH, block * WIDTH, bias, addend, y, n, i * size, j * size, lines)
+                    transform_output(
+                        sums, t * WIDTH, panels * block * WIDTH, block * WIDTH, bias, residual, addend, low, high,
+                        y, n, i * size, j * size, lines,
+                    )  # fmt: skip
 
     return convolve
 
@@ -300,11 +297,8 @@ def transform_inputs(size):
     return transform
 
 
-_multiply = products(False)
-
-
 @kernel(parallel=True)
-def multiply_places(transformed, u, sums, offsets, heights, queue, threads):
+def multiply_places(transformed, u, sums, heights, queue, threads):
     """``sums (places, panels, tiles, WIDTH)`` of ``transformed (places, tiles, depth + GAP)`` and transformed weights ``u``."""
     queue[0] = 0
     places, panels, tiles, _ = sums.shape
@@ -320,20 +314,19 @@ def multiply_places(transformed, u, sums, offsets, heights, queue, threads):
             done = 0
             while done < tiles:
                 rows = heights[tiles - done]
-                _multiply(
-                    rows, target, (task * tiles + done) * WIDTH, True, flat, (place * tiles + done) * row, row,
-                    offsets, 0, 1, depth, u, task * depth * WIDTH,
-                )  # fmt: skip
+                products(
+                    rows, flat, (place * tiles + done) * row, row, depth, u, task * depth * WIDTH, target, (task * tiles + done) * WIDTH
+                )
                 done += rows
 
 
 @functools.cache
-def transform_outputs(size, residual, activation):
-    """The kernel of the third phase, for one kind of epilogue."""
-    transform_output = output_step(size, residual, activation)
+def transform_outputs(size, activation):
+    """The kernel of the third phase; ``activation`` as of :func:`numbacnn.kernels.conv.ending.ending`."""
+    transform_output = output_step(size, activation)
 
     @kernel(parallel=True, views=("addend", "y"))
-    def transform(sums, bias, addend, y, scratch, queue, threads):
+    def transform(sums, bias, residual, addend, low, high, y, scratch, queue, threads):
         """``y (N, 1, H, W, CO)`` from ``sums (places, panels, tiles, WIDTH)``."""
         queue[0] = 0
         down, wide = (y.shape[2] + size - 1) // size, (y.shape[3] + size - 1) // size
@@ -347,7 +340,10 @@ def transform_outputs(size, residual, activation):
                     break
                 n, rest = divmod(tile, down * wide)
                 i, j = divmod(rest, wide)
-                transform_output(flat, tile * WIDTH, panels * tiles * WIDTH, tiles * WIDTH, bias, addend, y, n, i * size, j * size, own)
+                transform_output(
+                    flat, tile * WIDTH, panels * tiles * WIDTH, tiles * WIDTH, bias, residual, addend, low, high,
+                    y, n, i * size, j * size, own,
+                )  # fmt: skip
 
     return transform
 
