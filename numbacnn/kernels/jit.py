@@ -53,7 +53,7 @@ from ..simd_python import plain
 from .linking import attach_environments, linked_later
 
 FASTMATH = {"contract", "nsz"}  # fused multiply-add, and no care for the sign of zero; NaN and infinity stay exact
-FLAGS: dict[str, Any] = dict(nogil=True, error_model="numpy", fastmath=FASTMATH, no_cfunc_wrapper=True)
+FLAGS: dict[str, Any] = dict(_nrt=False, nogil=True, error_model="numpy", fastmath=FASTMATH, no_cfunc_wrapper=True)
 PARALLEL = ParallelOptions(
     dict(comprehension=False, reduction=False, inplace_binop=False, setitem=False, numpy=False, stencil=False, fusion=False, prange=True)
 )  # only explicit prange loops: cheaper to compile, and nothing is parallel by accident. (Numba empties a dict at the first compilation.)

@@ -411,12 +411,24 @@ class _DepthwiseConvolution(_AnyConvolution):
     def prepared(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         if self.multiplier > 1:
             return self._grouped(x).prepared(x, batch, threads, training)
-        return {"packed": Buffer((math.prod(self._numbers().size), x[-1]), per_sample=False)}
+        return {"packed": self._packed(x)}
+
+    def _packed(self, x: Shape) -> Buffer:
+        return Buffer((kernels.conv.depthwise_packed_elements(x[-1], math.prod(self._numbers().size)),), per_sample=False)
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         if self.multiplier > 1:
             return self._grouped(x).scratch(x, batch, threads, training)
-        return {"packed_back": Buffer((math.prod(self._numbers().size), x[-1]), per_sample=False)} if training else {}
+        conv, window = kernels.conv, self._grouped(x).lifted_window(x)
+        size, places = conv.lift(x[:-1], 1), conv.lift(self.output_shape(x)[:-1], 1)
+        elements = conv.depthwise_elements(window, x[-1], places, batch, threads)
+        if not training:
+            return {"scratch": Buffer((threads, elements), per_sample=False)}
+        elements = max(elements, conv.depthwise_data_gradient_elements(window, size, x[-1], batch, threads))
+        return {
+            "scratch": Buffer((threads, elements), per_sample=False),
+            "packed_back": self._packed(x),
+        }
 
     def pack(self, x: Shape, batch: int, p: dict, b: dict, scale: np.ndarray | None) -> None:
         if self.multiplier > 1:
@@ -431,7 +443,7 @@ class _DepthwiseConvolution(_AnyConvolution):
             return
         conv, window = kernels.conv, grouped.lifted_window(x.shape[1:])
         shift = constant_vector(shift, 0, x.shape[-1], y)
-        conv.depthwise_convolve(lifted(x), b["packed"], shift, lifted(y), window, lifted(addend), scalar)
+        conv.depthwise_convolve(lifted(x), b["packed"], shift, lifted(y), window, b["scratch"], lifted(addend), scalar)
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         grouped = self._grouped(x.shape[1:])
@@ -445,7 +457,7 @@ class _DepthwiseConvolution(_AnyConvolution):
         if "bias" in dp:
             conv.channel_sums(dy.reshape(-1, x.shape[-1]), dp["bias"])
         if dx is not None:
-            conv.depthwise_data_gradient(dy5, p["weight"], b["packed_back"], lifted(dx), window)
+            conv.depthwise_data_gradient(dy5, p["weight"], b["packed_back"], lifted(dx), window, b["scratch"])
 
 
 class DepthwiseConv1D(_DepthwiseConvolution):

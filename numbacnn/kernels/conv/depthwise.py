@@ -13,9 +13,12 @@ from numba import prange
 from ...simd import LANES, fma, load, load_part, row_sum, store, store_part, stride, take, zeros
 from ..jit import inline, kernel
 from .ending import ending
+from .tiles import clear_run, copy_run
 
-ROWS = 6
-"""Pixels per tile: with as many inputs on the way, they fit 16 registers."""
+HEIGHTS = (7, 4, 1)
+"""Pixels of a tile, neighbours in a line: most maps are a multiple of seven wide."""
+HELD = 4 * LANES
+"""Channels of a block, which lie together in patches and packed weights."""
 GRADIENT_VECTORS = 2
 GRADIENT_WIDTH = GRADIENT_VECTORS * LANES
 """Channels per task of the weight gradient: a cache line or more."""
@@ -29,110 +32,120 @@ def _inside(start, step, taps, size):
     return first, max(first, last)
 
 
+@inline
+def _pack_columns(x, n, d, h, column, count, step, channel, held, target, at, part):
+    """Copy ``count`` columns of one input line (zeros outside of it), ``held`` channels each, to ``target[at + column * HELD]``: those
+    with one remainder modulo ``step`` next to each other, remainders ``part`` elements apart."""
+    inside = 0 <= d < x.shape[1] and 0 <= h < x.shape[2]
+    source = n * stride(x, 0) + d * stride(x, 1) + h * stride(x, 2) + channel
+    for remainder in range(min(step, count)):
+        to = at + remainder * part
+        for c in range(column + remainder, column + count, step):
+            if inside and 0 <= c < x.shape[3]:
+                copy_run(x, source + c * stride(x, 3), target, to, held)
+            else:
+                clear_run(target, to, held)
+            to += HELD
+
+
 @functools.cache
-def depthwise(activation):
-    """The kernel ``convolve``; ``activation`` as of :func:`numbacnn.kernels.conv.ending.ending`."""
+def depthwise(height, activation):
+    """The kernel ``convolve`` with tiles of ``height`` pixels; ``activation`` as of :func:`numbacnn.kernels.conv.ending.ending`."""
     finish = ending(activation)
 
-    def tile_of(rows):
-        @inline
-        def tile(
-            x, x_at, x_step, x_tap, w, w_at, channels, bias, residual, addend, addend_at, addend_step, low, high,
-            y, y_at, y_step, channel, count, extent, first, last,
-        ):  # fmt: skip
-            """One channel block of ``rows`` pixels with the taps from ``first`` to behind ``last`` in each axis."""
-            total = load_part(bias, channel, 0, count, rows, 1)
-            for kd in range(first[0], last[0]):
-                for kh in range(first[1], last[1]):
-                    for kw in range(first[2], last[2]):
-                        at = x_at + kd * x_tap[0] + kh * x_tap[1] + kw * x_tap[2]
-                        weight_at = w_at + ((kd * extent[1] + kh) * extent[2] + kw) * channels
-                        if count >= LANES:
-                            total = fma(load(x, at, x_step, rows, 1), load(w, weight_at, 0, rows, 1), total)
-                        else:
-                            total = fma(load_part(x, at, x_step, count, rows, 1), load_part(w, weight_at, 0, count, rows, 1), total)
-            if residual:
-                total = total + load_part(addend, addend_at, addend_step, count, rows, 1)
-            total = finish(total, low, high)
-            if count >= LANES:
-                store(total, y, y_at, y_step)
+    @inline
+    def tile(
+        patch, at, offsets, w, w_at, bias, channel, count, residual, addend, addend_at, addend_step, low, high, y, y_at, y_step
+    ):  # fmt: skip
+        """A vector of ``count`` channels (or more) of ``height`` pixels."""
+        whole = count >= LANES
+        total = load(bias, channel, 0, height, 1) if whole else load_part(bias, channel, 0, count, height, 1)
+        for tap in range(offsets.size):
+            total = fma(load(patch, at + offsets[tap], HELD, height, 1), load(w, w_at + tap * HELD, 0, height, 1), total)
+        if residual:
+            if whole:
+                total = total + load(addend, addend_at, addend_step, height, 1)
             else:
-                store_part(total, y, y_at, y_step, count)
-
-        return tile
-
-    tall, flat = tile_of(ROWS), tile_of(1)
+                total = total + load_part(addend, addend_at, addend_step, count, height, 1)
+        total = finish(total, low, high)
+        if whole:
+            store(total, y, y_at, y_step)
+        else:
+            store_part(total, y, y_at, y_step, count)
 
     @kernel(parallel=True, views=("x", "addend", "y"))
-    def convolve(x, w, bias, residual, addend, low, high, y, geometry, block_rows, queue, threads):
-        """``y = finish(depthwise conv(x, w) + bias + addend)``; arguments as of :func:`numbacnn.kernels.conv.direct.convolution`."""
+    def convolve(
+        x, w, bias, residual, addend, low, high, y, offsets, geometry, block_rows, block_columns, scratch, queue, threads
+    ):  # fmt: skip
+        """``y = finish(depthwise conv(x, w) + bias + addend)``; ``w (blocks, taps, HELD)`` from :func:`pack_taps`, ``offsets`` of the taps
+        in a patch; other arguments as of :func:`numbacnn.kernels.conv.direct.convolution`.
+
+        A task copies the patch of a block of channels, ``[kd][line][remainder][column][HELD]`` with columns sorted by their remainder
+        modulo the stride, so that a tile's inputs are neighbours. A line's last tile may overlap the one before.
+        """
         queue[0] = 0
         strides, padding, dilation, extent = geometry[0], geometry[1], geometry[2], geometry[3]
-        planes, height, width, channels = y.shape[1], y.shape[2], y.shape[3], y.shape[4]
-        row_tasks = -(-height // block_rows)
-        x_step = strides[2] * stride(x, 3)
-        x_tap = (dilation[0] * stride(x, 1), dilation[1] * stride(x, 2), dilation[2] * stride(x, 3))
-        reach = (extent[2] - 1) * dilation[2]
-        inner_from = min(width, -(-padding[2] // strides[2])) if padding[2] > 0 else 0
-        inner_to = max(inner_from, min(width, (x.shape[3] - 1 - reach + padding[2]) // strides[2] + 1))
-        addend_step = stride(addend, 3)
-        y_step = stride(y, 3)
-        for _ in prange(threads):
+        planes, height_, width, channels = y.shape[1], y.shape[2], y.shape[3], y.shape[4]
+        blocks = -(-channels // HELD)
+        row_tasks, column_tasks = -(-height_ // block_rows), -(-width // block_columns)
+        lines = (block_rows - 1) * strides[1] + (extent[1] - 1) * dilation[1] + 1
+        columns = (block_columns - 1) * strides[2] + (extent[2] - 1) * dilation[2] + 1
+        part = -(-columns // strides[2]) * HELD
+        line_step = min(strides[2], columns) * part
+        y_step, addend_step = stride(y, 3), stride(addend, 3)
+        for thread in prange(threads):
+            own = scratch[thread]
             while True:
                 task = take(queue, 1)
-                if task >= y.shape[0] * planes * row_tasks:
+                if task >= y.shape[0] * planes * row_tasks * column_tasks * blocks:
                     break
-                n, rest = divmod(task, planes * row_tasks)
-                plane, row_task = divmod(rest, row_tasks)
-                depth = plane * strides[0] - padding[0]
-                d_first, d_last = _inside(depth, dilation[0], extent[0], x.shape[1])
-                for row in range(row_task * block_rows, min(height, (row_task + 1) * block_rows)):
-                    line = row * strides[1] - padding[1]
-                    h_first, h_last = _inside(line, dilation[1], extent[1], x.shape[2])
-                    y_row = n * stride(y, 0) + plane * stride(y, 1) + row * stride(y, 2)
-                    addend_row = n * stride(addend, 0) + plane * stride(addend, 1) + row * stride(addend, 2)
-                    x_row = n * stride(x, 0) + depth * stride(x, 1) + line * stride(x, 2) - padding[2] * stride(x, 3)
-                    column = 0
-                    while column < width:
-                        is_inner = inner_from <= column < inner_to
-                        x_pixel = x_row + column * x_step
-                        y_pixel = y_row + column * y_step
-                        addend_pixel = addend_row + column * addend_step
-                        if is_inner and column + ROWS <= inner_to:
-                            for channel in range(0, channels, LANES):
-                                tall(
-                                    x, x_pixel + channel, x_step, x_tap, w, channel, channels,
-                                    bias, residual, addend, addend_pixel + channel, addend_step, low, high,
-                                    y, y_pixel + channel, y_step, channel, min(LANES, channels - channel), extent,
-                                    (d_first, h_first, 0), (d_last, h_last, extent[2]),
-                                )  # fmt: skip
-                            column += ROWS
-                        else:
-                            w_first, w_last = _inside(column * strides[2] - padding[2], dilation[2], extent[2], x.shape[3])
-                            for channel in range(0, channels, LANES):
-                                flat(
-                                    x, x_pixel + channel, x_step, x_tap, w, channel, channels,
-                                    bias, residual, addend, addend_pixel + channel, addend_step, low, high,
-                                    y, y_pixel + channel, y_step, channel, min(LANES, channels - channel), extent,
-                                    (d_first, h_first, w_first), (d_last, h_last, w_last),
-                                )  # fmt: skip
-                            column += 1
+                task, block = divmod(task, blocks)
+                task, column_task = divmod(task, column_tasks)
+                task, row_task = divmod(task, row_tasks)
+                n, plane = divmod(task, planes)
+                channel = block * HELD
+                held = min(HELD, channels - channel)
+                row, column = row_task * block_rows, column_task * block_columns
+                row_count = min(block_rows, height_ - row)
+                column_count = min(block_columns, width - column)
+                for kd in range(extent[0]):
+                    for line in range((row_count - 1) * strides[1] + (extent[1] - 1) * dilation[1] + 1):
+                        _pack_columns(
+                            x, n, plane * strides[0] - padding[0] + kd * dilation[0], row * strides[1] - padding[1] + line,
+                            column * strides[2] - padding[2], (column_count - 1) * strides[2] + (extent[2] - 1) * dilation[2] + 1,
+                            strides[2], channel, held, own, (kd * lines + line) * line_step, part,
+                        )  # fmt: skip
+                for r in range(row_count):
+                    to = n * stride(y, 0) + plane * stride(y, 1) + (row + r) * stride(y, 2) + column * y_step + channel
+                    more = (
+                        n * stride(addend, 0) + plane * stride(addend, 1) + (row + r) * stride(addend, 2) + column * addend_step + channel
+                    )
+                    for at in range(0, held, LANES):
+                        for start in range(0, column_count, height):
+                            c = max(0, min(start, column_count - height))
+                            tile(
+                                own, r * strides[1] * line_step + c * HELD + at, offsets, w, block * offsets.size * HELD + at,
+                                bias, channel + at, held - at, residual, addend, more + c * addend_step + at, addend_step, low, high,
+                                y, to + c * y_step + at, y_step,
+                            )  # fmt: skip
 
     return convolve
 
 
 @kernel(parallel=True)
 def pack_taps(w, taps, scale, packed, queue, threads):
-    """``packed[t] = w[taps[t]] * scale``, arrays ``(taps, C)`` and ``(C,)``."""
+    """``packed (blocks, taps, HELD)``: ``w (all taps, C)[taps[t]] * scale (C,)``, zeros behind the last channel."""
     queue[0] = 0
     channels = w.shape[1]
     for _ in prange(threads):
         while True:
-            task = take(queue, 1)
-            if task >= taps.size:
+            block = take(queue, 1)
+            if block >= packed.shape[0]:
                 break
-            for channel in range(channels):
-                packed[task, channel] = w[taps[task], channel] * scale[channel]
+            for t in range(taps.size):
+                for c in range(HELD):
+                    channel = block * HELD + c
+                    packed[block, t, c] = w[taps[t], channel] * scale[channel] if channel < channels else 0
 
 
 @kernel(parallel=True, views=("x", "dy"))

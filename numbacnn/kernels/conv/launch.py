@@ -11,8 +11,7 @@ import numpy as np
 
 from ...simd import LANES
 from ..channels import WIDTH
-from ..jit import num_threads
-from .depthwise import depthwise, depthwise_weight_gradient, pack_taps
+from .depthwise import HEIGHTS, HELD, depthwise, depthwise_weight_gradient, pack_taps
 from .direct import convolution, pack_weights, weight_gradient
 from .ending import resolved
 from .tiles import LADDER, MAX_ROWS, NARROW_LADDER, tile_heights
@@ -23,6 +22,9 @@ PATCH_ELEMENTS = 48 * 1024  # of input that a task holds, and
 PASS_ELEMENTS = 64 * 1024  # of weights that meet them at a time: together they should stay in a second-level cache
 LEAST_PIXELS = 8 * MAX_ROWS  # of a task: with fewer, weights come from afar for too few products
 TASKS_PER_THREAD = 4  # enough to even out threads that get less of the machine
+DEPTHWISE_COLUMNS = 256  # of a task of a depthwise convolution, and
+DEPTHWISE_ELEMENTS = 24 * 1024  # of its patch
+LEAST_LINES = 4  # of its output: it reads some more lines of input
 GRADIENT_PIXELS = 256  # pixels per block of the weight gradient
 GRADIENT_CHANNELS = 64  # input channels per task of the weight gradient
 ROUND = 16  # scratch rows start at multiples of a cache line
@@ -334,36 +336,88 @@ def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Wind
 # Depthwise -----------------------------------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
+class DepthwiseBlocks:
+    """How a depthwise convolution is cut into tasks."""
+
+    height: int  # of tiles
+    rows: int
+    columns: int
+    offsets: tuple[int, ...]  # of the taps, in a patch
+    scratch: int  # elements per thread
+
+
+def depthwise_blocks(window: Window, channels: int, places: Triple, batch: int, threads: int) -> DepthwiseBlocks:
+    """Cut a depthwise convolution that gives ``places`` with ``channels``: enough tasks for all threads, whose patches fit the cache."""
+    (kd, kh, kw), (_, sh, sw), (_, dh, dw) = window.extent, window.stride, window.dilation
+    depth, height, width = places
+    columns = min(width, DEPTHWISE_COLUMNS)
+    across = (columns - 1) * sw + (kw - 1) * dw + 1
+    part = -(-across // sw) * HELD
+    line = min(sw, across) * part
+    tasks = batch * depth * -(-channels // HELD) * -(-width // columns)
+    held = max(1, (DEPTHWISE_ELEMENTS // max(1, kd * line) - (kh - 1) * dh - 1) // sh + 1)
+    parts = max(-(-height // held), min(-(-height // LEAST_LINES), -(-TASKS_PER_THREAD * threads // tasks)))
+    rows = -(-height // parts)
+    lines = (rows - 1) * sh + (kh - 1) * dh + 1
+    offsets = tuple((d * lines + h * dh) * line + w * dw % sw * part + w * dw // sw * HELD for d, h, w in np.ndindex(kd, kh, kw))
+    tall = min((h for h in HEIGHTS if h <= columns), key=lambda h: -(-columns // h) * (h + 1))
+    return DepthwiseBlocks(tall, rows, columns, offsets, _rounded(kd * lines * line))
+
+
+def depthwise_elements(window: Window, channels: int, places: Triple, batch: int, threads: int) -> int:
+    """Scratch elements per thread that :func:`depthwise_convolve` needs."""
+    return depthwise_blocks(window, channels, places, batch, threads).scratch
+
+
 def depthwise_convolve(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window,
+    x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window, scratch: np.ndarray,
     addend: np.ndarray | None = None, activation: Callable | None = None,
 ) -> None:  # fmt: skip
-    """``y = activation(depthwise conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, ``weight (taps, C)``."""
-    tasks = TASKS_PER_THREAD * num_threads()
-    block_rows = max(1, y.shape[2] * y.shape[0] * y.shape[1] // (2 * tasks)) if y.shape[2] else 1
+    """``y = activation(depthwise conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack_depthwise`."""
+    plan = depthwise_blocks(window, y.shape[4], y.shape[1:4], y.shape[0], scratch.shape[0])
     function, low, high = resolved(activation)
-    more = y if addend is None else addend
-    depthwise(function)(x, weight, bias, addend is not None, more, low, high, y, _geometry(window), min(block_rows, 8))
+    depthwise(plan.height, function)(
+        x, packed, bias, addend is not None, y if addend is None else addend, low, high, y,
+        _int_array(plan.offsets), _geometry(window), plan.rows, plan.columns, scratch,
+    )  # fmt: skip
+
+
+def depthwise_packed_elements(channels: int, taps: int) -> int:
+    """Elements of packed weights."""
+    return -(-channels // HELD) * taps * HELD
 
 
 def pack_depthwise(weight: np.ndarray, scale: np.ndarray, packed: np.ndarray) -> None:
-    """``weight (kernel..., 1, C)`` times ``scale (C,)`` as ``packed (taps, C)``."""
+    """Pack ``weight (kernel..., 1, C)`` times ``scale (C,)`` for :func:`depthwise_convolve`."""
     flat = weight.reshape(-1, weight.shape[-1])
-    pack_taps(flat, np.arange(flat.shape[0]), scale, packed)
+    _pack_taps(flat, tuple(range(flat.shape[0])), scale, packed)
 
 
-def depthwise_data_gradient(dy: np.ndarray, weight: np.ndarray, packed: np.ndarray, dx: np.ndarray, window: Window) -> None:
-    """``dx`` of a depthwise convolution with ``weight (kernel..., 1, C)``; ``packed`` is scratch as large as the weights."""
-    flat = weight.reshape(-1, weight.shape[-1])
-    ones, zeros = np.ones(dx.shape[4], dx.dtype), np.zeros(dx.shape[4], dx.dtype)
+def _pack_taps(weight: np.ndarray, taps: tuple[int, ...], scale: np.ndarray, packed: np.ndarray) -> None:
+    pack_taps(weight, _int_array(taps), scale, packed.reshape(-1, len(taps), HELD))
+
+
+def depthwise_data_gradient_elements(window: Window, size: Triple, channels: int, batch: int, threads: int) -> int:
+    """Scratch elements per thread that :func:`depthwise_data_gradient` needs."""
+    return max(depthwise_elements(part.window, channels, part.places, batch, threads) for part in residues(window, size))
+
+
+def depthwise_data_gradient(
+    dy: np.ndarray, weight: np.ndarray, packed: np.ndarray, dx: np.ndarray, window: Window, scratch: np.ndarray
+) -> None:
+    """``dx`` of a depthwise convolution with ``weight (kernel..., 1, C)``; ``packed`` is scratch as large as packed weights."""
+    channels = weight.shape[-1]
+    flat = weight.reshape(-1, channels)
+    ones, zeros = np.ones(channels, dx.dtype), np.zeros(channels, dx.dtype)
     at = 0
     for part in residues(window, dx.shape[1:4]):
-        taps = packed[at : at + len(part.taps)]
-        at += len(part.taps)
+        taps = packed[at : at + depthwise_packed_elements(channels, len(part.taps))]
+        at += taps.size
         if part.taps:
-            pack_taps(flat, _int_array(part.taps), ones, taps)
+            _pack_taps(flat, part.taps, ones, taps)
         target = dx[:, *(slice(start, None, s) for start, s in zip(part.start, window.stride))]
-        depthwise_convolve(dy, taps, zeros, target, part.window)
+        depthwise_convolve(dy, taps, zeros, target, part.window, scratch)
 
 
 def depthwise_weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window) -> None:
