@@ -39,13 +39,13 @@ def _pack_columns(x, n, d, h, column, count, step, channel, held, target, at, pa
     inside = 0 <= d < x.shape[1] and 0 <= h < x.shape[2]
     source = n * stride(x, 0) + d * stride(x, 1) + h * stride(x, 2) + channel
     for remainder in range(min(step, count)):
+        places = (count - remainder + step - 1) // step
+        first, last = _inside(column + remainder, step, places, x.shape[3] if inside else 0)
         to = at + remainder * part
-        for c in range(column + remainder, column + count, step):
-            if inside and 0 <= c < x.shape[3]:
-                copy_run(x, source + c * stride(x, 3), target, to, held)
-            else:
-                clear_run(target, to, held)
-            to += HELD
+        clear_run(target, to, first * HELD)
+        for c in range(first, last):
+            copy_run(x, source + (column + remainder + c * step) * stride(x, 3), target, to + c * HELD, held)
+        clear_run(target, to + last * HELD, (places - last) * HELD)
 
 
 @functools.cache

@@ -58,46 +58,67 @@ def _by_height(ladder, functions):
 
 
 @functools.cache
-def _strip(rows, vectors, activation):
+def _panel(rows, vectors, activation):
     finish = ending(activation)
+
+    @inline
+    def panel(
+        x, x_at, x_step, offsets, length, w, w_at, bias, channel, count,
+        residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
+    ):  # fmt: skip
+        whole = count >= vectors * LANES
+        total = load(bias, channel, 0, rows, vectors) if whole else load_part(bias, channel, 0, count, rows, vectors)
+        for run in range(offsets.size):
+            p = x_at + offsets[run]
+            for _ in range(length // 4):
+                total = outer(total, x, p, x_step, w, w_at)
+                total = outer(total, x, p + 1, x_step, w, w_at + WIDTH)
+                total = outer(total, x, p + 2, x_step, w, w_at + 2 * WIDTH)
+                total = outer(total, x, p + 3, x_step, w, w_at + 3 * WIDTH)
+                p += 4
+                w_at += 4 * WIDTH
+            for _ in range(length % 4):
+                total = outer(total, x, p, x_step, w, w_at)
+                p += 1
+                w_at += WIDTH
+        if residual:
+            if whole:
+                total = total + load(addend, addend_at, addend_step, rows, vectors)
+            else:
+                total = total + load_part(addend, addend_at, addend_step, count, rows, vectors)
+        total = finish(total, low, high)
+        if whole:
+            store(total, y, y_at, y_step)
+        else:
+            store_part(total, y, y_at, y_step, count)
+
+    return panel
+
+
+@functools.cache
+def _strip(rows, narrow, activation):
+    wide, last = _panel(rows, VECTORS, activation), _panel(rows, 1, activation)
 
     @inline
     def strip(
         x, x_at, x_step, offsets, length, w, w_at, w_step, bias, channel, end,
         residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
     ):  # fmt: skip
-        while channel < end:
-            count = end - channel
-            whole = count >= vectors * LANES
-            total = load(bias, channel, 0, rows, vectors) if whole else load_part(bias, channel, 0, count, rows, vectors)
-            row = w_at
-            for run in range(offsets.size):
-                p = x_at + offsets[run]
-                for _ in range(length // 4):
-                    total = outer(total, x, p, x_step, w, row)
-                    total = outer(total, x, p + 1, x_step, w, row + WIDTH)
-                    total = outer(total, x, p + 2, x_step, w, row + 2 * WIDTH)
-                    total = outer(total, x, p + 3, x_step, w, row + 3 * WIDTH)
-                    p += 4
-                    row += 4 * WIDTH
-                for _ in range(length % 4):
-                    total = outer(total, x, p, x_step, w, row)
-                    p += 1
-                    row += WIDTH
-            if residual:
-                if whole:
-                    total = total + load(addend, addend_at, addend_step, rows, vectors)
-                else:
-                    total = total + load_part(addend, addend_at, addend_step, count, rows, vectors)
-            total = finish(total, low, high)
-            if whole:
-                store(total, y, y_at, y_step)
-            else:
-                store_part(total, y, y_at, y_step, count)
-            channel += WIDTH
-            w_at += w_step
-            addend_at += WIDTH
-            y_at += WIDTH
+        if not narrow:
+            while channel + LANES < end:
+                wide(
+                    x, x_at, x_step, offsets, length, w, w_at, bias, channel, end - channel,
+                    residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
+                )  # fmt: skip
+                channel += WIDTH
+                w_at += w_step
+                addend_at += WIDTH
+                y_at += WIDTH
+        if channel < end:
+            last(
+                x, x_at, x_step, offsets, length, w, w_at, bias, channel, end - channel,
+                residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
+            )  # fmt: skip
 
     return strip
 
@@ -106,13 +127,13 @@ def _strip(rows, vectors, activation):
 def strips(narrow, activation):
     """The function ``(rows, x, x_at, x_step, offsets, length, w, w_at, w_step, bias, channel, end, residual, addend, addend_at,
     addend_step, low, high, y, y_at, y_step)`` that makes output channels ``channel .. end`` of ``rows`` pixels, one of the ladder's
-    heights, panel by panel (or, ``narrow``, the first vector of the only panel):
+    heights, panel by panel (of one that ends within its first vector, only that; ``narrow``: there is no other):
 
     ``y[i] = finish(bias + sum over runs and p < length of x[x_at + offsets[run] + i * x_step + p] * w[next row] + addend[i])``,
 
     with panels of weights ``w_step`` apart, the addend only where ``residual``, and :func:`ending` for ``finish``."""
-    ladder, vectors = (NARROW_LADDER, 1) if narrow else (LADDER, VECTORS)
-    return _by_height(ladder, [_strip(rows, vectors, activation) for rows in ladder])
+    ladder = NARROW_LADDER if narrow else LADDER
+    return _by_height(ladder, [_strip(rows, narrow, activation) for rows in ladder])
 
 
 @functools.cache
@@ -172,21 +193,19 @@ def copy_run(source, source_at, target, target_at, count):
     while done + 4 * LANES <= count:
         store(load(source, source_at + done, 0, 1, 4), target, target_at + done, 0)
         done += 4 * LANES
-    while done < count:
-        store_part(
-            load_part(source, source_at + done, 0, count - done, 1, 1),
-            target,
-            target_at + done,
-            0,
-            count - done,
-        )
+    while done + LANES <= count:
+        store(load(source, source_at + done, 0, 1, 1), target, target_at + done, 0)
         done += LANES
+    if done < count:
+        store_part(load_part(source, source_at + done, 0, count - done, 1, 1), target, target_at + done, 0, count - done)
 
 
 @inline
 def clear_run(target, target_at, count):
     """Write ``count`` zeros."""
     done = 0
-    while done < count:
-        store_part(zeros(target, 1, 1), target, target_at + done, 0, count - done)
+    while done + LANES <= count:
+        store(zeros(target, 1, 1), target, target_at + done, 0)
         done += LANES
+    if done < count:
+        store_part(zeros(target, 1, 1), target, target_at + done, 0, count - done)
