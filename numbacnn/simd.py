@@ -688,14 +688,18 @@ def _apply(function, x):
 
 @intrinsic
 def _apply_to_tile(typing_context, function, tile):
+    """Vector by vector: what all vectors of a large tile need at once would not fit the registers."""
+    one = Tile(tile.dtype, 1, 1)
     try:
-        call = function.get_call_type(typing_context, (tile,), {})
+        call = function.get_call_type(typing_context, (one,), {})
     except NumbaError:
         call = None
-    if call is not None and call.return_type == tile:
+    if call is not None and call.return_type == one:
 
         def generate(context, builder, sig, args):
-            return context.get_function(function, call)(builder, args[1:])
+            implementation = context.get_function(function, call)
+            of_vectors = [implementation(builder, [_build(context, builder, one, [v])]) for v in _vectors(builder, tile, args[1])]
+            return _build(context, builder, tile, [_vectors(builder, one, value)[0] for value in of_vectors])
 
         return tile(function, tile), generate
     return tile(function, tile), _each(typing_context, function, tile)
