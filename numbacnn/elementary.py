@@ -40,7 +40,7 @@ def _exp(x):
     r = x - n * LN2_HIGH - n * LN2_LOW
     q = (((0.0013814191333949566 * r + 0.008368914015591145) * r + 0.04166840761899948) * r + 0.1666651964187622) * r + 0.4999999403953552
     result = from_bits(bits(q * r * r + r + 1.0) + (bits(shifted) << 23))
-    return where(x > EXP_HIGHEST, INFINITY, where(x < EXP_LOWEST, 0.0, result))
+    return where(x <= EXP_HIGHEST, where(x >= EXP_LOWEST, result, 0.0), x * INFINITY)
 
 
 def _expm1(x):
