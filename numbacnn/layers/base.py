@@ -60,6 +60,9 @@ class Layer:
     ``reads_views``     in inference, ``forward`` may be given inputs that are some channels of a wider array: channels are dense, but
                         pixels have gaps between them. Others are never given such inputs.
     ``writes_views``    likewise of outputs.
+    ``concatenates``    ``y`` is the inputs one after the other. ``forward`` leaves alone what lies in its place in ``y`` already, as
+                        the planner lets inputs do where ``reads_views`` and ``writes_views`` of the layers around allow it.
+    ``splits``          the outputs are ``x``, cut, one after the other. ``forward`` leaves alone those that lie in ``x``.
     ``random``          in training, ``b["random"]`` is a uint64 array ``(key, step)`` that is new at every step.
     ``recordable``      ``forward`` and ``backward`` do nothing but shape arithmetic and calls of kernels. The planner
                         then calls them once, keeps the kernel calls, and afterwards runs only those.
@@ -83,6 +86,8 @@ class Layer:
     alias: ClassVar[bool] = False
     reads_views: ClassVar[bool] = False
     writes_views: ClassVar[bool] = False
+    concatenates: ClassVar[bool] = False
+    splits: ClassVar[bool] = False
     random: ClassVar[bool] = False
     recordable: ClassVar[bool] = False
     fusable: ClassVar[bool] = False
