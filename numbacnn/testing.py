@@ -34,6 +34,7 @@ Sampler = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 STEP = 1e-6  # of central differences, in float64: their error is near 1e-9 for functions of order one
 GUARD = 64  # elements before and after each array
 GUARD_BYTE = 0xA5
+GAPS = (3, 5)  # channels before and after those of a view
 PRIME_BATCH = 5
 
 
@@ -74,7 +75,7 @@ class Trial:
         self.given: Any = self.shapes[0] if layer.arity == 1 else self.shapes
         self.output_shapes = _output_shapes(layer, self.given)
         self.random = np.array([seed + 17, 3], np.uint64)
-        self._guarded: list[np.ndarray] = []
+        self._guarded: list[tuple[np.ndarray, np.ndarray]] = []  # memory, and which elements of it are nobody's
         generator = np.random.default_rng(seed)
         self.specs = layer.parameters(self.given)
         self.x = [self._input(sample(generator, (batch, *shape))) for shape in self.shapes]
@@ -83,11 +84,12 @@ class Trial:
         self.state = self.p
         self._b: dict[str, np.ndarray] = {}
 
-    def forward(self, in_place: int | None = None) -> list[np.ndarray]:
+    def forward(self, in_place: int | None = None, x_views: bool = False, y_views: bool = False) -> list[np.ndarray]:
         """Outputs for ``x``, over the input number ``in_place`` if one is given. Non-trainable parameters as they are afterwards are
-        left in ``state``; ``p`` stays as it is."""
-        x = [self._copy(array) for array in self.x]
-        y = [self._filled((self.batch, *shape)) for shape in self.output_shapes] if in_place is None else [x[in_place]]
+        left in ``state``; ``p`` stays as it is. With ``x_views`` the layer is given inputs that are some channels of wider arrays, with
+        ``y_views`` outputs."""
+        x = [self._copy(array, x_views) for array in self.x]
+        y = [self._filled((self.batch, *shape), None, y_views) for shape in self.output_shapes] if in_place is None else [x[in_place]]
         self.state = {name: self._copy(array) for name, array in self.p.items()}
         if self.layer.alias:
             y[0][...] = x[0].reshape(y[0].shape)
@@ -165,27 +167,36 @@ class Trial:
     def _rounded(self, values: np.ndarray) -> np.ndarray:
         return self._copy(np.asarray(values, np.float32))
 
-    def _copy(self, values: np.ndarray) -> np.ndarray:
+    def _copy(self, values: np.ndarray, view: bool = False) -> np.ndarray:
         """A copy, in the type of the trial but for whole numbers."""
-        array = self._filled(values.shape, None if values.dtype.kind == "f" else values.dtype)
+        array = self._filled(values.shape, None if values.dtype.kind == "f" else values.dtype, view)
         array[...] = values
         return array
 
-    def _filled(self, shape: Sequence[int], dtype: Any = None) -> np.ndarray:
-        """An array full of NaN, or of a large number where there is no NaN, between guards."""
-        dtype, size = np.dtype(dtype or self.dtype), math.prod(shape)
+    def _filled(self, shape: Sequence[int], dtype: Any = None, view: bool = False) -> np.ndarray:
+        """An array full of NaN, or of a large number where there is no NaN, between guards; with ``view``, of some channels, the others
+        of which are guards too."""
+        dtype = np.dtype(dtype or self.dtype)
+        around = (*shape[:-1], shape[-1] + sum(GAPS)) if view else tuple(shape)
+        size = math.prod(around)
+
+        def inside(memory: np.ndarray) -> np.ndarray:
+            array = memory[GUARD : GUARD + size].reshape(around)
+            return array[..., GAPS[0] : -GAPS[1]] if view else array
+
         memory = np.full((size + 2 * GUARD) * dtype.itemsize, GUARD_BYTE, np.uint8).view(dtype)
-        array = memory[GUARD : GUARD + size].reshape(tuple(shape))
+        outside = np.ones(memory.size, bool)
+        inside(outside)[...] = False
+        self._guarded.append((memory, outside))
+        array = inside(memory)
         if dtype.kind == "f":
             array[...] = np.nan
-        self._guarded.append(memory)
         return array
 
     def _check_guards(self, method: str) -> None:
-        for memory in self._guarded:
-            edge = GUARD * memory.itemsize
-            raw = memory.view(np.uint8)
-            _require((raw[:edge] == GUARD_BYTE).all() and (raw[-edge:] == GUARD_BYTE).all(), f"{method} writes outside of an array")
+        for memory, outside in self._guarded:
+            raw = memory.view(np.uint8).reshape(memory.size, -1)
+            _require((raw[outside] == GUARD_BYTE).all(), f"{method} writes outside of an array")
         self._guarded.clear()
 
 
@@ -539,6 +550,17 @@ def _check_precision(case: LayerCase) -> None:
         _assert_close(array, results[1][name], case.precision, f"{name} in float32 against float64")
 
 
+def _check_views(case: LayerCase) -> None:
+    """In inference, a layer that says that it reads or writes views gives on them what it gives on dense arrays."""
+    reads, writes = case.layer.reads_views, case.layer.writes_views
+    trial = case.trial(PRIME_BATCH, "float32", training=False)
+    expected = trial.forward()
+    for x_views, y_views in {(reads, False), (False, writes), (reads, writes)} - {(False, False)}:
+        what = f"forward with x_views={x_views} and y_views={y_views} against dense arrays"
+        for array, wanted in zip(trial.forward(x_views=x_views, y_views=y_views), expected):
+            _assert_close(array, wanted, case.precision, what)
+
+
 def _check_threads(case: LayerCase) -> None:
     """The same bits with one thread and with two, and when run again."""
     from .kernels import jit
@@ -671,6 +693,7 @@ CHECKS: dict[str, Callable[[LayerCase], None]] = {
     "in place": _check_in_place,
     "gradients": _check_gradients,
     "precision": _check_precision,
+    "views": _check_views,
     "threads": _check_threads,
     "random": _check_random,
     "predict": _check_predict,

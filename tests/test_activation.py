@@ -273,7 +273,7 @@ def test_tiles_go_through_unbranched_functions(tmp_path, monkeypatch):
 
     def kinds(function):
         fresh = types.FunctionType(function.__code__, function.__globals__, closure=function.__closure__)
-        kernels.pointwise.forward(fresh).bind(np.ones(3, np.float32), np.ones(3, np.float32))
+        kernels.pointwise.forward(fresh).bind(np.ones((1, 3), np.float32), np.ones((1, 3), np.float32))
         cells = scalar.compiled(fresh).py_func.__closure__
         return {type(signature[0]).__name__ for cell in cells for signature in cell.cell_contents.overloads}
 

@@ -175,6 +175,24 @@ class SameNoise(Noise):
         super().forward(x, y, p, b, training)
 
 
+def as_if_dense(array):
+    return np.lib.stride_tricks.as_strided(array, array.shape, np.empty(array.shape, array.dtype).strides)
+
+
+class ReadsGaps(Tilt):
+    reads_views = True
+
+    def forward(self, x, y, p, b, training):
+        super().forward(as_if_dense(x), y, p, b, training)
+
+
+class WritesGaps(Tilt):
+    writes_views = True
+
+    def forward(self, x, y, p, b, training):
+        super().forward(x, as_if_dense(y), p, b, training)
+
+
 class EverNewNoise(Noise):
     def forward(self, x, y, p, b, training):
         if training:
@@ -204,6 +222,8 @@ def test_a_right_layer_passes_every_check(layer, shape):
         (OutOfBounds, "overwrites", "outside of an array"),
         (Leaning, "inference", "alone against within a batch"),
         (Imprecise, "precision", "float32 against float64"),
+        (ReadsGaps, "views", "x_views=True"),
+        (WritesGaps, "views", "outside of an array"),
         (ByThreads, "threads", "with 1 thread(s)"),
         (Crashing, "messages", "IndexError"),
         (Unequal, "config", "equal layer"),

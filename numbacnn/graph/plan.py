@@ -5,8 +5,8 @@ time ``n`` the loss reads the outputs and writes their gradients. Every array is
 two arrays whose times don't overlap may share bytes. All offsets follow from that, largest array first, each into the
 smallest gap that fits (greedy by size, best fit).
 
-Before that, arrays are merged into one *block* where a layer only renames them (``alias``) or may overwrite its input
-(``in_place``) because nobody needs the old value any more.
+Before that, arrays are merged into one *block* where a layer only renames them (``alias``), may overwrite its input (``in_place``)
+because nobody needs the old value any more, or, in inference, concatenates or cuts channels (``places.py``).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from ..arrays import aligned_size
 from ..layers.base import Buffer, Parameter, Shape
 from .build import Node
+from .places import find_places
 from .tensor import Tensor
 
 
@@ -41,11 +42,14 @@ class Block:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Slot:
-    """An array in a block: shape with the batch axis, and data type."""
+    """An array in a block: shape with the batch axis, and data type. It is dense from the block's start on, or, where ``width`` says how
+    many channels (last axis) the array in the block has in all, those of them that start at ``channel``."""
 
     block: Block
     shape: Shape
     dtype: np.dtype
+    channel: int = 0
+    width: int | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -162,6 +166,7 @@ class _Planner:
         self.blocks: list[Block] = []
         self.zeroed: list[Slot] = []
         self.values: dict[Tensor, Slot] = {}
+        self.places = {} if training else find_places(self.nodes, self.inputs, self.outputs)
         self.gradients: dict[Tensor, Slot] = {}
         self.wanted = self._wanted_gradients() if training else set()
         self.runs_backward = [training and self._runs_backward(node) for node in self.nodes]
@@ -234,17 +239,26 @@ class _Planner:
         if self.training:  # inputs stay as they are, so that forward can be run again
             for tensor in self.inputs:
                 uses[tensor].append(self.end)
-        self._share_uses_between_aliases(uses)
+        self._share_uses(uses)
         return uses
 
-    def _share_uses_between_aliases(self, uses: dict[Tensor, list[int]]) -> None:
-        """A tensor and its aliases are one value under several shapes: a use of one is a use of all."""
-        for node in self.nodes:
-            if node.layer.alias:
-                (x,), (y,) = node.inputs, node.outputs
-                shared = uses[x]
-                shared.extend(uses[y])
-                uses[x] = uses[y] = shared
+    def _share_uses(self, uses: dict[Tensor, list[int]]) -> None:
+        """A tensor, its aliases (the same value under several shapes) and its parts are the same bytes: a use of one is a use of all."""
+        aliases = [(node.inputs[0], node.outputs[0]) for node in self.nodes if node.layer.alias]
+        shares_with: dict[Tensor, Tensor] = {}
+
+        def first_of(tensor: Tensor) -> Tensor:
+            while tensor in shares_with:
+                tensor = shares_with[tensor]
+            return tensor
+
+        for pair in (*aliases, *((place.whole, part) for part, place in self.places.items())):
+            a, b = map(first_of, pair)
+            if a is not b:
+                uses[a].extend(uses[b])
+                shares_with[b] = a
+        for tensor in shares_with:
+            uses[tensor] = uses[first_of(tensor)]
 
     # Making blocks ---------------------------------------------------------------------------------------------------
 
@@ -281,19 +295,35 @@ class _Planner:
             if overwritten is not None:
                 self.values[tensor] = self._view(self.values[overwritten], tensor.shape, *times)
             else:
-                self.values[tensor] = self._slot(tensor.shape, tensor.dtype, *times)
+                self.values[tensor] = self._room(tensor, *times)
         buffers = {}
         if self._trains(node):
             last = self._backward_time(time) if self.runs_backward[time] else time
             buffers = self._arrays(node.layer.buffers(node.shapes), time, last)
         return Forward(node, x, [self.values[tensor] for tensor in node.outputs], buffers, self._scratch(node, time))
 
+    def _room(self, tensor: Tensor, *times: int) -> Slot:
+        """Where a tensor is written: in its place in another one, where its parts lie already, or in a block of its own."""
+        place = self.places.get(tensor)
+        if place is not None:
+            around = self._room(place.whole, *times)
+            return Slot(around.block, (self.batch, *tensor.shape), around.dtype, place.channel, place.whole.shape[-1])
+        if tensor not in self.values:
+            self.values[tensor] = self._slot(tensor.shape, tensor.dtype, *times)
+        self.values[tensor].block.need(*times)
+        return self.values[tensor]
+
     def _overwritten(self, time: int, node: Node, uses: Mapping[Tensor, list[int]]) -> Tensor | None:
-        """The input that the node's output may overwrite, because nobody reads the old value after this step."""
+        """The input that the node's output may overwrite, because nobody reads the old value after this step. Neither may lie
+        inside another tensor: the output is dense, and would come to lie over pixels that are still to be read."""
         if not node.layer.in_place or len(node.outputs) != 1:
             return None
         (y,) = node.outputs
+        if y in self.places or y in self.values:
+            return None
         for x in node.inputs:
+            if x in self.places:
+                continue
             last_read = all(use < time for use in uses[x] if use != time) and uses[x].count(time) == 1
             if last_read and x.shape == y.shape and self.values[x].dtype == np.dtype(y.dtype or self.dtype):
                 return x

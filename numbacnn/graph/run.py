@@ -46,8 +46,11 @@ class _Bound:
         return self.arena.memory.nbytes + sum(array.nbytes for group in self.prepared.values() for array in group.values())
 
     def array(self, slot: Slot) -> np.ndarray:
-        """The array of a slot."""
-        return self.arena.view(slot.block.offset, slot.shape, slot.dtype)
+        """The array of a slot: dense, or a view of some channels."""
+        if slot.width is None:
+            return self.arena.view(slot.block.offset, slot.shape, slot.dtype)
+        around = self.arena.view(slot.block.offset, (*slot.shape[:-1], slot.width), slot.dtype)
+        return around[..., slot.channel : slot.channel + slot.shape[-1]]
 
     def _named(self, slots: dict[str, Slot]) -> dict[str, np.ndarray]:
         return {name: self.array(slot) for name, slot in slots.items()}

@@ -21,7 +21,7 @@ import numpy as np
 from numba import prange
 
 from .. import elementary  # noqa: F401  (teaches math.exp and math.log to take tiles)
-from ..simd import columns, load, splat, store, take, total, where, zeros
+from ..simd import columns, load, splat, store, stride, take, total, where, zeros
 from .channels import VECTORS, WIDTH, read, write
 from .jit import inline, kernel
 
@@ -140,10 +140,10 @@ def running_statistics(running_mean, running_var, epsilon, mean, rstd):
         rstd[0, c] = 1.0 / math.sqrt(running_var[c] + epsilon)
 
 
-@kernel(parallel=True)
+@kernel(parallel=True, views=("x", "y"))
 def normalise(x, y, mean, rstd, weight, bias, queue, threads):
     """``y`` = ``(x - mean) * rstd * weight + bias``; ``mean`` and ``rstd`` are ``(N, C)``, ``weight`` and ``bias`` ``(C,)`` or of
-    size 0 for 1 and 0."""
+    size 0 for 1 and 0. Pixels of ``x`` and ``y`` may have gaps between them."""
     samples, pixels, channels = x.shape
     blocks = (pixels + BLOCK - 1) // BLOCK
     queue[0] = 0
@@ -154,12 +154,12 @@ def normalise(x, y, mean, rstd, weight, bias, queue, threads):
                 break
             n, block = divmod(task, blocks)
             for p in range(block * BLOCK, min(pixels, (block + 1) * BLOCK)):
-                at = (n * pixels + p) * channels
+                x_at, y_at = n * stride(x, 0) + p * stride(x, 1), n * stride(y, 0) + p * stride(y, 1)
                 for c in range(0, channels, WIDTH):
                     count = channels - c
                     factor = read(rstd, n * channels + c, count) * _parameter(weight, c, count, 1.0)
-                    centred = read(x, at + c, count) - read(mean, n * channels + c, count)
-                    write(centred * factor + _parameter(bias, c, count, 0.0), y, at + c, count)
+                    centred = read(x, x_at + c, count) - read(mean, n * channels + c, count)
+                    write(centred * factor + _parameter(bias, c, count, 0.0), y, y_at + c, count)
 
 
 # Gradients per sample and group --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 from numba import prange
 
 from .. import elementary  # noqa: F401  math.exp of Tiles
-from ..simd import columns, largest, splat, take, total, where, zeros
+from ..simd import columns, largest, splat, stride, take, total, where, zeros
 from . import scalar
 from .channels import VECTORS, WIDTH, read, write
 from .jit import Kernel, inline, kernel
@@ -23,27 +23,33 @@ BLOCK = 8192  # elements per task: two arrays of them fit the first two caches
 
 @functools.cache
 def forward(function: Callable[[Any], Any]) -> Kernel:
-    """The kernel ``(x, y)`` that fills ``y`` with a scalar ``function`` of ``x``. Dense arrays of one axis, which may be the same."""
+    """The kernel ``(x, y)`` that fills ``y`` with a scalar ``function`` of ``x``. Arrays ``(lines, elements)`` of dense lines, which may
+    be the same."""
     f = scalar.compiled(function)
 
-    @kernel(parallel=True)
+    @kernel(parallel=True, views=("x", "y"))
     def elementwise(x, y, queue, threads):
+        lines, length = x.shape
+        per_task, pieces = max(1, BLOCK // length), (length + BLOCK - 1) // BLOCK
         queue[0] = 0
         for _ in prange(threads):
             while True:
-                start = take(queue, BLOCK)
-                if start >= x.size:
+                task = take(queue, 1)
+                first, piece = task // pieces * per_task, task % pieces * BLOCK
+                if first >= lines:
                     break
-                stop = min(start + BLOCK, x.size)
-                for at in range(start, stop, WIDTH):
-                    write(f(read(x, at, stop - at)), y, at, stop - at)
+                for line in range(first, min(first + per_task, lines)):
+                    x_at, y_at = line * stride(x, 0), line * stride(y, 0)
+                    stop = min(piece + BLOCK, length)
+                    for at in range(piece, stop, WIDTH):
+                        write(f(read(x, x_at + at, stop - at)), y, y_at + at, stop - at)
 
     return elementwise
 
 
 @functools.cache
 def backward(function: Callable[[Any], Any], derivative: Callable[[Any], Any] | None = None) -> Kernel:
-    """The kernel ``(dy, x, dx)`` with ``dx = dy * f'(x)``. Arrays as in :func:`forward`."""
+    """The kernel ``(dy, x, dx)`` with ``dx = dy * f'(x)``. Dense arrays of one axis; ``dx`` may be another of them."""
     slope = scalar.compiled(derivative) if derivative else scalar.derivative(function)
 
     @inline
@@ -55,7 +61,8 @@ def backward(function: Callable[[Any], Any], derivative: Callable[[Any], Any] | 
 
 @functools.cache
 def backward_from_output(gradient: Callable[[Any, Any], Any]) -> Kernel:
-    """The kernel ``(dy, y, dx)`` with ``dx = gradient(dy, y)``, a scalar function without branches. Arrays as in :func:`forward`."""
+    """The kernel ``(dy, y, dx)`` with ``dx = gradient(dy, y)``, a scalar function without branches. Arrays as in
+    :func:`backward`."""
     return _gradient_kernel(inline(scalar.rebound(gradient)))
 
 

@@ -1,7 +1,8 @@
 """Pooling, forward and backward: max, average and Lp over any windows.
 
-All kernels take dense arrays ``(N, D, H, W, C)``, with ones in front where there are fewer axes. Which input pixels a
-window holds comes in tables, so that sliding, adaptive and global pooling are the same code:
+All kernels take dense arrays ``(N, D, H, W, C)``, with ones in front where there are fewer axes; ``x`` and ``y`` of a forward pass may have
+gaps between their pixels. Which input pixels a window holds comes in tables, so that sliding, adaptive and global pooling are the same
+code:
 
 ``windows[axis, place]``  ``(start, taps, step)``: the pixels ``start + step * (0, 1, ... taps - 1)`` along that axis, clipped to the
                           input;
@@ -21,7 +22,7 @@ import numpy as np
 from numba import prange
 
 from .. import elementary  # noqa: F401  (teaches math.exp and math.log to take tiles)
-from ..simd import splat, square_root, take, where, zeros
+from ..simd import splat, square_root, stride, take, where, zeros
 from .channels import VECTORS, WIDTH, read, write
 from .jit import inline, kernel
 
@@ -53,13 +54,29 @@ def _place(task, shape, stretches, span, spans):
 
 
 @inline
-def _window(windows, d, h, w, shape):
-    """Offset in pixels of a window's first tap in its sample; taps along each axis, and pixels between them."""
-    _, _, height, width, _ = shape
-    first = (windows[0, d, 0] * height + windows[1, h, 0]) * width + windows[2, w, 0]
+def _window(windows, d, h, w, strides):
+    """Offset of a window's first tap in its sample; taps along each axis, and the way between them. ``strides`` are the ways between
+    neighbours along each axis."""
+    first = windows[0, d, 0] * strides[0] + windows[1, h, 0] * strides[1] + windows[2, w, 0] * strides[2]
     taps = windows[0, d, 1], windows[1, h, 1], windows[2, w, 1]
-    steps = windows[0, d, 2] * height * width, windows[1, h, 2] * width, windows[2, w, 2]
+    steps = windows[0, d, 2] * strides[0], windows[1, h, 2] * strides[1], windows[2, w, 2] * strides[2]
     return first, taps, steps
+
+
+@inline
+def _in_elements(x):
+    return stride(x, 1), stride(x, 2), stride(x, 3)
+
+
+@inline
+def _in_pixels(x):
+    return x.shape[2] * x.shape[3], x.shape[3], 1
+
+
+@inline
+def _pixel(y, n, d, h, w):
+    """Offset of a pixel in elements."""
+    return n * stride(y, 0) + d * stride(y, 1) + h * stride(y, 2) + w * stride(y, 3)
 
 
 @inline
@@ -75,36 +92,36 @@ def _cover(covers, d, h, w, shape):
 
 @inline
 def _window_max(x, at, taps, steps, count):
-    channels = x.shape[4]
     best = splat(x, -np.inf, 1, VECTORS)
     for i in range(taps[0]):
         for j in range(taps[1]):
-            near = at + (i * steps[0] + j * steps[1]) * channels
+            near = at + i * steps[0] + j * steps[1]
             for _k in range(taps[2]):
                 best = max(read(x, near, count), best)
-                near += steps[2] * channels
+                near += steps[2]
     return best
 
 
 @inline
-def _window_argmax(x, argmax, at, first, taps, steps, count):
-    """The maxima, and the pixel of the sample where each was first met. What is not a number beats every number, and the last of them
-    counts, as in PyTorch."""
-    channels = x.shape[4]
+def _window_argmax(x, argmax, at, steps, first, pixel_steps, taps, count):
+    """The maxima, and the pixel of the sample where each was first met; ``first`` is the first tap's. What is not a number beats every
+    number, and the last of them counts, as in PyTorch."""
     best, chosen = splat(x, -np.inf, 1, VECTORS), splat(argmax, first, 1, VECTORS)
     for i in range(taps[0]):
         for j in range(taps[1]):
-            pixel = i * steps[0] + j * steps[1]
+            near = at + i * steps[0] + j * steps[1]
+            pixel = first + i * pixel_steps[0] + j * pixel_steps[1]
             for _k in range(taps[2]):
-                value = read(x, at + pixel * channels, count)
+                value = read(x, near, count)
                 better = (value > best) | (value != value)  # noqa: PLR0124 (true of what is not a number)
                 best = where(better, value, best)
-                chosen = where(better, first + pixel, chosen)
-                pixel += steps[2]
+                chosen = where(better, pixel, chosen)
+                near += steps[2]
+                pixel += pixel_steps[2]
     return best, chosen
 
 
-@kernel(parallel=True)
+@kernel(parallel=True, views=("x", "y"))
 def max_forward(x, y, argmax, windows, queue, threads):
     """``y`` = maximum of each window; ``argmax`` (int32, as ``y``, or of size 0 where it is not wanted) = pixel of the
     sample ``(d * H + h) * W + w`` that it came from."""
@@ -117,17 +134,18 @@ def max_forward(x, y, argmax, windows, queue, threads):
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
-            row, sample = ((n * depth + d) * height + h) * width, n * x.shape[1] * x.shape[2] * x.shape[3]
+            row = ((n * depth + d) * height + h) * width
             for w in range(first, last):
-                tap, taps, steps = _window(windows, d, h, w, x.shape)
+                tap, taps, steps = _window(windows, d, h, w, _in_elements(x))
                 for c in range(channel, end, WIDTH):
-                    at, to, count = (sample + tap) * channels + c, (row + w) * channels + c, channels - c
+                    at, to, count = n * stride(x, 0) + tap + c, _pixel(y, n, d, h, w) + c, channels - c
                     if argmax.size == 0:
                         write(_window_max(x, at, taps, steps, count), y, to, count)
                     else:
-                        best, chosen = _window_argmax(x, argmax, at, tap, taps, steps, count)
+                        pixel, _taps, pixel_steps = _window(windows, d, h, w, _in_pixels(x))
+                        best, chosen = _window_argmax(x, argmax, at, steps, pixel, pixel_steps, taps, count)
                         write(best, y, to, count)
-                        write(chosen, argmax, to, count)
+                        write(chosen, argmax, (row + w) * channels + c, count)
 
 
 @kernel(parallel=True)
@@ -165,24 +183,23 @@ def max_backward(dy, argmax, dx, covers, queue, threads):
 @inline
 def _window_sum(x, at, taps, steps, count):
     """Sum over a window, line by line: rounding errors grow with its side, not with its area."""
-    channels = x.shape[4]
     total = zeros(x, 1, VECTORS)
     for i in range(taps[0]):
         for j in range(taps[1]):
-            near = at + (i * steps[0] + j * steps[1]) * channels
+            near = at + i * steps[0] + j * steps[1]
             line = zeros(x, 1, VECTORS)
             for _k in range(taps[2]):
                 line = line + read(x, near, count)
-                near += steps[2] * channels
+                near += steps[2]
             total = total + line
     return total
 
 
-@kernel(parallel=True)
+@kernel(parallel=True, views=("x", "y"))
 def average_forward(x, y, windows, shares, queue, threads):
     """``y`` = sum of each window times its share."""
     stretches, span, spans, tasks = _partition(y.shape)
-    _, depth, height, width, channels = y.shape
+    channels = y.shape[4]
     queue[0] = 0
     for _ in prange(threads):
         while True:
@@ -190,13 +207,12 @@ def average_forward(x, y, windows, shares, queue, threads):
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
-            row, sample = ((n * depth + d) * height + h) * width, n * x.shape[1] * x.shape[2] * x.shape[3]
             for w in range(first, last):
-                tap, taps, steps = _window(windows, d, h, w, x.shape)
+                tap, taps, steps = _window(windows, d, h, w, _in_elements(x))
                 share = shares[0, d] * shares[1, h] * shares[2, w]
                 for c in range(channel, end, WIDTH):
-                    total = _window_sum(x, (sample + tap) * channels + c, taps, steps, channels - c)
-                    write(total * share, y, (row + w) * channels + c, channels - c)
+                    total = _window_sum(x, n * stride(x, 0) + tap + c, taps, steps, channels - c)
+                    write(total * share, y, _pixel(y, n, d, h, w) + c, channels - c)
 
 
 @kernel(parallel=True)
@@ -251,11 +267,11 @@ def _ratio_power(ratio, p):
     return _power(ratio, p - 1.0)
 
 
-@kernel(parallel=True)
+@kernel(parallel=True, views=("x", "y"))
 def lp_forward(x, y, windows, p, queue, threads):
     """``y`` = (sum of ``|x| ** p`` over each window) ** (1 / p)."""
     stretches, span, spans, tasks = _partition(y.shape)
-    _, depth, height, width, channels = y.shape
+    channels = y.shape[4]
     queue[0] = 0
     for _ in prange(threads):
         while True:
@@ -263,19 +279,18 @@ def lp_forward(x, y, windows, p, queue, threads):
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
-            row, sample = ((n * depth + d) * height + h) * width, n * x.shape[1] * x.shape[2] * x.shape[3]
             for w in range(first, last):
-                tap, taps, steps = _window(windows, d, h, w, x.shape)
+                tap, taps, steps = _window(windows, d, h, w, _in_elements(x))
                 for c in range(channel, end, WIDTH):
-                    at, count = (sample + tap) * channels + c, channels - c
+                    at, count = n * stride(x, 0) + tap + c, channels - c
                     sums = zeros(x, 1, VECTORS)
                     for i in range(taps[0]):
                         for j in range(taps[1]):
-                            near = at + (i * steps[0] + j * steps[1]) * channels
+                            near = at + i * steps[0] + j * steps[1]
                             for _k in range(taps[2]):
                                 sums = sums + _power(abs(read(x, near, count)), p)
-                                near += steps[2] * channels
-                    write(_power(sums, 1.0 / p), y, (row + w) * channels + c, count)
+                                near += steps[2]
+                    write(_power(sums, 1.0 / p), y, _pixel(y, n, d, h, w) + c, count)
 
 
 @kernel(parallel=True)

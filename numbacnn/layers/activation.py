@@ -21,6 +21,7 @@ from ..plugin import registry
 from . import checks
 from .base import Buffer, Layer, Parameter, Shape
 from .initializers import Constant
+from .lifting import lines
 
 Scalar = Callable[[Any], Any]
 Gradient = Callable[[Any, Any], Any]
@@ -36,6 +37,8 @@ class Elementwise(Layer):
     elementwise: ClassVar[bool] = True
     in_place: ClassVar[bool] = True
     recordable: ClassVar[bool] = True
+    reads_views: ClassVar[bool] = True
+    writes_views: ClassVar[bool] = True
     stem: ClassVar[str] = "activation"
 
     def scalar(self) -> Scalar:
@@ -56,7 +59,7 @@ class Elementwise(Layer):
 
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
         with kernels.scalar.explained(self.scalar()):
-            kernels.pointwise.forward(self.scalar())(x.reshape(-1), y.reshape(-1))
+            kernels.pointwise.forward(self.scalar())(*lines(x, y))
 
     def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
         if dx is None:
@@ -85,7 +88,7 @@ class Linear(Elementwise):
 
     def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
         if dx is not None:
-            kernels.pointwise.forward(self.scalar())(dy.reshape(-1), dx.reshape(-1))
+            kernels.pointwise.forward(self.scalar())(*lines(dy, dx))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,6 +57,12 @@ class Layer:
                         one of the same shape, and any one entry of ``dx`` may be ``dy``.
     ``alias``           ``y`` is ``x`` seen in another shape (Flatten, Reshape): ``forward`` and ``backward`` are
                         never called, the planner makes a view.
+    ``reads_views``     in inference, ``forward`` may be given inputs that are some channels of a wider array: channels are dense, but
+                        pixels have gaps between them. Others are never given such inputs.
+    ``writes_views``    likewise of outputs.
+    ``concatenates``    ``y`` is the inputs one after the other. ``forward`` leaves alone what lies in its place in ``y`` already, as
+                        the planner lets inputs do where ``reads_views`` and ``writes_views`` of the layers around allow it.
+    ``splits``          the outputs are ``x``, cut, one after the other. ``forward`` leaves alone those that lie in ``x``.
     ``random``          in training, ``b["random"]`` is a uint64 array ``(key, step)`` that is new at every step.
     ``recordable``      ``forward`` and ``backward`` do nothing but shape arithmetic and calls of kernels. The planner
                         then calls them once, keeps the kernel calls, and afterwards runs only those.
@@ -78,6 +84,10 @@ class Layer:
     backward_reads: ClassVar[tuple[str, ...]] = ("x", "y")
     in_place: ClassVar[bool] = False
     alias: ClassVar[bool] = False
+    reads_views: ClassVar[bool] = False
+    writes_views: ClassVar[bool] = False
+    concatenates: ClassVar[bool] = False
+    splits: ClassVar[bool] = False
     random: ClassVar[bool] = False
     recordable: ClassVar[bool] = False
     fusable: ClassVar[bool] = False
@@ -116,8 +126,8 @@ class Layer:
         """Fill the arrays of :meth:`prepared`, after every change of the parameters. ``x`` are input shape(s)."""
 
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
-        """Fill ``y`` from ``x``. Arrays have the batch axis first and are C-contiguous; ``p`` are the parameters,
-        ``b`` the buffers, scratch and prepared arrays, by name."""
+        """Fill ``y`` from ``x``. Arrays have the batch axis first and are C-contiguous, but for what ``reads_views`` and ``writes_views``
+        allow; ``p`` are the parameters, ``b`` the buffers, scratch and prepared arrays, by name."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:

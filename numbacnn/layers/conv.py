@@ -39,6 +39,8 @@ class _AnyConvolution(Fusable):
     """What convolution layers share: fields that hold one number per axis, and their checks."""
 
     axes: ClassVar[int]
+    reads_views: ClassVar[bool] = True
+    writes_views: ClassVar[bool] = True
 
     size: Any
     stride: Any

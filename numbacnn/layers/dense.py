@@ -12,6 +12,7 @@ from .. import kernels
 from . import checks
 from .base import Buffer, Parameter, Shape
 from .epilogue import Fusable, constant_vector
+from .lifting import reshaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Dense(Fusable):
     initializer: Any = "glorot_uniform"
     bias_initializer: Any = "zeros"
 
+    reads_views: ClassVar[bool] = True
+    writes_views: ClassVar[bool] = True
     stem: ClassVar[str] = "dense"
 
     def __post_init__(self) -> None:
@@ -95,4 +98,4 @@ class Dense(Fusable):
 
 def _as_line(array: np.ndarray) -> np.ndarray:
     """All places of a batch as one line of pixels."""
-    return array.reshape(1, 1, 1, -1, array.shape[-1])
+    return reshaped(array, (1, 1, 1, -1, array.shape[-1]))

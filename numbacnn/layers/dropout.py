@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from .. import kernels
 from . import checks
 from .base import Layer, Shape
+from .lifting import lines
 
 
 class _Dropping(Layer):
@@ -29,7 +30,7 @@ class _Dropping(Layer):
         if training:
             self._drop(x, y, b["random"])
         else:
-            kernels.pointwise.forward(kernels.activations.identity)(x.reshape(-1), y.reshape(-1))
+            kernels.pointwise.forward(kernels.activations.identity)(*lines(x, y))
 
     def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
         if dx is not None:

@@ -97,6 +97,14 @@ class FusedEpilogue(Layer):
     def recordable(self) -> bool:  # type: ignore[override]
         return self.base.recordable
 
+    @property
+    def reads_views(self) -> bool:  # type: ignore[override]
+        return self.base.reads_views and not self.residual  # a dense x and y are run as one line of pixels, which the residual then is too
+
+    @property
+    def writes_views(self) -> bool:  # type: ignore[override]
+        return self.base.writes_views
+
     def label(self, name: str | None = None) -> str:
         return self.base.label(name)
 

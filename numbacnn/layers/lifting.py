@@ -1,4 +1,5 @@
-"""Layers of one, two and three spatial axes run on kernels that always take three."""
+"""Arrays in the shapes that kernels take. All of these are views, also of arrays with gaps between their pixels: a copy would be
+lost, or out of date."""
 
 from __future__ import annotations
 
@@ -22,4 +23,18 @@ def lifted(array: np.ndarray | None, spatial: Sequence[int] | None = None) -> np
     if array is None:
         return None
     spatial = array.shape[1:-1] if spatial is None else tuple(spatial)
-    return array.reshape(array.shape[0], *(1,) * (3 - len(spatial)), *spatial, array.shape[-1])
+    return reshaped(array, (array.shape[0], *(1,) * (3 - len(spatial)), *spatial, array.shape[-1]))
+
+
+def lines(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Arrays of one shape as ``(lines, elements)``: one line where all are dense, otherwise a line for each pixel."""
+    dense = all(array.flags.c_contiguous for array in arrays)
+    return [reshaped(array, (1, -1) if dense else (-1, array.shape[-1])) for array in arrays]
+
+
+def reshaped(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A view of ``array`` in another shape; ValueError where its strides allow none."""
+    result = array.reshape(shape)
+    if array.size and not np.may_share_memory(result, array):
+        raise ValueError(f"an array of shape {array.shape} and strides {array.strides} was given, which has no view of shape {shape}.")
+    return result

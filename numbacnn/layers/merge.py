@@ -17,7 +17,7 @@ from .. import kernels
 from ..errors import ShapeError
 from . import checks
 from .base import Buffer, Layer, Shape
-from .shape import cut, resolve_axis
+from .shape import cut, is_same, resolve_axis
 
 Arrays = Sequence[np.ndarray]
 
@@ -57,6 +57,8 @@ class _Broadcasting(Layer):
 
     arity: ClassVar[int | None] = None
     recordable: ClassVar[bool] = True
+    reads_views: ClassVar[bool] = True
+    writes_views: ClassVar[bool] = True
 
     def output_shape(self, x: Sequence[Shape]) -> Shape:
         return broadcast_shape(x)
@@ -180,6 +182,9 @@ class Concatenate(Layer):
     arity: ClassVar[int | None] = None
     backward_reads: ClassVar[tuple[str, ...]] = ()
     recordable: ClassVar[bool] = True
+    reads_views: ClassVar[bool] = True
+    writes_views: ClassVar[bool] = True
+    concatenates: ClassVar[bool] = True
     stem: ClassVar[str] = "concatenate"
 
     def __post_init__(self) -> None:
@@ -205,7 +210,8 @@ class Concatenate(Layer):
     def forward(self, x: Arrays, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
         axis = resolve_axis(self.axis, y.shape[1:]) + 1
         for array, part in zip(x, cut(y, axis, [array.shape[axis] for array in x])):
-            kernels.rearrange.copy(array, part)
+            if not is_same(array, part):
+                kernels.rearrange.copy(array, part)
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: Sequence[np.ndarray | None], p: dict, dp: dict, b: dict) -> None:
         axis = resolve_axis(self.axis, dy.shape[1:]) + 1

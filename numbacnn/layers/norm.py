@@ -13,6 +13,7 @@ from .. import kernels
 from ..errors import ConfigError, ShapeError
 from . import checks
 from .base import Buffer, Layer, Parameter, Shape
+from .lifting import reshaped
 
 
 def _or_nothing(arrays: dict, name: str, like: np.ndarray) -> np.ndarray:
@@ -40,6 +41,7 @@ class _PixelNorm(Layer):
     """
 
     recordable: ClassVar[bool] = True
+    writes_views: ClassVar[bool] = True
     backward_reads: ClassVar[tuple[str, ...]] = ("x",)
 
     epsilon: float
@@ -69,7 +71,7 @@ class _PixelNorm(Layer):
 
     def _view(self, array: np.ndarray) -> np.ndarray:
         samples, pixels = self._extent(array.shape[0], array.shape[1:])
-        return array.reshape(samples, pixels, array.shape[-1])
+        return reshaped(array, (samples, pixels, array.shape[-1]))
 
     def _find_statistics(self, x: np.ndarray, b: dict, momentum: float, running: tuple[np.ndarray, np.ndarray]) -> None:
         norm, groups = kernels.norm, self._group_count(x.shape[-1])
@@ -128,6 +130,7 @@ class BatchNorm(_PixelNorm):
     frozen: bool = False
 
     stem: ClassVar[str] = "batch_norm"
+    reads_views: ClassVar[bool] = True
     foldable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -78,6 +78,8 @@ class _Pool(Layer):
 
     axes: ClassVar[int]
     recordable: ClassVar[bool] = True
+    reads_views: ClassVar[bool] = True
+    writes_views: ClassVar[bool] = True
     backward_reads: ClassVar[tuple[str, ...]] = ()
 
     def axis_windows(self, x: Shape) -> tuple[_AxisWindows, ...]:

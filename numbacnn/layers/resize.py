@@ -34,6 +34,8 @@ class Upsample(Layer):
     size: int | tuple[int, ...] | None = None
 
     recordable: ClassVar[bool] = True
+    reads_views: ClassVar[bool] = True
+    writes_views: ClassVar[bool] = True
     backward_reads: ClassVar[tuple[str, ...]] = ()
     stem: ClassVar[str] = "upsample"
 

@@ -39,6 +39,11 @@ def cut(array: np.ndarray, axis: int, sizes: Sequence[int]) -> Iterator[np.ndarr
         start += size
 
 
+def is_same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays of one shape and type are the same memory."""
+    return a.ctypes.data == b.ctypes.data and a.strides == b.strides
+
+
 def _spatial(x: Shape, what: str) -> Shape:
     """The spatial axes of ``x``; ShapeError if there are none."""
     if len(x) < 2:
@@ -103,6 +108,8 @@ class _Move(Layer):
     """A layer that copies its input into a view of its output, so that backward is the copy the other way."""
 
     recordable: ClassVar[bool] = True
+    reads_views: ClassVar[bool] = True
+    writes_views: ClassVar[bool] = True
     backward_reads: ClassVar[tuple[str, ...]] = ()
 
     def views(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -406,6 +413,9 @@ class Split(Layer):
     axis: int = -1
 
     recordable: ClassVar[bool] = True
+    reads_views: ClassVar[bool] = True
+    writes_views: ClassVar[bool] = True
+    splits: ClassVar[bool] = True
     backward_reads: ClassVar[tuple[str, ...]] = ()
     stem: ClassVar[str] = "split"
 
@@ -439,7 +449,8 @@ class Split(Layer):
 
     def forward(self, x: np.ndarray, y: Any, p: dict, b: dict, training: bool) -> None:
         for part, piece in self._pieces(x, y):
-            kernels.rearrange.copy(part, piece)
+            if not is_same(part, piece):
+                kernels.rearrange.copy(part, piece)
 
     def backward(self, x: Any, y: Any, dy: Any, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         if dx is None:
@@ -462,6 +473,8 @@ class Scale(Layer):
     axis: int = -1
 
     recordable: ClassVar[bool] = True
+    reads_views: ClassVar[bool] = True
+    writes_views: ClassVar[bool] = True
     in_place: ClassVar[bool] = True
     backward_reads: ClassVar[tuple[str, ...]] = ("x",)
     stem: ClassVar[str] = "scale"
