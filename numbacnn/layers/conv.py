@@ -175,9 +175,14 @@ class _Convolution(_ChannelMixing):
         scale = constant_vector(scale, 1, self.filters, p["weight"])
         kernels.conv.Forward(*self._shapes(x, batch)).pack(p["weight"], scale, b["packed"], b.get("packing"))
 
-    def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
-        forward = kernels.conv.Forward(*self._shapes(x.shape[1:], len(x)))
-        forward.run(lifted(x), b["packed"], constant_vector(shift, 0, self.filters, y), lifted(y), b["scratch"], lifted(addend), scalar)
+    def takes_prologue(self, x: Shape) -> bool:
+        return kernels.conv.Forward(*self._shapes(x, 1)).takes_prologue
+
+    def run(
+        self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict, prologue: Any = None
+    ) -> None:
+        forward, shift = kernels.conv.Forward(*self._shapes(x.shape[1:], len(x))), constant_vector(shift, 0, self.filters, y)
+        forward.run(lifted(x), b["packed"], shift, lifted(y), b["scratch"], lifted(addend), scalar, prologue)
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         conv, shapes = kernels.conv, self._shapes(x.shape[1:], len(x))

@@ -24,6 +24,7 @@ import numpy as np
 from .. import kernels
 from .activation import resolve
 from .base import Buffer, Layer, Parameter, Shape
+from .lifting import reshaped
 
 
 class Fusable(Layer):
@@ -58,8 +59,15 @@ class Fusable(Layer):
         :func:`numbacnn.kernels.scalar.compiled` makes a helper for kernels of; each may be None for nothing."""
         raise NotImplementedError(f"{type(self).__name__} does not define run")
 
+    def takes_prologue(self, x: Shape) -> bool:
+        """Whether :meth:`run` takes ``prologue=``, a :class:`numbacnn.kernels.conv.Prologue`, for an input of shape ``x``."""
+        return False
+
     def with_epilogue(self, activation: Layer | None, residual: bool, scale_shift: bool) -> Layer:
         return FusedEpilogue(self, activation, residual, scale_shift)
+
+    def with_prologue(self, activation: Layer | None, normalised: bool, gated: bool) -> Layer:
+        return FusedEpilogue(self, None, False, False).with_prologue(activation, normalised, gated)
 
     def prepare(self, x: Shape, batch: int, p: dict, b: dict, training: bool) -> None:
         self.pack(x, batch, p, b, None)
@@ -82,16 +90,29 @@ def constant_vector(given: np.ndarray | None, fill: float, length: int, like: np
 
 @dataclasses.dataclass(frozen=True)
 class FusedEpilogue(Layer):
-    """A :class:`Fusable` layer with folded normalisation, residual and activation; made by the planner for inference."""
+    """A :class:`Fusable` layer with what comes before and after it; made by the planner for inference.
+
+    After: ``folded`` normalisation, ``residual`` (the last input) and the activation ``epilogue``. Before: normalisation (``normalised``,
+    by the vectors ``before_scale`` and ``before_shift``) or a factor per image and channel (``gated``, the second input), and the
+    activation ``prologue``."""
 
     base: Fusable
     epilogue: Layer | None
     residual: bool
     folded: bool
+    prologue: Layer | None = None
+    normalised: bool = False
+    gated: bool = False
+
+    def with_prologue(self, activation: Layer | None, normalised: bool, gated: bool) -> Layer:
+        return dataclasses.replace(self, prologue=activation, normalised=normalised, gated=gated)
+
+    def takes_prologue(self, x: Shape) -> bool:
+        return self.base.takes_prologue(x)
 
     @property
     def arity(self) -> int:  # type: ignore[override]
-        return 2 if self.residual else 1
+        return 1 + self.gated + self.residual
 
     @property
     def recordable(self) -> bool:  # type: ignore[override]
@@ -99,7 +120,7 @@ class FusedEpilogue(Layer):
 
     @property
     def reads_views(self) -> bool:  # type: ignore[override]
-        return self.base.reads_views and not self.residual  # a dense x and y are run as one line of pixels, which the residual then is too
+        return self.base.reads_views
 
     @property
     def writes_views(self) -> bool:  # type: ignore[override]
@@ -109,7 +130,7 @@ class FusedEpilogue(Layer):
         return self.base.label(name)
 
     def _shape(self, x: Any) -> Shape:
-        return x[0] if self.residual else x
+        return x if self.arity == 1 else x[0]
 
     def output_shape(self, x: Any) -> Shape:
         return self.base.output_shape(self._shape(x))
@@ -132,8 +153,16 @@ class FusedEpilogue(Layer):
             kernels.conv.fold_bias(p["bias"], p["fold_scale"], p["fold_shift"], b["shift"])
 
     def forward(self, x: Any, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
-        x, addend = x if self.residual else (x, None)
+        x, *others = (x,) if self.arity == 1 else x
+        addend = others[-1] if self.residual else None
         shift = b.get("shift", p.get("fold_shift", p.get("bias")))
         scalar = None if self.epilogue is None else self.epilogue.scalar()  # type: ignore[attr-defined]
+        before = {"prologue": self._before(x, others, p)} if self.normalised or self.gated else {}
         with contextlib.nullcontext() if scalar is None else kernels.scalar.explained(scalar):
-            self.base.run(x, y, shift, addend, scalar, b)
+            self.base.run(x, y, shift, addend, scalar, b, **before)
+
+    def _before(self, x: np.ndarray, others: list[np.ndarray], p: dict) -> Any:
+        channels = x.shape[-1]
+        gain = reshaped(others[0], (-1, channels)) if self.gated else p["before_scale"].reshape(1, channels)
+        offset = p["before_shift"] if self.normalised else constant_vector(None, 0, channels, x)
+        return kernels.conv.Prologue(gain, offset, None if self.prologue is None else self.prologue.scalar())  # type: ignore[attr-defined]

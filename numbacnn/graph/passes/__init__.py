@@ -12,6 +12,7 @@ from ..tensor import Tensor
 from .constant import constant_part, fix_state
 from .drop import drop_identities
 from .fuse import fuse_epilogues
+from .prologue import fuse_prologues
 from .split import split_activations
 
 Rewritten = tuple[list[Node], list[Tensor]]
@@ -40,10 +41,11 @@ def for_training(
     constant, rest = constant_part(nodes, frozen)
     read = {*outputs, *(tensor for node in rest for tensor in node.inputs)}
     made = [tensor for node in constant for tensor in node.outputs if tensor in read]
-    return fuse_epilogues(split_activations(constant), made) + split_activations(rest), list(outputs)
+    fused = fuse_prologues(fuse_epilogues(split_activations(constant), made), made)
+    return fused + split_activations(rest), list(outputs)
 
 
 def for_inference(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> Rewritten:
     """Nodes and outputs as they are run in inference."""
     nodes, outputs = drop_identities(nodes, outputs)
-    return fuse_epilogues(split_activations(nodes), outputs), outputs
+    return fuse_prologues(fuse_epilogues(split_activations(nodes), outputs), outputs), outputs

@@ -21,13 +21,12 @@ from ..tensor import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """The vectors ``fold_scale`` and ``fold_shift`` of a folded layer."""
+    """The vectors ``names`` (scale and shift) of a folded layer."""
 
     layer: Layer
     parameters: Mapping[str, str]
     channels: int
-
-    names = ("fold_scale", "fold_shift")
+    names: tuple[str, str] = ("fold_scale", "fold_shift")
 
     def arrays(self, dtype: np.dtype) -> dict[str, np.ndarray]:
         """Room for the vectors."""

@@ -1,7 +1,9 @@
 """Convolution: the kernels (direct, Winograd, depthwise), their launches, and the choice between them."""
 
 from .direct import channel_sums, fold_bias
+from .ending import is_clamp
 from .launch import (
+    Prologue,
     depthwise_convolve,
     depthwise_data_gradient,
     depthwise_data_gradient_elements,
@@ -19,6 +21,7 @@ __all__ = [
     "POINTWISE",
     "DataGradient",
     "Forward",
+    "Prologue",
     "Window",
     "channel_sums",
     "depthwise_convolve",
@@ -28,6 +31,7 @@ __all__ = [
     "depthwise_packed_elements",
     "depthwise_weight_gradients",
     "fold_bias",
+    "is_clamp",
     "lift",
     "pack_depthwise",
     "weight_gradient_elements",

@@ -15,7 +15,7 @@ import functools
 
 from numba import prange
 
-from ...simd import LANES, load, store, stride, take, transpose, zeros
+from ...simd import LANES, clamp, fma, load, store, stride, take, transpose, zeros
 from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel
 from .tiles import clear_run, copy_run, correlations, strips
@@ -52,6 +52,18 @@ def _accumulate(sums, sums_at, array, at, count, first):
     write(value, array, at, count)
 
 
+@inline
+def _pack_normalised(x, source, pixels, channels, gain, row, offset, floor, ceiling, patch, to):
+    """Copy neighbouring pixels to ``patch[to:]`` as ``clamp(x * gain + offset, floor, ceiling)``."""
+    for _ in range(pixels):
+        for channel in range(0, channels, WIDTH):
+            count = min(WIDTH, channels - channel)
+            value = fma(read(x, source + channel, count), read(gain, row * channels + channel, count), read(offset, channel, count))
+            write(clamp(value, floor, ceiling), patch, to + channel, count)
+        source += stride(x, 3)
+        to += channels
+
+
 @functools.cache
 def convolution(packed, narrow, activation):
     """The kernel ``convolve``.
@@ -63,10 +75,11 @@ def convolution(packed, narrow, activation):
 
     @kernel(parallel=True, views=("x", "addend", "y"))
     def convolve(
-        x, w, bias, residual, addend, low, high, y, offsets, length, heights, groups,
+        x, prologue, gain, offset, floor, ceiling, w, bias, residual, addend, low, high, y, offsets, length, heights, groups,
         geometry, block_rows, block_columns, one_line, task_panels, pass_panels, scratch, queue, threads,
     ):  # fmt: skip
-        """``y = finish(conv(x, w) + bias + addend)``, the addend only where ``residual``.
+        """``y = finish(conv(x, w) + bias + addend)``, the addend only where ``residual``; if ``prologue`` (of a pointwise convolution that
+        is ``packed``), of ``clamp(x * gain + offset, floor, ceiling)`` in place of ``x``, ``gain`` having a row for all images or for each.
 
         ``x (N, D, H, W, C)`` and ``y (N, OD, OH, OW, CO)`` are views with dense channels; ``w`` packed panels
         ``[group][panel][len(offsets) * length][WIDTH]``; ``offsets`` where each run of ``length`` inputs starts, relative to a pixel's
@@ -104,7 +117,14 @@ def convolution(packed, narrow, activation):
                 column_count = min(block_columns, width - column)
                 if packed:
                     line_step = columns * channels
-                    for kd in range(extent[0]):
+                    if prologue:
+                        for r in range(row_count):
+                            source = n * stride(x, 0) + plane * stride(x, 1) + (row + r) * stride(x, 2) + column * stride(x, 3)
+                            _pack_normalised(
+                                x, source, column_count, channels, gain, min(n, gain.shape[0] - 1), offset, floor, ceiling,
+                                own, r * line_step,
+                            )  # fmt: skip
+                    for kd in range(0 if prologue else extent[0]):
                         for line in range((row_count - 1) * strides[1] + (extent[1] - 1) * dilation[1] + 1):
                             _pack_line(
                                 x, n, plane * strides[0] - padding[0] + kd * dilation[0], row * strides[1] - padding[1] + line,

@@ -16,6 +16,11 @@ CLAMPS = {None: EVERYTHING, activations.identity: EVERYTHING, activations.relu: 
 """Scalar functions that are clamps, and to what."""
 
 
+def is_clamp(scalar: Callable) -> bool:
+    """Whether a scalar function is a clamp."""
+    return scalar in CLAMPS
+
+
 def resolved(scalar: Callable | None) -> tuple[Callable | None, float, float]:
     """What kernels are made for, and the numbers that they take: an inlined function or None, ``low`` and ``high``."""
     if scalar in CLAMPS:

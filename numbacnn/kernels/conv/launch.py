@@ -13,7 +13,7 @@ from ...simd import LANES
 from ..channels import WIDTH
 from .depthwise import HEIGHTS, HELD, depthwise, depthwise_weight_gradient, pack_taps
 from .direct import convolution, pack_weights, weight_gradient
-from .ending import resolved
+from .ending import EVERYTHING, resolved
 from .tiles import LADDER, MAX_ROWS, NARROW_LADDER, tile_heights
 from .window import NOTHING, Triple, Window
 
@@ -142,14 +142,28 @@ def forward_elements(window: Window, size: Triple, channels: int, places: Triple
     return max(blocks(window, size, channels, places, outputs, batch, threads, even).scratch for even in (False, True))
 
 
+@dataclasses.dataclass(frozen=True)
+class Prologue:
+    """``scalar(x * gain + offset)`` takes the place of ``x``: ``gain (1 or N, C)``, ``offset (C,)``, a scalar function that is a clamp."""
+
+    gain: np.ndarray
+    offset: np.ndarray
+    scalar: Callable | None
+
+
+def takes_prologue(window: Window, size: Triple, places: Triple) -> bool:
+    """Whether :func:`convolve` takes a :class:`Prologue`."""
+    return window.groups == 1 and _leaves_out(window, size, places)
+
+
 def convolve(
     x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window, scratch: np.ndarray,
-    addend: np.ndarray | None = None, activation: Callable | None = None,
+    addend: np.ndarray | None = None, activation: Callable | None = None, prologue: Prologue | None = None,
 ) -> None:  # fmt: skip
     """``y = activation(conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack` (none: the sum is zero)."""
     more = y if addend is None else addend
     x, window = _without_gaps(x, y.shape[1:4], window)
-    even = None not in (pixel_step(x), pixel_step(y), pixel_step(more))
+    even = prologue is None and None not in (pixel_step(x), pixel_step(y), pixel_step(more))
     plan = blocks(window, x.shape[1:4], x.shape[4], y.shape[1:4], y.shape[4], x.shape[0], scratch.shape[0], even)
     if plan.flat:
         x, y, more = (as_line(array) for array in (x, y, more))
@@ -158,15 +172,29 @@ def convolve(
     heights = tile_heights(plan.rows * plan.columns if one_line else plan.columns, NARROW_LADDER if narrow else LADDER)
     function, low, high = resolved(activation)
     convolution(not plan.flat, narrow, function)(
-        x, packed, bias, addend is not None, more, low, high, y, _int_array(plan.offsets), plan.length, heights, window.groups,
+        x, *_before(prologue, bias), packed, bias, addend is not None, more, low, high, y,
+        _int_array(plan.offsets), plan.length, heights, window.groups,
         _geometry(window), plan.rows, plan.columns, one_line, plan.task_panels, plan.pass_panels, scratch,
     )  # fmt: skip
 
 
+def _before(prologue: Prologue | None, bias: np.ndarray) -> tuple:
+    """What the kernel takes of a prologue."""
+    if prologue is None:
+        return (False, bias[None], bias, *EVERYTHING)
+    function, floor, ceiling = resolved(prologue.scalar)
+    assert function is None, "a prologue ends with a clamp"
+    return True, prologue.gain, prologue.offset, floor, ceiling
+
+
+def _leaves_out(window: Window, size: Triple, places: Triple) -> bool:
+    """Whether each place of the output is made of one place of the input, and none of padding."""
+    return window.taps == 1 and not any(window.padding) and all((n - 1) * s < m for n, s, m in zip(places, window.stride, size))
+
+
 def _without_gaps(x: np.ndarray, places: Triple, window: Window) -> tuple[np.ndarray, Window]:
     """The same convolution without the inputs that a pointwise one with a stride leaves out."""
-    inside = all((n - 1) * s < m for n, s, m in zip(places, window.stride, x.shape[1:4]))
-    if window.taps != 1 or any(window.padding) or not inside:
+    if not _leaves_out(window, x.shape[1:4], places):
         return x, window
     chosen = (slice(0, (n - 1) * s + 1, s) for n, s in zip(places, window.stride))
     return x[:, *chosen], dataclasses.replace(window, stride=(1, 1, 1))

@@ -63,15 +63,20 @@ class Forward(_Pass):
         else:
             launch.pack(weight, scale, packed, self.window.groups)
 
+    @property
+    def takes_prologue(self) -> bool:
+        """Whether :meth:`run` takes a prologue."""
+        return launch.takes_prologue(self.window, self.size, self.places)
+
     def run(
         self, x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, scratch: np.ndarray,
-        addend: np.ndarray | None = None, activation: Callable | None = None,
+        addend: np.ndarray | None = None, activation: Callable | None = None, prologue: launch.Prologue | None = None,
     ) -> None:  # fmt: skip
         """Arrays ``(N, D, H, W, C)``."""
         if self.tile:
             minimal.convolve(self.tile, x, packed, bias, y, self.window.padding, scratch, addend, activation)
         else:
-            launch.convolve(x, packed, bias, y, self.window, scratch, addend, activation)
+            launch.convolve(x, packed, bias, y, self.window, scratch, addend, activation, prologue)
 
 
 class DataGradient(_Pass):
