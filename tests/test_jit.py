@@ -17,10 +17,12 @@ import numba
 import numpy as np
 import pytest
 from numba import prange, types
+from numba.core.registry import cpu_target
 
 from numbacnn.errors import ConfigError
 from numbacnn.kernels import jit
 from numbacnn.kernels.jit import inline, kernel
+from numbacnn.kernels.linking import linked_later
 from numbacnn.simd import take
 
 compiled_only = pytest.mark.skipif(jit.JIT_DISABLED, reason="nothing is compiled, so nothing is cached")
@@ -608,6 +610,32 @@ def test_processes_that_compile_at_once(elsewhere):
         assert {name: entry[0] for name, entry in report.items()} == {name: EXPECTED[name] for name in ("plain", "squared")}
     assert {path.suffix for path in elsewhere.files()} == {".nbc"}, "no temporary file is left"
     assert elsewhere.run("plain", "squared") == found("plain", "squared")
+
+
+@compiled_only
+def test_threads_that_compile_at_once_leave_numba_as_it_was():
+    """The second one waits until the first one has taken away what it put in Numba's place."""
+    codegen = cpu_target.target_context.codegen()
+    before = codegen._library_class
+    inside, go = threading.Event(), threading.Event()
+
+    def first():
+        with linked_later("first", jit.INLINED):
+            inside.set()
+            go.wait()
+
+    def second():
+        inside.wait()
+        threading.Timer(0.05, go.set).start()  # after this thread has arrived at the lock
+        with linked_later("second", jit.INLINED):
+            pass
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codegen._library_class is before
 
 
 @compiled_only
