@@ -119,17 +119,15 @@ def test_only_explicit_loops_are_parallel():
 
 @compiled_only
 @pytest.mark.skipif(jit.num_threads() == 1, reason="there is one thread anyway")
-def test_small_launches_stay_in_one_thread(monkeypatch):
+def test_small_launches_stay_in_one_thread():
     def woken(y, queue, threads):
         for thread in prange(threads):
             y[thread] = thread
 
-    used = []
-    monkeypatch.setattr(jit, "Limited", lambda entry, threads: used.append(threads) or entry)
-    for serial, elements, expected in ((jit.SERIAL_ELEMENTS, 8192, [1]), (jit.SERIAL_ELEMENTS, 8193, []), (100, 100, [1]), (100, 101, [])):
-        used.clear()
-        kernel(parallel=True, serial=serial)(woken).bind(np.zeros(elements))
-        assert used == expected
+    for serial in (jit.SERIAL_ELEMENTS, 100):
+        for elements, expected in ((serial, 1), (serial + 1, jit.num_threads())):
+            launch, _ = kernel(parallel=True, serial=serial)(woken).bind(np.zeros(elements))
+            assert launch.threads == expected
 
 
 def test_numbers_of_threads_that_cannot_be():

@@ -303,7 +303,7 @@ class DiskCache(_Cache):
 # Threads -------------------------------------------------------------------------------------------------------------
 
 _thread_count: int | None = None
-_launch_lock = threading.RLock()
+_start_lock, _launch_lock = threading.Lock(), threading.RLock()
 _local = threading.local()
 
 
@@ -331,7 +331,7 @@ def _start_threads() -> None:
 
     It spins for milliseconds otherwise. Where another process keeps a core busy, a thread then spins on the very core that the thread it
     waits for needs, and a launch takes a time slice of the operating system: a step of LeNet-5 took 200 ms instead of 8."""
-    with _launch_lock:
+    with _start_lock:
         spins = os.environ.get("GOMP_SPINCOUNT")
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
         try:
@@ -350,7 +350,8 @@ def threading_layer() -> str:
 
 
 def launch_guard() -> contextlib.AbstractContextManager:
-    """Hold this around launches of parallel kernels."""
+    """Hold this around launches of parallel kernels. It comes before the lock of a plan: what runs within a launch, such as a layer that
+    calls another model, may take that of another plan."""
     return contextlib.nullcontext() if JIT_DISABLED or _launches_are_safe() else _launch_lock
 
 
@@ -414,8 +415,7 @@ class Kernel:
         entry = self._entries.get(kinds)
         if entry is None:
             entry = self._entries[kinds] = self._compile(tuple(map(_numba_type, kinds)))
-        threads = self._threads(arguments) if self.parallel else numba_config.NUMBA_NUM_THREADS
-        return (entry if threads == numba_config.NUMBA_NUM_THREADS else Limited(entry, threads)), arguments
+        return (Limited(entry, self._threads(arguments)) if self.parallel else entry), arguments
 
     def _threads(self, arguments: tuple) -> int:
         """Threads to work on a launch: none but the caller's where all arrays are small, since a launch has to wait for each of them."""
@@ -441,7 +441,7 @@ class Kernel:
 
 
 class Limited:
-    """A compiled function that is run by so many threads."""
+    """A compiled function that is run by so many threads: Numba's own number is one per Python thread, ours one per process."""
 
     __slots__ = ("entry", "threads")
 
