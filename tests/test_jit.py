@@ -239,6 +239,33 @@ def test_recording_concerns_one_thread():
 
 
 @compiled_only
+def test_postponed_kernels_are_noted_once_per_kind_and_not_run():
+    def increased(x, y):
+        y[0] = x[0] + 1
+
+    increase, x, y = kernel(increased), np.ones(4), np.zeros(4)
+    with jit.postponed() as noted:
+        increase(x, y)
+        increase(x[:2], y)
+        increase(x.astype("f4"), y)
+        with jit.record() as steps:
+            count(y)
+        jit.run(steps)
+    assert not y.any()
+    assert not increase.dispatcher.overloads
+    assert [wanted.kernel for wanted in noted] == [increase, increase, count]
+    first, second, _ = noted
+    assert first.key != second.key
+    with jit.builds() as builds:
+        build = first.build()
+        assert first.kept
+        increase(x, y)
+    assert y[0] == 2
+    assert builds == [build]
+    assert build.name == increased.__qualname__
+
+
+@compiled_only
 def test_arguments_that_a_kernel_cannot_take():
     with pytest.raises(TypeError, match="a kernel takes NumPy arrays and numbers, not list"):
         double([1.0], np.zeros(1))
