@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from asv_benchmarks import first_image
 from asv_benchmarks.benchmarks import bench_convolution, bench_layers
 from asv_benchmarks.benchmarks.common import Training
 from asv_benchmarks.peers import roofline
 from numbacnn.kernels import jit
+from numbacnn.paths import cache_folder
 
 SIZE, CHANNELS = 6, 16
 
@@ -70,6 +72,14 @@ def test_what_the_bounds_are_measured_with_computes_and_reads():
     results.fill(0)
     roofline.read_all(x, results)
     assert results.sum() == x.size
+
+
+@pytest.mark.skipif(jit.JIT_DISABLED, reason="there are no kernels to wait for")
+def test_the_phases_of_a_first_prediction_add_up():
+    found = first_image.first_prediction(cache_folder(), "lenet5", 1, None)
+    assert set(found["seconds"]) == set(first_image.PHASES)
+    assert sum(found["seconds"].values()) == pytest.approx(found["total"])
+    assert found["kernels"]
 
 
 def test_a_backward_pass_without_anything_to_run_is_refused():
