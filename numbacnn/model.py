@@ -103,7 +103,8 @@ class Model:
         """Outputs for ``images`` ``(N, ...)`` in inference mode, as new NumPy arrays.
 
         A model with several inputs takes a tuple or list of arrays, one with several outputs gives a tuple, or a mapping if they
-        have names. Images are run ``batch_size`` at a time. Raises ShapeError and ConfigError for arrays that are not what the model takes.
+        have names. Images are run ``batch_size`` at a time. Several threads may call this at once; those with batches of one size
+        wait for each other. Raises ShapeError and ConfigError for arrays that are not what the model takes.
         """
         batches = self._checked_inputs(images)
         size = CHUNK if batch_size is None else batch_size

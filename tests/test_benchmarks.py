@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from asv_benchmarks import first_image
 from asv_benchmarks.benchmarks import bench_convolution, bench_layers
 from asv_benchmarks.benchmarks.common import Training
+from asv_benchmarks.peers import roofline
+from numbacnn.kernels import jit
+from numbacnn.paths import cache_folder
 
 SIZE, CHANNELS = 6, 16
 
@@ -47,6 +51,35 @@ def test_the_gradients_of_convolution_are_timed_apart(monkeypatch):
         assert set(data.case.plan.gradients) <= data.case.model.store.frozen
         assert all_computed(weights.case)
         assert all_computed(data.case)
+
+
+def test_bounds_of_a_network():
+    import numbacnn as nc
+
+    x = nc.Input((6, 6, 2))
+    model = nc.Model(x, nc.Dense(3)(nc.Flatten()(nc.Activation("tanh")(nc.Conv2D(4, 3, padding="same", bias=False)(x)))))
+    taken = roofline.work(model, batch=5)
+    assert taken["flops"] == 5 * 2 * (36 * 3 * 3 * 2 * 4 + 36 * 4 * 3)
+    assert taken["bytes"] == model.store.nbytes + 5 * 4 * (6 * 6 * 2 + 3)
+    assert roofline.bounds(taken, {"flops": 1e9, "bytes": 1e6}) == {"arithmetic": taken["flops"] / 1e6, "memory": taken["bytes"] / 1e3}
+
+
+def test_what_the_bounds_are_measured_with_computes_and_reads():
+    results = np.zeros((jit.num_threads(), roofline.TILE), np.float32)
+    roofline.multiply_add(results, 100)
+    assert results[0, 0] == 2, "the limit of x / 2 + 1"
+    x = np.ones(3 * roofline.BLOCK, np.float32)
+    results.fill(0)
+    roofline.read_all(x, results)
+    assert results.sum() == x.size
+
+
+@pytest.mark.skipif(jit.JIT_DISABLED, reason="there are no kernels to wait for")
+def test_the_phases_of_a_first_prediction_add_up():
+    found = first_image.first_prediction(cache_folder(), "lenet5", 1, None)
+    assert set(found["seconds"]) == set(first_image.PHASES)
+    assert sum(found["seconds"].values()) == pytest.approx(found["total"])
+    assert found["kernels"]
 
 
 def test_a_backward_pass_without_anything_to_run_is_refused():

@@ -20,9 +20,13 @@ from PIL import Image
 import numbacnn as nc
 from numbacnn.cli import train
 from numbacnn.cli.main import main
+from numbacnn.cli.warming import Use, wanted
 from numbacnn.data.images import read_image
 from numbacnn.data.sources import open_dataset
+from numbacnn.kernels import jit
 from numbacnn.plugin import builtins, manager
+
+compiled_only = pytest.mark.skipif(jit.JIT_DISABLED, reason="nothing is compiled, so nothing is cached")
 
 
 def run(*args, **options):
@@ -125,6 +129,9 @@ def test_version():
         (["predict", "nothing.safetensors"], "Missing argument 'FILES...'"),
         (["summary", "lenet6"], "Did you mean 'lenet5'"),
         (["cache", "warm", "lenet6"], "Did you mean 'lenet5'"),
+        (["cache", "warm", "lenet5", "resnet51"], "no architecture named 'resnet51'. Did you mean 'resnet"),
+        (["cache", "warm"], "Missing argument 'ARCHITECTURE...'"),
+        (["cache", "warm", "lenet5", "--batch", "0"], "'--batch'"),
     ],
 )
 def test_wrong_input_gets_one_sentence(args, sentence, tmp_path, monkeypatch):
@@ -287,6 +294,54 @@ def test_a_cache_folder_that_may_not_be_looked_at(tmp_path, monkeypatch):
     assert (told["writable"], told["kernels"]) == (False, 0)
     assert "cannot be written to" in run("cache", "info").stdout
     assert json.loads(run("doctor", "--json").stdout)["cache"] == told
+
+
+PREDICTION = """
+import numpy as np, numbacnn as nc
+from numbacnn.kernels import jit
+
+x = nc.Input((4, 4, 1))
+model = nc.Model(x, nc.Dense(10)(nc.Flatten()(x)))
+images = np.zeros((2, 4, 4, 1), np.float32)
+with jit.builds() as builds:
+    model.predict(images)
+print([build.name for build in builds if not build.found])
+"""
+
+
+@compiled_only
+def test_cache_warm_compiles_all_that_is_needed_later(install, tmp_path, monkeypatch):
+    install("builder", ARCHITECTURE)
+    monkeypatch.setenv("NUMBACNN_CACHE_DIR", str(tmp_path / "cache"))
+    command = ["cache", "warm", "demanding", "--input-shape", "4x4x1", "--batch", 2, "--json"]
+    first = json.loads(run(*command, "--processes", 2).stdout)
+    assert (first["processes"], first["found"]) == (2, 0)
+    assert first["compiled"] == len(first["kernels"]) == len(list((tmp_path / "cache/kernels").glob("*.nbc"))) > 1
+    again = json.loads(run(*command).stdout)
+    assert (again["compiled"], again["found"], again["kernels"]) == (0, first["compiled"], [])
+    later = subprocess.run([sys.executable, "-c", PREDICTION], capture_output=True, text=True, check=True)
+    assert later.stdout.strip() == "[]", "the next process finds everything"
+    next((tmp_path / "cache/kernels").iterdir()).write_bytes(b"damaged")
+    assert f"1 kernels compiled, {first['compiled'] - 1} found" in run(*command[:-1]).stdout
+
+
+@compiled_only
+def test_training_takes_more_kernels_than_prediction():
+    prediction, training = (wanted(Use("lenet5", (28, 28, 1), 10, 64, training, None)) for training in (False, True))
+    assert set(prediction) < set(training)
+    assert sum("optimizer" in key for key in training) == 2
+
+
+def test_cache_warm_where_nothing_can_be_kept(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("NUMBACNN_CACHE_DIR", str(tmp_path / "file"))
+    assert "cannot be written to; set NUMBACNN_CACHE_DIR" in refused("cache", "warm", "lenet5")
+
+
+def test_cache_warm_without_compilation():
+    told = process("cache", "warm", "lenet5", NUMBA_DISABLE_JIT="1")
+    assert told.returncode == 2
+    assert "NUMBA_DISABLE_JIT is set" in told.stderr
 
 
 def test_doctor():

@@ -17,10 +17,12 @@ import numba
 import numpy as np
 import pytest
 from numba import prange, types
+from numba.core.registry import cpu_target
 
 from numbacnn.errors import ConfigError
 from numbacnn.kernels import jit
 from numbacnn.kernels.jit import inline, kernel
+from numbacnn.kernels.linking import linked_later
 from numbacnn.simd import take
 
 compiled_only = pytest.mark.skipif(jit.JIT_DISABLED, reason="nothing is compiled, so nothing is cached")
@@ -117,17 +119,15 @@ def test_only_explicit_loops_are_parallel():
 
 @compiled_only
 @pytest.mark.skipif(jit.num_threads() == 1, reason="there is one thread anyway")
-def test_small_launches_stay_in_one_thread(monkeypatch):
+def test_small_launches_stay_in_one_thread():
     def woken(y, queue, threads):
         for thread in prange(threads):
             y[thread] = thread
 
-    used = []
-    monkeypatch.setattr(jit, "Limited", lambda entry, threads: used.append(threads) or entry)
-    for serial, elements, expected in ((jit.SERIAL_ELEMENTS, 8192, [1]), (jit.SERIAL_ELEMENTS, 8193, []), (100, 100, [1]), (100, 101, [])):
-        used.clear()
-        kernel(parallel=True, serial=serial)(woken).bind(np.zeros(elements))
-        assert used == expected
+    for serial in (jit.SERIAL_ELEMENTS, 100):
+        for elements, expected in ((serial, 1), (serial + 1, jit.num_threads())):
+            launch, _ = kernel(parallel=True, serial=serial)(woken).bind(np.zeros(elements))
+            assert launch.threads == expected
 
 
 def test_numbers_of_threads_that_cannot_be():
@@ -236,6 +236,33 @@ def test_recording_concerns_one_thread():
         other.join()
     assert not steps
     assert (y == 2).all()
+
+
+@compiled_only
+def test_postponed_kernels_are_noted_once_per_kind_and_not_run():
+    def increased(x, y):
+        y[0] = x[0] + 1
+
+    increase, x, y = kernel(increased), np.ones(4), np.zeros(4)
+    with jit.postponed() as noted:
+        increase(x, y)
+        increase(x[:2], y)
+        increase(x.astype("f4"), y)
+        with jit.record() as steps:
+            count(y)
+        jit.run(steps)
+    assert not y.any()
+    assert not increase.dispatcher.overloads
+    assert [wanted.kernel for wanted in noted] == [increase, increase, count]
+    first, second, _ = noted
+    assert first.key != second.key
+    with jit.builds() as builds:
+        build = first.build()
+        assert first.kept
+        increase(x, y)
+    assert y[0] == 2
+    assert builds == [build]
+    assert build.name == increased.__qualname__
 
 
 @compiled_only
@@ -608,6 +635,32 @@ def test_processes_that_compile_at_once(elsewhere):
         assert {name: entry[0] for name, entry in report.items()} == {name: EXPECTED[name] for name in ("plain", "squared")}
     assert {path.suffix for path in elsewhere.files()} == {".nbc"}, "no temporary file is left"
     assert elsewhere.run("plain", "squared") == found("plain", "squared")
+
+
+@compiled_only
+def test_threads_that_compile_at_once_leave_numba_as_it_was():
+    """The second one waits until the first one has taken away what it put in Numba's place."""
+    codegen = cpu_target.target_context.codegen()
+    before = codegen._library_class
+    inside, go = threading.Event(), threading.Event()
+
+    def first():
+        with linked_later("first", jit.INLINED):
+            inside.set()
+            go.wait()
+
+    def second():
+        inside.wait()
+        threading.Timer(0.05, go.set).start()  # after this thread has arrived at the lock
+        with linked_later("second", jit.INLINED):
+            pass
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codegen._library_class is before
 
 
 @compiled_only

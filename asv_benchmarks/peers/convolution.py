@@ -99,12 +99,7 @@ class Layer:
 def _recorded(function):
     with jit.record() as steps:
         function()
-
-    def run():
-        for step, arguments in steps:
-            step(*arguments)
-
-    return run
+    return lambda: jit.run(steps)
 
 
 @click.command(epilog="Example: python -m asv_benchmarks.peers.convolution --batch 1 --batch 8 --json convolution.json")

@@ -4,18 +4,32 @@ Needs PyTorch, torchvision, timm, onnx, onnxscript, onnxruntime and openvino; of
 in a process of its own, with the same weights (PyTorch's initial ones) and images; PyTorch exports the ONNX file. Engines take turns: in
 each round each one runs for a moment, while the others wait for a message and their threads sleep. What counts is the ratio within a
 round.
+
+Beside the times stand two bounds of the network on this machine, in milliseconds: ``arithmetic`` (twice its multiply-adds, by what the
+cores compute between registers) and ``memory`` (parameters, inputs and outputs once, by what is read from memory per second). Winograd's
+minimal filtering takes fewer multiply-adds than the direct count, so a time may lie below the arithmetic bound; parameters that stay
+in a cache from one run to the next don't come from memory, so a time may lie below that one too. See ``roofline.py``.
+
+``--memory`` measures memory instead: the most that each engine's process held, loading included, and how much more that is than after the
+import of its library.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import importlib.util
+import itertools
+import logging
 import math
 import multiprocessing
 import os
 import statistics
 import tempfile
 import time
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +43,9 @@ BATCH1 = (
     "xception",
 )  # fmt: skip
 BATCH16 = ("resnet18", "resnet50", "vgg16", "mobilenet_v2")
+MEMORY, MEMORY_BATCH = ("resnet50", "vgg16"), 16
 ENGINES = ("numbacnn", "torch", "torch channels-last", "onnxruntime", "openvino")
-MODULES = {"torch": "torch", "torch channels-last": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
+MODULES = {"numbacnn": "numbacnn", "torch": "torch", "torch channels-last": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
 TOLERANCE = 1e-3
 
 
@@ -114,6 +129,31 @@ def work(engine: str, name: str, folder: Path, threads: int, line: Any) -> None:
         line.send(times)
 
 
+def work_memory(engine: str, name: str, folder: Path, threads: int, line: Any) -> None:
+    """Send the bytes that this process held after importing the engine's library, and the most that it has held after some runs."""
+    importlib.import_module("numbacnn.kernels.jit" if engine == "numbacnn" else MODULES[engine])  # numbacnn alone loads no Numba yet
+    imported = process_bytes("VmRSS")
+    run = prepared(engine, name, folder, threads)
+    for _ in range(3):
+        run()
+    line.send((imported, process_bytes("VmHWM")))
+
+
+def process_bytes(entry: str) -> int:
+    """Resident bytes of this process: at present (``VmRSS``), or the most there have been (``VmHWM``). ``ru_maxrss`` would count those of
+    the process that started this one."""
+    for text in Path("/proc/self/status").read_text().splitlines():
+        if text.startswith(entry):
+            return 1024 * int(text.split()[1])
+    raise SystemExit(f"This system does not tell {entry}.")
+
+
+def work_roofline(threads: int, line: Any) -> None:
+    from . import roofline
+
+    line.send(roofline.measure(threads))
+
+
 # The networks ------------------------------------------------------------------------------------------------------
 
 
@@ -163,20 +203,50 @@ def export(name: str, batch: int, folder: Path) -> None:
     images = np.random.default_rng(0).normal(size=(batch, *shape_of(name))).astype(np.float32)
     np.save(folder / "images.npy", images)
     example = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    torch.onnx.export(module, (example,), folder / "network.onnx", dynamo=True, verbose=False)
+    with _quiet():
+        torch.onnx.export(module, (example,), folder / "network.onnx", dynamo=True, verbose=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings: the exporter's are about its own insides."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+# Measuring ---------------------------------------------------------------------------------------------------------
+
+
+def started(function: Any, *arguments: Any) -> tuple[Any, Any]:
+    """A process that runs ``function(*arguments, line)``, and our end of the line."""
+    context = multiprocessing.get_context("spawn")
+    line, end = context.Pipe()
+    process = context.Process(target=function, args=(*arguments, end), daemon=True)
+    process.start()
+    end.close()  # so that a process that fails ends the line
+    return process, line
+
+
+def answered(function: Any, *arguments: Any) -> Any:
+    """What a process of its own sends."""
+    process, line = started(function, *arguments)
+    result = line.recv()
+    process.join()
+    return result
 
 
 def compare(name: str, batch: int, threads: int, engines: list[str], rounds: int, seconds: float) -> dict[str, Any]:
     """Times of a network in all engines, after their logits have been found to agree."""
-    context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         export(name, batch, folder)
-        lines, processes = {}, []
-        for engine in engines:
-            lines[engine], end = context.Pipe()
-            processes.append(context.Process(target=work, args=(engine, name, folder, threads, end), daemon=True))
-            processes[-1].start()
+        workers = {engine: started(work, engine, name, folder, threads) for engine in engines}
+        lines = {engine: line for engine, (_, line) in workers.items()}
         first = {engine: line.recv() for engine, line in lines.items()}
         wanted = first["torch"][0]
         for engine, (logits, _) in first.items():
@@ -184,20 +254,24 @@ def compare(name: str, batch: int, threads: int, engines: list[str], rounds: int
             if apart > TOLERANCE:
                 raise SystemExit(f"{name}: the logits of {engine} are {apart:.1e} from PyTorch's")
         times: dict[str, list[float]] = {engine: [] for engine in engines}
+        least = dict.fromkeys(engines, math.inf)
         for turn in range(rounds):
             for engine in engines[:: 1 if turn % 2 == 0 else -1]:
                 lines[engine].send(seconds)
-                times[engine].append(statistics.median(lines[engine].recv()))
+                found = lines[engine].recv()
+                times[engine].append(statistics.median(found))
+                least[engine] = min(least[engine], *found)
         for line in lines.values():
             line.send(None)
-        for process in processes:
+        for process, _ in workers.values():
             process.join()
     return {
         "network": name,
         "batch": batch,
+        "threads": threads,
         "milliseconds": {engine: 1e3 * statistics.median(values) for engine, values in times.items()},
-        "best milliseconds": {engine: 1e3 * min(values) for engine, values in times.items()},
-        "first seconds": {engine: found for engine, (_, found) in first.items()},
+        "least milliseconds": {engine: 1e3 * value for engine, value in least.items()},
+        "first seconds": {engine: seconds for engine, (_, seconds) in first.items()},
         "ratio to the best": _ratio(times, [engine for engine in engines if engine != "numbacnn"]),
         "ratio to PyTorch": _ratio(times, [engine for engine in engines if engine.startswith("torch")]),
     }
@@ -209,27 +283,109 @@ def _ratio(times: dict[str, list[float]], others: list[str]) -> float:
     return statistics.median(min(times[other][k] for other in others) / times["numbacnn"][k] for k in rounds)
 
 
-@click.command(epilog="Example: python -m asv_benchmarks.peers.inference --network resnet50 --batch 1 --json inference.json")
+def compare_memory(name: str, batch: int, threads: int, engines: list[str]) -> dict[str, Any]:
+    """Bytes of each engine's process, one after the other."""
+    with tempfile.TemporaryDirectory() as place:
+        export(name, batch, Path(place))
+        found = {engine: answered(work_memory, engine, name, Path(place), threads) for engine in engines}
+    return {
+        "network": name,
+        "batch": batch,
+        "threads": threads,
+        "peak bytes": {engine: most for engine, (_, most) in found.items()},
+        "increase bytes": {engine: most - imported for engine, (imported, most) in found.items()},
+    }
+
+
+def bounds_of(name: str, batch: int, machine: dict[str, float]) -> dict[str, Any]:
+    """What a network takes, and the milliseconds that it takes at least on the machine."""
+    import numbacnn as nc
+
+    from . import roofline
+
+    work = roofline.work(nc.create(name, input_shape=shape_of(name), **options_of(name)), batch)
+    return {"work": work, "bounds": roofline.bounds(work, machine)}
+
+
+# What it tells -----------------------------------------------------------------------------------------------------
+
+
+def _line(first: Iterable[Any], rest: Iterable[str], widths: Iterable[int]) -> str:
+    name, batch, threads = first
+    return f"{name:16} {batch:>5} {threads:>7}  " + "  ".join(f"{text:>{width}}" for text, width in zip(rest, widths))
+
+
+def report_times(cases: list[tuple[int, int, str]], engines: list[str], rounds: int, seconds: float, path: str | None) -> None:
+    """Compare, print a line for each network, and write the figures. ``cases`` are (threads, batch, network)."""
+    machines = {threads: answered(work_roofline, threads) for threads in dict.fromkeys(threads for threads, _, _ in cases)}
+    for threads, machine in machines.items():
+        click.echo(
+            f"{threads} threads: {machine['flops'] / 1e9:.0f} GFLOP/s between registers, {machine['bytes'] / 1e9:.1f} GB/s from memory"
+        )
+    click.echo("Milliseconds, the median and (the least).")
+    widths = [*(21 for _ in engines), 10, 8, 11, 10]
+    click.echo(_line(("network", "batch", "threads"), [*engines, "arithmetic", "memory", "to the best", "to PyTorch"], widths))
+    rows = []
+    for threads, batch, name in cases:
+        row = {**compare(name, batch, threads, engines, rounds, seconds), **bounds_of(name, batch, machines[threads])}
+        rows.append(row)
+        times = [f"{row['milliseconds'][engine]:.2f} ({row['least milliseconds'][engine]:.2f})" for engine in engines]
+        others = (*row["bounds"].values(), row["ratio to the best"], row["ratio to PyTorch"])
+        click.echo(_line((name, batch, threads), [*times, *(f"{value:.2f}" for value in others)], widths))
+        write(path, {"machine": machines, "rows": rows})
+    for (threads, batch), group in itertools.groupby(rows, lambda row: (row["threads"], row["batch"])):
+        found = list(group)
+        for ratio in ("ratio to the best", "ratio to PyTorch"):
+            mean = math.exp(statistics.mean(math.log(row[ratio]) for row in found))
+            click.echo(f"geometric mean, batch {batch}, {threads} threads, {ratio}: {mean:.2f}")
+
+
+def report_memory(networks: Iterable[str], batches: Iterable[int], threads: Iterable[int], engines: list[str], path: str | None) -> None:
+    """As :func:`report_times`, of memory."""
+    widths = [21] * len(engines)
+    click.echo("MiB that the process held at most, and (how much more than after the import of the library).")
+    click.echo(_line(("network", "batch", "threads"), engines, widths))
+    rows = []
+    for count, batch, name in itertools.product(threads, batches, networks):
+        row = compare_memory(name, batch, count, engines)
+        rows.append(row)
+        cells = [f"{row['peak bytes'][engine] / 2**20:.0f} ({row['increase bytes'][engine] / 2**20:.0f})" for engine in engines]
+        click.echo(_line((name, batch, count), cells, widths))
+        write(path, {"rows": rows})
+
+
+@click.command(
+    epilog="Examples: python -m asv_benchmarks.peers.inference --network resnet50 --batch 1 --threads 1 --threads 2 --json inference.json; "
+    "python -m asv_benchmarks.peers.inference --memory --json memory.json"
+)
 @click.option("--network", "networks", multiple=True, help="One or several of ours. [default: a list for each batch size]")
-@click.option("--batch", "batches", multiple=True, type=int, default=(1, 16), show_default=True)
-@click.option("--threads", default=len(os.sched_getaffinity(0)), show_default=True)
+@click.option("--batch", "batches", multiple=True, type=int, help="May be repeated. [default: 1 and 16; 16 with --memory]")
+@click.option("--threads", multiple=True, type=int, help="May be repeated: --threads 1 --threads 2. [default: all cores]")
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--seconds", default=0.5, show_default=True, help="That an engine runs in a round.")
+@click.option("--memory", is_flag=True, help=f"Measure memory instead of time. [default networks: {', '.join(MEMORY)}]")
 @click.option("--json", "path", help="Write the figures to this file.")
-def main(networks: tuple[str, ...], batches: tuple[int, ...], threads: int, rounds: int, seconds: float, path: str | None) -> None:
-    """Time whole networks beside other engines."""
-    engines = [engine for engine in ENGINES if engine == "numbacnn" or importlib.util.find_spec(MODULES[engine])]
-    click.echo(f"{'network':16} {'batch':>5}  " + "  ".join(f"{engine:>19}" for engine in engines) + "   to the best  to PyTorch")
-    rows = []
-    for batch in batches:
-        for name in networks or (BATCH1 if batch == 1 else BATCH16):
-            row = compare(name, batch, threads, engines, rounds, seconds)
-            rows.append(row)
-            figures = "  ".join(f"{row['milliseconds'][engine]:16.2f} ms" for engine in engines)
-            click.echo(f"{name:16} {batch:5}  {figures}   {row['ratio to the best']:11.2f}  {row['ratio to PyTorch']:10.2f}")
-            write(path, {"threads": threads, "rows": rows})
-    for ratio in ("ratio to the best", "ratio to PyTorch"):
-        click.echo(f"geometric mean, {ratio}: {math.exp(statistics.mean(math.log(row[ratio]) for row in rows)):.2f}")
+def main(
+    networks: tuple[str, ...],
+    batches: tuple[int, ...],
+    threads: tuple[int, ...],
+    rounds: int,
+    seconds: float,
+    memory: bool,
+    path: str | None,
+) -> None:
+    """Time whole networks beside other engines, or measure their memory."""
+    engines = [engine for engine in ENGINES if importlib.util.find_spec(MODULES[engine])]
+    counts = threads or (len(os.sched_getaffinity(0)),)
+    if memory:
+        report_memory(networks or MEMORY, batches or (MEMORY_BATCH,), counts, engines, path)
+        return
+    cases = [
+        (count, batch, name)
+        for count, batch in itertools.product(counts, batches or (1, 16))
+        for name in networks or (BATCH1 if batch == 1 else BATCH16)
+    ]
+    report_times(cases, engines, rounds, seconds, path)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import click
 
+from ..errors import ConfigError
 from ..paths import cache_folder
 from . import options
-from .models import new_model
 
 
 @click.group(
     "cache",
     epilog=options.examples(
-        "numbacnn cache info", "numbacnn cache warm lenet5", "numbacnn cache clear", "NUMBACNN_CACHE_DIR=/fast/disk numbacnn cache info"
+        "numbacnn cache info", "numbacnn cache warm resnet50", "numbacnn cache clear", "NUMBACNN_CACHE_DIR=/fast/disk numbacnn cache info"
     ),
 )
 def command() -> None:
@@ -51,31 +51,59 @@ def clear(as_json: bool) -> None:
         click.echo(f"Removed {removed / 2**20:.1f} MiB from {kernel_folder()}")
 
 
-@command.command(epilog=options.examples("numbacnn cache warm lenet5", "numbacnn cache warm cnn --input-shape 32x32x3 --classes 100"))
-@click.argument("architecture")
+@command.command(
+    epilog=options.examples(
+        "numbacnn cache warm lenet5",
+        "numbacnn cache warm resnet50 mobilenet_v2 --batch 1 --batch 16",
+        "numbacnn cache warm cnn --input-shape 32x32x3 --training --batch 64",
+        "numbacnn cache warm vgg16 --processes 1 --json",
+    )
+)
+@click.argument("architectures", nargs=-1, required=True, metavar="ARCHITECTURE...")
+@click.option(
+    "--batch",
+    "--batch-size",
+    "batches",
+    type=options.POSITIVE,
+    multiple=True,
+    default=(1,),
+    show_default=True,
+    help="Images at once, on which the choice of methods depends; may be repeated.",
+)
+@click.option("--training", is_flag=True, help="Also what training takes, with SGD and with Adam.")
+@click.option("--processes", type=options.POSITIVE, help="That compile at the same time; one for each core by default.")
 @options.input_shape
 @options.class_count
 @options.machine
 @options.as_json
-def warm(architecture: str, input_shape: tuple[int, ...] | None, classes: int, threads: int | None, device: str, as_json: bool) -> None:
-    """Compile all kernels that training and using ARCHITECTURE take."""
+def warm(
+    architectures: tuple[str, ...],
+    batches: tuple[int, ...],
+    training: bool,
+    processes: int | None,
+    input_shape: tuple[int, ...] | None,
+    classes: int,
+    threads: int | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Compile all kernels that using ARCHITECTURES takes, so that nobody waits for them later. Nothing is computed."""
     options.use(threads, device)
-    import numpy as np
+    if not cache_state()["writable"]:
+        raise ConfigError(f"The folder {kernel_folder()} cannot be written to; set NUMBACNN_CACHE_DIR to another one.")
+    from .warming import Use, warmed
 
-    from ..training.trainer import Trainer
-
-    before, start = len(kernel_files()), time.perf_counter()
-    model = new_model(architecture, input_shape, classes)
-    batches = tuple(np.zeros((2, *tensor.shape), np.float32) for tensor in model.graph.inputs)
-    images = batches if len(batches) > 1 else batches[0]
-    for optimizer in ("sgd", "adam"):
-        Trainer(model, optimizer=optimizer).step(images, np.arange(2) % classes)
-    model.predict(images)
-    new, seconds = len(kernel_files()) - before, time.perf_counter() - start
+    uses = [Use(name, input_shape, classes, batch, training, threads) for name in dict.fromkeys(architectures) for batch in batches]
+    start = time.perf_counter()
+    result = warmed(uses, processes or options.core_count(), show=not as_json)
+    seconds = time.perf_counter() - start
     if as_json:
-        options.print_json({"architecture": architecture, "new_kernels": new, "seconds": seconds})
-    else:
-        click.echo(f"{architecture}: {new} kernels compiled in {seconds:.1f} s, kept in {kernel_folder()}")
+        told = {"compiled": len(result.compiled), "found": result.found, "seconds": seconds, "processes": result.processes}
+        kernels = [{"name": build.name, "seconds": build.seconds} for build in result.compiled]
+        options.print_json({"architectures": architectures, "batches": batches, "training": training, **told, "kernels": kernels})
+        return
+    by = f" by {result.processes} processes" if result.processes > 1 else ""
+    click.echo(f"{len(result.compiled)} kernels compiled{by}, {result.found} found, in {seconds:.1f} s; they are kept in {kernel_folder()}")
 
 
 def kernel_folder() -> Path:

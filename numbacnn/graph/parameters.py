@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import weakref
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -22,7 +23,7 @@ class ParameterStore:
                    starts at a multiple of 64 bytes; the elements between two are zero.
     ``slices``     name → ``(start, stop)`` in the flat array that the parameter lies in.
     ``specs``      name → :class:`~numbacnn.layers.base.Parameter`.
-    ``version``    grows with every change; :meth:`touch` says that there was one.
+    ``version``    another number after every change; :meth:`touch` says that there was one.
     ``frozen``     names of parameters that training leaves as they are at present.
 
     Values are taken from ``start`` where it has a parameter of the same name and shape; the others are drawn from ``seed``.
@@ -33,6 +34,7 @@ class ParameterStore:
         self.dtype = np.dtype(dtype)
         self.slices: dict[str, tuple[int, int]] = {}
         self.frozen: set[str] = set()
+        self._versions = itertools.count(1)  # two threads that count at once still get two numbers
         self.version = 0
         self.trainable = arrays.zeros(self._lay_out(True), self.dtype)
         self.state = arrays.zeros(self._lay_out(False), self.dtype)
@@ -84,7 +86,7 @@ class ParameterStore:
 
     def touch(self) -> None:
         """Parameters were changed: what was derived from them is stale."""
-        self.version += 1
+        self.version = next(self._versions)
 
     def current_version(self) -> int:
         """``version``, after a look at the contents if somebody may have written into them unnoticed."""
@@ -94,7 +96,7 @@ class ParameterStore:
             self._watching = bool(len(self._handed_out))  # asked before looking, so that the last change is seen
             found = (kernels.digest.digest(self.trainable), kernels.digest.digest(self.state))
             if found != self._digest:
-                self.version += 1
+                self.touch()
             self._digest = found
         return self.version
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import arrays
+from .. import arrays, kernels
 from ..arrays import Arena
 from ..errors import ConfigError, DataError, ShapeError
 from .build import Node
@@ -76,8 +76,6 @@ class _Bound:
         """What calling a layer's method turns into: the kernels that it launches on as many threads as have scratch, or the call itself."""
         if not node.layer.recordable:
             return [(_speaking(node, function), arguments)]
-        from .. import kernels
-
         try:
             with kernels.jit.record(self.plan.threads) as steps:
                 function(*arguments)
@@ -96,13 +94,6 @@ def _speaking(node: Node, function: Callable) -> Callable:
             raise type(error)(f"{node.label()}: {error}") from None
 
     return call
-
-
-def _run(steps: Sequence[Step]) -> None:
-    from .. import kernels
-
-    with kernels.jit.launch_guard():
-        kernels.jit.run(steps)
 
 
 class InferencePlan(_Bound):
@@ -134,12 +125,12 @@ class InferencePlan(_Bound):
         return parameters
 
     def forward(self, batch: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> None:
-        """Run on a batch (one array per input) and copy the outputs into ``results``."""
-        with self.lock:
+        """Run on a batch (one array per input) and copy the outputs into ``results``. One thread at a time; others wait."""
+        with kernels.jit.launch_guard(), self.lock:
             for array, given in zip(self.inputs, batch, strict=True):
                 np.copyto(array, given, casting="unsafe")
             self._refresh()
-            _run(self._forward_steps)
+            kernels.jit.run(self._forward_steps)
             for result, array in zip(results, self.outputs, strict=True):
                 np.copyto(result, array)
 
@@ -150,7 +141,7 @@ class InferencePlan(_Bound):
             return
         for derived, found in self._derived:
             derived.compute(self.store.view, found)
-        _run(self._prepare_steps)
+        kernels.jit.run(self._prepare_steps)
         self._version = version
 
 
@@ -188,17 +179,17 @@ class TrainingPlan(_Bound):
 
     def forward(self) -> None:
         """Fill ``outputs`` from ``inputs``."""
-        with self.lock:
+        with kernels.jit.launch_guard(), self.lock:
             try:
-                _run(self._forward_steps)
+                kernels.jit.run(self._forward_steps)
             finally:
                 if self.store.state.size:  # running statistics have moved, if only those of layers before one that raised
                     self.store.touch()
 
     def backward(self) -> None:
         """Fill ``gradients`` (and ``input_gradients``) from ``output_gradients``, after a :meth:`forward`."""
-        with self.lock:
-            _run(self._backward_steps)
+        with kernels.jit.launch_guard(), self.lock:
+            kernels.jit.run(self._backward_steps)
 
     def _input_gradients(self) -> list[np.ndarray]:
         """An input that no gradient reaches, such as one of whole numbers, has zeros."""
@@ -233,8 +224,6 @@ class TrainingPlan(_Bound):
         return steps + [step for combine in run.after for step in self._bind_combine(combine)]
 
     def _bind_combine(self, combine: Combine) -> list[Step]:
-        from .. import kernels
-
         target = self.gradients[combine.target] if isinstance(combine.target, str) else self.array(combine.target)
         source = self.array(combine.source).reshape(target.shape)
         with kernels.jit.record(self.plan.threads) as steps:

@@ -15,6 +15,7 @@ number of axes, dense or strided), never per shape, and keeps the machine code i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import dis
 import enum
 import functools
@@ -28,6 +29,7 @@ import platform
 import sys
 import tempfile
 import threading
+import time
 import types as python_types
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -264,7 +266,9 @@ class DiskCache(_Cache):
     def flush(self) -> None:
         """Nothing is kept in memory."""
 
-    def _path(self, signature: Any, codegen: Any) -> Path:
+    def file(self, signature: Any) -> Path:
+        """The file of a signature, the same in every process. Raises ConfigError where there is no place for files."""
+        codegen = self._dispatcher.targetctx.codegen()
         key = "|".join((str(self._fingerprint), str(signature), str(codegen.magic_tuple()), _environment()))
         digest = hashlib.sha256(key.encode()).hexdigest()[:32]
         name = "".join(c if c.isalnum() or c == "_" else "." for c in self._dispatcher.py_func.__qualname__.replace(".<locals>", ""))
@@ -275,18 +279,29 @@ class DiskCache(_Cache):
             return None
         target_context.refresh()
         try:
-            content = self._path(sig, target_context.codegen()).read_bytes()
-            if content[:DIGEST_BYTES] != hashlib.sha256(content[DIGEST_BYTES:]).digest():
-                return None  # damaged: machine code with a wrong bit would run
-            return CompileResult._rebuild(target_context, *pickle.loads(content[DIGEST_BYTES:]))
-        except Exception:  # no file, no folder, a foreign file: compile, and write over it
+            content = self._content(self.file(sig))
+            return None if content is None else CompileResult._rebuild(target_context, *pickle.loads(content))
+        except Exception:  # no folder, a foreign file: compile, and write over it
             return None
+
+    @staticmethod
+    def _content(path: Path) -> bytes | None:
+        """What :meth:`save_overload` has written, None where nothing is or it is damaged: machine code with a wrong bit would run."""
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        return content[DIGEST_BYTES:] if content[:DIGEST_BYTES] == hashlib.sha256(content[DIGEST_BYTES:]).digest() else None
+
+    def holds(self, sig: Any) -> bool:
+        """Whether a process that asks for this signature finds it."""
+        return self._fingerprint is not None and self._content(self.file(sig)) is not None
 
     def save_overload(self, sig: Any, data: CompileResult) -> None:
         if not self._enabled or self._fingerprint is None or data.library.has_dynamic_globals:
             return
         with contextlib.suppress(OSError, ConfigError):
-            path = self._path(sig, data.codegen)
+            path = self.file(sig)
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
             try:
@@ -303,7 +318,7 @@ class DiskCache(_Cache):
 # Threads -------------------------------------------------------------------------------------------------------------
 
 _thread_count: int | None = None
-_launch_lock = threading.RLock()
+_start_lock, _launch_lock = threading.Lock(), threading.RLock()
 _local = threading.local()
 
 
@@ -331,7 +346,7 @@ def _start_threads() -> None:
 
     It spins for milliseconds otherwise. Where another process keeps a core busy, a thread then spins on the very core that the thread it
     waits for needs, and a launch takes a time slice of the operating system: a step of LeNet-5 took 200 ms instead of 8."""
-    with _launch_lock:
+    with _start_lock:
         spins = os.environ.get("GOMP_SPINCOUNT")
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
         try:
@@ -350,7 +365,8 @@ def threading_layer() -> str:
 
 
 def launch_guard() -> contextlib.AbstractContextManager:
-    """Hold this around launches of parallel kernels."""
+    """Hold this around launches of parallel kernels. It comes before the lock of a plan: what runs within a launch, such as a layer that
+    calls another model, may take that of another plan."""
     return contextlib.nullcontext() if JIT_DISABLED or _launches_are_safe() else _launch_lock
 
 
@@ -379,6 +395,72 @@ def record(threads: int | None = None) -> Iterator[list[Step]]:
         yield _local.steps
     finally:
         _local.steps, _local.threads = outer
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """That a kernel was compiled for a kind of arguments, or ``found`` in the disk cache, and the seconds that it took."""
+
+    name: str
+    found: bool
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """A kernel for one kind of arguments, which somebody is going to launch."""
+
+    kernel: Kernel
+    kinds: tuple
+
+    @property
+    def key(self) -> str:
+        """What names it in every process: its file in the disk cache."""
+        return self.kernel.dispatcher._cache.file(self._signature).name
+
+    @property
+    def kept(self) -> bool:
+        """Whether the disk cache has it."""
+        return self.kernel.dispatcher._cache.holds(self._signature)
+
+    def build(self) -> Build:
+        """Compile it, or load it from the disk cache."""
+        return self.kernel.build(self._signature)[1]
+
+    @property
+    def _signature(self) -> tuple:
+        return tuple(map(_numba_type, self.kinds))
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[dict[Wanted, None]]:
+    """Within the block, calls of kernels in this thread neither compile nor run anything, but note what would be compiled, each kind of
+    arguments once. Arrays stay as they are; plans that are made here are of no use afterwards."""
+    _start_threads()
+    outer = getattr(_local, "wanted", None)
+    _local.wanted = {}
+    try:
+        yield _local.wanted
+    finally:
+        _local.wanted = outer
+
+
+@contextlib.contextmanager
+def builds() -> Iterator[list[Build]]:
+    """Within the block, all kernels that are compiled or loaded, in any thread, in the order in which they are done."""
+    found: list[Build] = []
+    _build_lists.append(found)
+    try:
+        yield found
+    finally:
+        _build_lists[:] = [other for other in _build_lists if other is not found]
+
+
+_build_lists: list[list[Build]] = []
+
+
+def _nothing(*_: Any) -> None:
+    """A launch that is postponed."""
 
 
 class Kernel:
@@ -411,24 +493,33 @@ class Kernel:
         if JIT_DISABLED:
             return self.dispatcher, arguments
         kinds = tuple(_kind(argument, k in self._views) for k, argument in enumerate(arguments))
+        wanted = getattr(_local, "wanted", None)
+        if wanted is not None:
+            wanted[Wanted(self, kinds)] = None
+            return _nothing, arguments
         entry = self._entries.get(kinds)
         if entry is None:
-            entry = self._entries[kinds] = self._compile(tuple(map(_numba_type, kinds)))
-        threads = self._threads(arguments) if self.parallel else numba_config.NUMBA_NUM_THREADS
-        return (entry if threads == numba_config.NUMBA_NUM_THREADS else Limited(entry, threads)), arguments
+            entry = self._entries[kinds] = self.build(tuple(map(_numba_type, kinds)))[0]
+        return (Limited(entry, self._threads(arguments)) if self.parallel else entry), arguments
 
     def _threads(self, arguments: tuple) -> int:
         """Threads to work on a launch: none but the caller's where all arrays are small, since a launch has to wait for each of them."""
         sizes = [a.size for k, a in enumerate(arguments) if isinstance(a, np.ndarray) and k not in self._workspace]
         return num_threads() if max(sizes, default=0) > self.serial else 1
 
-    def _compile(self, signature: tuple) -> Callable:
+    def build(self, signature: tuple) -> tuple[Callable, Build]:
+        """The compiled function for Numba types, from the disk cache if it is there."""
         if self.parallel:
             _start_threads()
         with linked_later(self.function.__qualname__, INLINED):
+            new, started = signature not in self.dispatcher.overloads, time.perf_counter()
             entry = self.dispatcher.compile(signature)
         attach_environments(self.dispatcher.overloads[signature].library)
-        return entry
+        build = Build(self.function.__qualname__, bool(self.dispatcher.stats.cache_hits[signature]), time.perf_counter() - started)
+        if new:  # else another thread was faster
+            for listed in _build_lists:
+                listed.append(build)
+        return entry, build
 
     def __call__(self, *arguments: Any) -> None:
         step = self.bind(*arguments)
@@ -441,7 +532,7 @@ class Kernel:
 
 
 class Limited:
-    """A compiled function that is run by so many threads."""
+    """A compiled function that is run by so many threads: Numba's own number is one per Python thread, ours one per process."""
 
     __slots__ = ("entry", "threads")
 

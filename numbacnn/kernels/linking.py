@@ -59,24 +59,24 @@ class LinkedLater(JITCodeLibrary):
 def linked_later(kernel: str, inlined: str) -> Iterator[None]:
     """Within the block, all libraries but the one named ``kernel`` are only linked, and those whose name ends with ``inlined`` get no
     entry point for Python."""
-    target = cpu_target.target_context
-    codegen = target.codegen()
-    eager, set_environment, wrap = codegen._library_class, codegen.set_env, target.create_cpython_wrapper
+    with global_compiler_lock:  # before looking: another thread may be within the block
+        target = cpu_target.target_context
+        codegen = target.codegen()
+        eager, set_environment, wrap = codegen._library_class, codegen.set_env, target.create_cpython_wrapper
 
-    def library(codegen: Any, name: str, **options: Any) -> Any:
-        return eager(codegen, name, **options) if name == kernel else LinkedLater(codegen, name, **options)
+        def library(codegen: Any, name: str, **options: Any) -> Any:
+            return eager(codegen, name, **options) if name == kernel else LinkedLater(codegen, name, **options)
 
-    library._unserialize = eager._unserialize  # type: ignore[attr-defined]  # for code from the disk cache
+        library._unserialize = eager._unserialize  # type: ignore[attr-defined]  # for code from the disk cache
 
-    def set_generated(name: str, environment: Any) -> None:
-        if codegen._engine.get_global_value_address(name):
-            set_environment(name, environment)
+        def set_generated(name: str, environment: Any) -> None:
+            if codegen._engine.get_global_value_address(name):
+                set_environment(name, environment)
 
-    def wrap_public(library: Any, *arguments: Any, **options: Any) -> None:
-        if not library.name.endswith(inlined):
-            wrap(library, *arguments, **options)
+        def wrap_public(library: Any, *arguments: Any, **options: Any) -> None:
+            if not library.name.endswith(inlined):
+                wrap(library, *arguments, **options)
 
-    with global_compiler_lock:
         codegen._library_class, codegen.set_env, target.create_cpython_wrapper = library, set_generated, wrap_public
         try:
             yield

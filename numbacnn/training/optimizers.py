@@ -297,8 +297,7 @@ class Updater:
         numbers[:4] = factor, 1.0, math.inf if optimizer.clip_value is None else optimizer.clip_value, optimizer.decoupled
         numbers[4 : 4 + len(own)] = own
         with kernels.jit.launch_guard():
-            for function, arguments in bound:
-                function(*arguments)
+            kernels.jit.run(bound)
         self.store.touch()
 
 

@@ -155,8 +155,7 @@ class Trainer:
         batch.plan.set_step(self.steps)
         batch.plan.forward()
         with kernels.jit.launch_guard():
-            for function, arguments in batch.losses:
-                function(*arguments)
+            kernels.jit.run(batch.losses)
         return float(batch.totals[:, 0].sum())
 
     def _restore_state(self) -> None:
