@@ -62,7 +62,8 @@ def blocks(window: Window, size: Triple, channels: int, places: Triple, outputs:
     if flat:
         rows, columns = 1, _line_block(channels, batch * math.prod(places), threads)
         pixel_tasks = -(-batch * math.prod(places) // columns)
-        offsets, length, scratch = (0,), channels, 1
+        offsets: tuple[int, ...] = (0,)
+        length, scratch = channels, 1
     else:
         columns, rows = _patch_block(window, channels, places, batch, threads)
         pixel_tasks = batch * places[0] * -(-places[1] // rows) * -(-places[2] // columns)
