@@ -294,19 +294,54 @@ def store_part(typing_context, tile, array, offset, row_stride, count):
     def generate(context, builder, sig, args):
         _check_bounds(context, builder, sig.args[1], args[1], args[2], _last_offset(builder, args[2], args[3], tile.rows, args[4]))
         pointer = _element_pointer(context, builder, sig.args[1], args[1], args[2])
-        align = context.get_abi_sizeof(context.get_data_type(tile.dtype))
-        vector_type = tile.vector(context)
-        mask_type = ir.VectorType(ir.IntType(1), LANES)
-        kind = ir.FunctionType(ir.VoidType(), [vector_type, vector_type.as_pointer(), _i32, mask_type])
-        write = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.{_suffix(vector_type)}.p0")
-        masks = [_column_mask(builder, args[4], vector) for vector in range(tile.vectors)]
-        for k, vector in enumerate(_vectors(builder, tile, args[0])):
-            row, column = divmod(k, tile.vectors)
-            where_to = _vector_pointer(builder, pointer, args[3], row, column)
-            builder.call(write, [vector, where_to, ir.Constant(_i32, align), masks[column]])
+        vectors = _vectors(builder, tile, args[0])
+        places = [_vector_pointer(builder, pointer, args[3], *divmod(k, tile.vectors)) for k in range(len(vectors))]
+        if tile.rows > 1 and tile.vectors == 1:
+            _store_rows(context, builder, tile, vectors, places, args[3], args[4])
+            return context.get_dummy_value()
+        for k, (vector, place) in enumerate(zip(vectors, places)):
+            _store_columns(context, builder, tile, vector, place, builder.sub(args[4], ir.Constant(_i64, k % tile.vectors * LANES)))
         return context.get_dummy_value()
 
     return types.void(tile, array, types.intp, types.intp, types.intp), generate
+
+
+def _store_rows(context: Any, builder: Any, tile: Tile, vectors: list, places: list, row_stride: Any, count: Any) -> None:
+    """Write the first ``count`` columns of rows of one vector. Where the next row follows right behind, it may overwrite what is too much,
+    but for the last rows."""
+    dense = builder.and_(builder.icmp_signed("==", row_stride, count), builder.icmp_signed(">=", count, ir.Constant(_i64, LANES // 2)))
+    align = context.get_abi_sizeof(context.get_data_type(tile.dtype))
+    with builder.if_else(dense) as (follows, apart):
+        with follows:
+            for vector, place in zip(vectors[:-1], places):
+                builder.store(vector, place, align=align)
+            _store_columns(context, builder, tile, vectors[-1], places[-1], count)
+        with apart:
+            for vector, place in zip(vectors, places):
+                _store_columns(context, builder, tile, vector, place, count)
+
+
+def _store_columns(context: Any, builder: Any, tile: Tile, vector: Any, place: Any, count: Any) -> None:
+    """Write the first ``count`` lanes, if there are any, of a vector: in halves, since some CPUs take long for masked stores."""
+    align = context.get_abi_sizeof(context.get_data_type(tile.dtype))
+    element = context.get_value_type(tile.dtype)
+    place = builder.bitcast(place, element.as_pointer())
+    whole = builder.icmp_signed(">=", count, ir.Constant(_i64, LANES))
+    with builder.if_else(whole) as (all_lanes, some):
+        with all_lanes:
+            builder.store(vector, builder.bitcast(place, vector.type.as_pointer()), align=align)
+        with some:
+            written, width = ir.Constant(_i64, 0), LANES // 2
+            while width:
+                enough = builder.icmp_signed(">=", count, builder.add(written, ir.Constant(_i64, width)))
+                kind = ir.VectorType(element, width)
+                with builder.if_then(enough):
+                    low = builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(_i32, width), list(range(width))))
+                    builder.store(low, builder.bitcast(builder.gep(place, [written]), kind.as_pointer()), align=align)
+                rest = ir.Constant(ir.VectorType(_i32, LANES), [(k + width) % LANES for k in range(LANES)])
+                vector = builder.select(enough, builder.shuffle_vector(vector, vector, rest), vector)
+                written = builder.select(enough, builder.add(written, ir.Constant(_i64, width)), written)
+                width //= 2
 
 
 @intrinsic
