@@ -22,6 +22,7 @@ from numbacnn.cli import train
 from numbacnn.cli.main import main
 from numbacnn.data.images import read_image
 from numbacnn.data.sources import open_dataset
+from numbacnn.kernels import choices
 from numbacnn.plugin import builtins, manager
 
 
@@ -241,6 +242,17 @@ def test_a_plugin_command_that_fails_on_a_file(install):
 
 
 # Cache and doctor ----------------------------------------------------------------------------------------------------
+
+
+def test_optimize(tmp_path, monkeypatch):
+    monkeypatch.setattr(choices, "cache_folder", lambda: tmp_path)
+    args = ["optimize", "cnn", "--input-shape", "8x8x1", "--batch-size", "3", "--budget", "0.5"]
+    report = json.loads(run(*args, "--json").stdout)
+    assert report["batch_size"] == 3
+    assert all(row["choice"] in row["milliseconds"] for row in report["rows"])
+    assert len(list((tmp_path / "tuning").iterdir())) == 1
+    assert "ms by the cost model" in run(*args).stdout
+    assert "nothing to choose" in run("optimize", "lenet5").stdout
 
 
 def test_cache_info_and_clear(tmp_path, monkeypatch):
