@@ -8,14 +8,11 @@ from typing import Any
 
 from ..graph.measure import Measured
 
-SHOWN = 2  # names of layers that a row has
-
 
 @dataclass(frozen=True)
 class OptimizeReport:
     """What was measured for batches of ``batch_size`` on ``threads`` threads: a row for each kind and shape of layers that can run in
-    several ways. Milliseconds are those of one layer; ``before`` and ``after`` those of all measured layers together, by the cost model's
-    and by the chosen methods."""
+    several ways."""
 
     batch_size: int
     threads: int
@@ -28,10 +25,12 @@ class OptimizeReport:
 
     @property
     def before(self) -> float:
+        """Milliseconds of all measured layers by the cost model's methods."""
         return sum(len(row.layers) * row.milliseconds[row.default] for row in self.measured)
 
     @property
     def after(self) -> float:
+        """Milliseconds of all measured layers by the chosen methods."""
         return sum(len(row.layers) * row.milliseconds[row.choice] for row in self.measured)
 
     def to_dict(self) -> dict[str, Any]:
@@ -43,7 +42,7 @@ class OptimizeReport:
         if not self.rows:
             return "No layer can run in several ways: there is nothing to choose."
         methods = list(dict.fromkeys(name for row in self.rows for name in row.milliseconds))
-        table = [["layers", "input", "output", *(f"{name}, ms" for name in methods), "choice"]]
+        table = [["layers", "input", "output", *methods, "choice"]]
         table += [_cells(row, methods) for row in self.rows]
         widths = [max(map(len, column)) for column in zip(*table)]
         rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
@@ -52,8 +51,9 @@ class OptimizeReport:
 
     def _totals(self) -> list[str]:
         late = len(self.rows) - len(self.measured)
-        lines = ["(*) the cost model's"] if self.measured else []
+        lines = []
         if self.measured:
+            lines.append("milliseconds of one layer; (*) the cost model's choice")
             where = f"batch size {self.batch_size}, {self.threads} thread{'s' if self.threads > 1 else ''}"
             lines.append(f"{where}: {self.before:.2f} ms by the cost model, {self.after:.2f} ms by what was chosen")
         if late:
@@ -62,8 +62,8 @@ class OptimizeReport:
 
 
 def _cells(row: Measured, methods: Sequence[str]) -> list[str]:
-    more = len(row.layers) - SHOWN
-    names = ", ".join(row.layers[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    more = len(row.layers) - 1
+    names = row.layers[0] + (f" and {more} more" if more else "")
     shapes = [" x ".join(map(str, shape)) for shape in (row.inputs, row.outputs)]
     return [names, *shapes, *(_time(row, name) for name in methods), row.choice]
 

@@ -82,12 +82,10 @@ def measured() -> Choices:
         path = cache_folder() / "tuning" / f"{_machine()}.json"
     except ConfigError:  # there is no place for files
         path = None
-    return _choices(path)
+    return _made.setdefault(path, Choices(path))
 
 
-@functools.cache
-def _choices(path: Path | None) -> Choices:
-    return Choices(path)
+_made: dict[Path | None, Choices] = {}  # by file, for the life of the process
 
 
 def _entries(content: object) -> dict[str, str]:
