@@ -19,18 +19,21 @@ import numpy as np
 from . import kernels
 from .errors import ConfigError, ShapeError, UnknownNameError, WeightsError
 from .graph import passes
-from .graph.build import Graph
+from .graph.build import Graph, Node
 from .graph.config import from_config, to_config, unregistered_layers
 from .graph.head import with_classes
+from .graph.measure import Measured, Measurement, progress_bar
 from .graph.parameters import Parameters, ParameterStore
+from .graph.passes.methods import with_measured_methods
 from .graph.plan import Plan, make_plan
 from .graph.run import InferencePlan, TrainingPlan
 from .graph.tensor import Input, Tensor
 from .layers.base import Layer
-from .layers.checks import is_integer
+from .layers.checks import is_integer, is_number
 from .weights.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
+    from .inspect.optimization import OptimizeReport
     from .inspect.summary import Summary
 
 DTYPES = ("float32", "float64")
@@ -123,6 +126,53 @@ class Model:
     def __call__(self, images: Any) -> Any:
         """As :meth:`predict`."""
         return self.predict(images)
+
+    def optimize(self, example: Any, budget_seconds: float = 10.0) -> OptimizeReport:
+        """Measure the ways in which each convolution can run in inference, for batches as large as ``example`` (as :meth:`predict` takes
+        them) on the present number of threads, and remember the fastest.
+
+        From then on all models, in all processes on this machine, take what was measured for such shapes in place of the cost model's
+        choice; it lies in the cache folder, or in this process alone where nothing can be written. A way is chosen over the cost model's
+        only if it was 3 % faster or more. The budget, in seconds, goes to the shapes with the most operations first; the rest keep the
+        cost model's choice, or what an earlier call chose. Kernels that are compiled for the first time come on top of it. Training is
+        not changed.
+
+        Predictions may differ from before in their last bits, as between methods of convolution (some 1e-5 of the largest output of a
+        layer in float32); they are the same bits for any number of threads only as long as the choices for these numbers are the same.
+        With ``model.exact`` there is one way only, and nothing to choose.
+
+        :meth:`predict` runs 64 samples at once unless it is told otherwise: for larger batches give it their ``batch_size``. The report
+        can be printed, and has the same as data. Raises ShapeError and ConfigError for an example that the model does not take, and
+        ConfigError for a budget that is not a number above 0."""
+        batch = len(self._checked_inputs(example)[0])
+        if batch == 0:
+            raise ShapeError("optimize was given an example without images; it needs a batch of the size that is to be fast.")
+        if not is_number(budget_seconds) or budget_seconds <= 0:
+            raise ConfigError(f"optimize was given budget_seconds={budget_seconds!r}; it takes a number of seconds above 0.")
+        from .inspect.optimization import OptimizeReport
+
+        threads = kernels.jit.num_threads()
+        return OptimizeReport(batch, threads, self._measure(batch, threads, budget_seconds))
+
+    def _measure(self, batch: int, threads: int, budget: float) -> tuple[Measured, ...]:
+        """Measure and remember, shape by shape. Plans that were made by other choices are dropped, also where this is interrupted;
+        one that runs in another thread ends as it began."""
+        memory, rows = kernels.choices.measured(), []
+        with self._lock:
+            nodes, store, other = self._inference_nodes()[0], self.store, self._plan(batch, False, False, threads).nbytes
+        measurement = Measurement(nodes, store, batch, threads, budget, other, memory.recall)
+        try:
+            with progress_bar(len(measurement)) as advance:
+                for key, row in measurement:
+                    rows.append(row)
+                    if row.milliseconds:
+                        memory.remember({key: row.choice})
+                    advance()
+        finally:
+            with self._lock:
+                for made in [made for made in self._plans if made[0] == "inference"]:
+                    del self._plans[made]
+        return tuple(rows)
 
     def training_plan(self, batch_size: int, input_gradients: bool = False) -> TrainingPlan:
         """What runs forward and backward on batches of that size (see :class:`~numbacnn.graph.run.TrainingPlan`). Plans
@@ -261,12 +311,18 @@ class Model:
 
     # Plans -----------------------------------------------------------------------------------------------------------
 
+    def _nodes(self) -> list[Node]:
+        return passes.made_exact(self.graph.nodes) if self.exact else self.graph.nodes
+
+    def _inference_nodes(self) -> passes.Rewritten:
+        return passes.for_inference(self._nodes(), self.graph.outputs)
+
     def _plan(self, batch_size: int, training: bool, input_gradients: bool, threads: int) -> Plan:
-        nodes = passes.made_exact(self.graph.nodes) if self.exact else self.graph.nodes
         if training:
-            nodes, outputs = passes.for_training(nodes, self.graph.outputs, self.store.specs, self.store.frozen, input_gradients)
+            nodes, outputs = passes.for_training(self._nodes(), self.graph.outputs, self.store.specs, self.store.frozen, input_gradients)
         else:
-            nodes, outputs = passes.for_inference(nodes, self.graph.outputs)
+            nodes, outputs = self._inference_nodes()
+            nodes = with_measured_methods(nodes, batch_size, threads, self.dtype)
         return make_plan(
             nodes,
             self.graph.inputs,

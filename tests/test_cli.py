@@ -23,7 +23,7 @@ from numbacnn.cli.main import main
 from numbacnn.cli.warming import Use, wanted
 from numbacnn.data.images import read_image
 from numbacnn.data.sources import open_dataset
-from numbacnn.kernels import jit
+from numbacnn.kernels import choices, jit
 from numbacnn.plugin import builtins, manager
 
 compiled_only = pytest.mark.skipif(jit.JIT_DISABLED, reason="nothing is compiled, so nothing is cached")
@@ -248,6 +248,17 @@ def test_a_plugin_command_that_fails_on_a_file(install):
 
 
 # Cache and doctor ----------------------------------------------------------------------------------------------------
+
+
+def test_optimize(tmp_path, monkeypatch):
+    monkeypatch.setattr(choices, "cache_folder", lambda: tmp_path)
+    args = ["optimize", "cnn", "--input-shape", "8x8x1", "--batch-size", "3", "--budget", "0.5"]
+    report = json.loads(run(*args, "--json").stdout)
+    assert report["batch_size"] == 3
+    assert all(row["choice"] in row["milliseconds"] for row in report["rows"])
+    assert len(list((tmp_path / "tuning").iterdir())) == 1
+    assert "ms by the cost model" in run(*args).stdout
+    assert "nothing to choose" in run("optimize", "lenet5").stdout
 
 
 def test_cache_info_and_clear(tmp_path, monkeypatch):

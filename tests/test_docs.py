@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import numbacnn as nc
+from numbacnn.kernels import choices
 from numbacnn.plugin import manager
 from numbacnn.weights.files import read_weights
 
@@ -60,7 +61,7 @@ def test_the_readme_shows_the_example():
 @pytest.mark.filterwarnings("ignore:No plugin registers")
 def test_the_layer_of_the_readme(run_code):
     head = blocks("README.md")[0].partition("\nh =")[0]
-    made = run_code(head, blocks("README.md")[-1])
+    made = run_code(head, next(block for block in blocks("README.md") if "mish" in block))
     model = nc.Model(made["x"], made["h"], seed=0)
     images = np.random.default_rng(0).random((3, 8, 8, 1), np.float32)
     raw = nc.Conv2D(32, 3)
@@ -70,6 +71,16 @@ def test_the_layer_of_the_readme(run_code):
     np.testing.assert_allclose(model.predict(images), logits * np.tanh(np.log1p(np.exp(logits))), rtol=1e-5, atol=1e-6)
     model.save("mish.safetensors")
     model.load_weights("mish.safetensors")
+
+
+def test_optimizing_as_in_the_readme(run_code, monkeypatch, tmp_path, capsys):
+    """On a small network in place of its ResNet-50."""
+    monkeypatch.setattr(choices, "cache_folder", lambda: tmp_path)
+    code = next(block for block in blocks("README.md") if "model.optimize(" in block)
+    assert code.count('nc.create("resnet50", weights="imagenet")') == 1
+    small = code.replace('nc.create("resnet50", weights="imagenet")', 'nc.create("cnn", input_shape=(8, 8, 1), classes=3)')
+    run_code("import numbacnn as nc\nimport numpy as np\nphotos = np.zeros((2, 8, 8, 1))", small)
+    assert "by the cost model" in capsys.readouterr().out
 
 
 def test_how_to_write_a_layer(run_code):

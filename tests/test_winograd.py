@@ -7,7 +7,7 @@ import pytest
 
 import numbacnn as nc
 from numbacnn.kernels import jit
-from numbacnn.kernels.conv import DataGradient, Forward, Window, minimal
+from numbacnn.kernels.conv import DataGradient, Forward, Method, Window
 from numbacnn.simd import LANES
 from tests.naive import conv as naive
 
@@ -27,16 +27,12 @@ def window(padding):
     return Window((1, 3, 3), (1, 1, 1), (1, 1, 1), (0, padding, padding))
 
 
-def made(kind, shape, tile, blocks, monkeypatch):
+def made(kind, shape, tile, blocks):
     """The pass for a shape, by F(tile x tile) in one go or in phases."""
     batch, height, width, channels, outputs, padding = shape
-    monkeypatch.setattr(minimal, "tile_size", lambda *_, **__: tile)
-    monkeypatch.setattr(minimal, "FEW_TILES", 0 if blocks else 10**9)
-    monkeypatch.setattr(minimal, "BLOCK_BYTES", 0)
-    if blocks:
-        monkeypatch.setattr(minimal, "_block", lambda found, threads: min(5, found.tiles))
     places = (1, height + 2 * padding - 2, width + 2 * padding - 2)
-    return kind(window(padding), (1, height, width), channels, places, outputs, batch, exact=False)
+    method = Method(tile, 5 if blocks else 0)
+    return kind(window(padding), (1, height, width), channels, places, outputs, batch, False, method)
 
 
 def numbers(shape, dtype):
@@ -60,9 +56,9 @@ def scratch(method, dtype, threads=None):
 @pytest.mark.parametrize("tile", [2, 4])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_forward(shape, dtype, tile, blocks, monkeypatch):
+def test_forward(shape, dtype, tile, blocks):
     x, weight, bias, scale, addend = numbers(shape, dtype)
-    method = made(Forward, shape, tile, blocks, monkeypatch)
+    method = made(Forward, shape, tile, blocks)
     packed, y = np.full(method.packed_elements, np.nan, dtype), np.full_like(addend, np.nan)
     space = scratch(method, dtype)
     method.pack(weight, scale, packed, space)
@@ -76,11 +72,11 @@ def test_forward(shape, dtype, tile, blocks, monkeypatch):
 @pytest.mark.parametrize("blocks", [True, False], ids=["fused", "phased"])
 @pytest.mark.parametrize("tile", [2, 4])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_data_gradient_is_the_adjoint(shape, tile, blocks, monkeypatch):
+def test_data_gradient_is_the_adjoint(shape, tile, blocks):
     """``<dy, conv(x)> = <data gradient of dy, x>`` for all x, that is, for the unit vectors' sums with random numbers."""
     dtype = "float64"
     x, weight, _, _, dy = numbers(shape, dtype)
-    method = made(DataGradient, shape, tile, blocks, monkeypatch)
+    method = made(DataGradient, shape, tile, blocks)
     packed, dx = np.full(method.packed_elements, np.nan, dtype), np.full_like(x, np.nan)
     space = scratch(method, dtype)
     method.pack(weight, np.ones(x.shape[-1]), packed, space)
@@ -92,12 +88,12 @@ def test_data_gradient_is_the_adjoint(shape, tile, blocks, monkeypatch):
         np.testing.assert_allclose((dx * probe).sum(), (dy * y).sum(), rtol=1e-9, atol=1e-9)
 
 
-def test_the_same_bits_for_any_number_of_threads_and_blocks(monkeypatch):
+def test_the_same_bits_for_any_number_of_threads_and_blocks():
     shape, dtype = (2, 21, 11, 16, 49, 2), "float32"
     x, weight, bias, scale, addend = numbers(shape, dtype)
     results = []
     for blocks in (True, False):
-        method = made(Forward, shape, 4, blocks, monkeypatch)
+        method = made(Forward, shape, 4, blocks)
         for threads in range(1, jit.num_threads() + 1):
             packed, y = np.empty(method.packed_elements, dtype), np.empty_like(addend)
             space = scratch(method, dtype, threads)
@@ -107,7 +103,6 @@ def test_the_same_bits_for_any_number_of_threads_and_blocks(monkeypatch):
             for function, arguments in steps:
                 function(*arguments)
             results.append(y)
-        monkeypatch.undo()
     for y in results[1:]:
         np.testing.assert_array_equal(y, results[0])
 

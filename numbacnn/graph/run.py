@@ -25,12 +25,13 @@ def random_key(seed: int, name: str) -> int:
 
 
 class _Bound:
-    """What running a plan needs in either mode: its arrays, and the steps that calls of layers turn into."""
+    """What running a plan needs in either mode: its arrays, and the steps that calls of layers turn into. An ``arena`` that is given is
+    at least as large as the plan's, and may be shared by plans that run in turn."""
 
-    def __init__(self, plan: Plan, store: ParameterStore):
+    def __init__(self, plan: Plan, store: ParameterStore, arena: Arena | None = None):
         self.plan, self.store = plan, store
         self.lock = threading.RLock()
-        self.arena = Arena(plan.arena_bytes)
+        self.arena = Arena(plan.arena_bytes) if arena is None else arena
         self.prepared = {
             node: {name: arrays.empty(plan.full_shape(buffer), buffer.dtype or plan.dtype) for name, buffer in buffers.items()}
             for node, buffers in plan.prepared.items()
@@ -99,8 +100,8 @@ def _speaking(node: Node, function: Callable) -> Callable:
 class InferencePlan(_Bound):
     """The forward pass in inference mode, for one batch size."""
 
-    def __init__(self, plan: Plan, store: ParameterStore):
-        super().__init__(plan, store)
+    def __init__(self, plan: Plan, store: ParameterStore, arena: Arena | None = None):
+        super().__init__(plan, store, arena)
         self._version: int | None = None
         self._derived: list[tuple[Any, dict[str, np.ndarray]]] = []
         self._prepare_steps: list[Step] = []
@@ -129,10 +130,15 @@ class InferencePlan(_Bound):
         with kernels.jit.launch_guard(), self.lock:
             for array, given in zip(self.inputs, batch, strict=True):
                 np.copyto(array, given, casting="unsafe")
-            self._refresh()
-            kernels.jit.run(self._forward_steps)
+            self.run()
             for result, array in zip(results, self.outputs, strict=True):
                 np.copyto(result, array)
+
+    def run(self) -> None:
+        """Fill ``outputs`` from ``inputs``, the arrays of this plan. What shares its arena may overwrite both."""
+        with kernels.jit.launch_guard(), self.lock:
+            self._refresh()
+            kernels.jit.run(self._forward_steps)
 
     def _refresh(self) -> None:
         """Bring what is derived from parameters up to date."""

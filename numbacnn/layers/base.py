@@ -41,6 +41,20 @@ class Buffer:
     per_sample: bool = True
 
 
+@dataclasses.dataclass(frozen=True)
+class Methods:
+    """The ways in which a layer can run on one shape of input, for measuring to choose from.
+
+    ``layers`` has, by the name of the way, the layer that runs so; ``default`` is the name of that which is taken unless one was measured
+    to be faster. ``key`` says all that the fastest depends on besides the machine: layers with one key share a choice. Names and keys are
+    kept on disk.
+    """
+
+    key: str
+    default: str
+    layers: dict[str, Layer]
+
+
 class Layer:
     """Base of all layers.
 
@@ -149,6 +163,11 @@ class Layer:
         raise NotImplementedError(
             f"{type(self).__name__} is fusable but does not define with_epilogue; the base class numbacnn.layers.epilogue.Fusable does"
         )
+
+    def inference_methods(self, x: Any, batch: int, threads: int, dtype: Any) -> Methods | None:
+        """The ways in which this layer can run in inference, on ``batch`` inputs of shape(s) ``x`` in working type ``dtype``; None where
+        there is only one."""
+        return None
 
     def flops(self, x: Any) -> int:
         """Floating-point operations of one sample's forward pass; a multiply-add counts as two."""

@@ -6,17 +6,18 @@ cross-correlation, as everywhere in the field). Output places: ``(size + padding
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from .. import kernels
 from ..errors import ConfigError, ShapeError
 from . import checks
-from .base import Buffer, Parameter, Shape, document
+from .base import Buffer, Layer, Methods, Parameter, Shape, document
 from .epilogue import Fusable, constant_vector
 from .lifting import lifted
 from .padding import check_padding, per_axis, resolve_padding, window_places
@@ -85,9 +86,30 @@ class _ChannelMixing(_AnyConvolution):
     filters: int
     groups: int
 
+    method: ClassVar[Any] = None  # of the forward pass; only layers that :meth:`_by` made for a plan have one
+
     def _geometry(self, x: Shape) -> tuple[Any, Shape]:
         """Padding and output places for input shape ``x``."""
         raise NotImplementedError
+
+    def _pass(self, x: Shape, batch: int) -> Any:
+        """The kernels' pass that the layer's forward pass is."""
+        raise NotImplementedError
+
+    def inference_methods(self, x: Shape, batch: int, threads: int, dtype: Any) -> Methods | None:
+        found = self._pass(x, batch)
+        candidates = found.candidates(threads)
+        if len(candidates) == 1:
+            return None
+        default = next(name for name, method in candidates.items() if method == found.settled(threads))
+        layers: dict[str, Layer] = {name: self._by(method) for name, method in candidates.items()}
+        return Methods(found.key(threads, dtype), default, layers)
+
+    def _by(self, method: Any) -> Self:
+        """This layer, which runs by that method. It is no field: how a layer runs is not part of what it is."""
+        twin = copy.copy(self)
+        object.__setattr__(twin, "method", method)
+        return twin
 
     def output_shape(self, x: Shape) -> Shape:
         self._check_axes(x)
@@ -156,12 +178,15 @@ class _Convolution(_ChannelMixing):
         size, places = lift(x[:-1], 1), lift(self.output_shape(x)[:-1], 1)
         return self.lifted_window(x), size, x[-1], places, self.filters, batch, self.exact
 
+    def _pass(self, x: Shape, batch: int) -> Any:
+        return kernels.conv.Forward(*self._shapes(x, batch), self.method)
+
     def prepared(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
-        return _packing(kernels.conv.Forward(*self._shapes(x, batch)), threads)
+        return _packing(self._pass(x, batch), threads)
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         conv, shapes = kernels.conv, self._shapes(x, batch)
-        elements = conv.Forward(*shapes).scratch_elements(threads)
+        elements = self._pass(x, batch).scratch_elements(threads)
         if not training:
             return {"scratch": Buffer((threads, elements), per_sample=False)}
         backward = conv.DataGradient(*shapes)
@@ -173,15 +198,15 @@ class _Convolution(_ChannelMixing):
 
     def pack(self, x: Shape, batch: int, p: dict, b: dict, scale: np.ndarray | None) -> None:
         scale = constant_vector(scale, 1, self.filters, p["weight"])
-        kernels.conv.Forward(*self._shapes(x, batch)).pack(p["weight"], scale, b["packed"], b.get("packing"))
+        self._pass(x, batch).pack(p["weight"], scale, b["packed"], b.get("packing"))
 
     def takes_prologue(self, x: Shape) -> bool:
-        return kernels.conv.Forward(*self._shapes(x, 1)).takes_prologue
+        return self._pass(x, 1).takes_prologue
 
     def run(
         self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict, prologue: Any = None
     ) -> None:
-        forward, shift = kernels.conv.Forward(*self._shapes(x.shape[1:], len(x))), constant_vector(shift, 0, self.filters, y)
+        forward, shift = self._pass(x.shape[1:], len(x)), constant_vector(shift, 0, self.filters, y)
         forward.run(lifted(x), b["packed"], shift, lifted(y), b["scratch"], lifted(addend), scalar, prologue)
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
@@ -314,12 +339,15 @@ class _TransposedConvolution(_ChannelMixing):
         size, places = lift(self.output_shape(x)[:-1], 1), lift(x[:-1], 1)
         return self.lifted_window(x), size, self.filters, places, x[-1], batch, self.exact
 
+    def _pass(self, x: Shape, batch: int) -> Any:
+        return kernels.conv.DataGradient(*self._shapes(x, batch), self.method)
+
     def prepared(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
-        return _packing(kernels.conv.DataGradient(*self._shapes(x, batch)), threads)
+        return _packing(self._pass(x, batch), threads)
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         conv, shapes = kernels.conv, self._shapes(x, batch)
-        elements = conv.DataGradient(*shapes).scratch_elements(threads)
+        elements = self._pass(x, batch).scratch_elements(threads)
         if not training:
             return {"scratch": Buffer((threads, elements), per_sample=False)}
         backward = conv.Forward(*shapes)
@@ -331,10 +359,10 @@ class _TransposedConvolution(_ChannelMixing):
 
     def pack(self, x: Shape, batch: int, p: dict, b: dict, scale: np.ndarray | None) -> None:
         scale = constant_vector(scale, 1, self.filters, p["weight"])
-        kernels.conv.DataGradient(*self._shapes(x, batch)).pack(p["weight"], scale, b["packed"], b.get("packing"))
+        self._pass(x, batch).pack(p["weight"], scale, b["packed"], b.get("packing"))
 
     def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
-        forward = kernels.conv.DataGradient(*self._shapes(x.shape[1:], len(x)))
+        forward = self._pass(x.shape[1:], len(x))
         forward.run(lifted(x), b["packed"], constant_vector(shift, 0, self.filters, y), lifted(y), b["scratch"], lifted(addend), scalar)
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:

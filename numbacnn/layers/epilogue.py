@@ -23,7 +23,7 @@ import numpy as np
 
 from .. import kernels
 from .activation import resolve
-from .base import Buffer, Layer, Parameter, Shape
+from .base import Buffer, Layer, Methods, Parameter, Shape
 from .lifting import reshaped
 
 
@@ -137,6 +137,16 @@ class FusedEpilogue(Layer):
 
     def parameters(self, x: Any) -> dict[str, Parameter]:
         return self.base.parameters(self._shape(x))
+
+    def flops(self, x: Any) -> int:
+        return self.base.flops(self._shape(x))
+
+    def inference_methods(self, x: Any, batch: int, threads: int, dtype: Any) -> Methods | None:
+        found = self.base.inference_methods(self._shape(x), batch, threads, dtype)
+        if found is None:
+            return None
+        layers: dict[str, Layer] = {name: dataclasses.replace(self, base=layer) for name, layer in found.layers.items()}  # type: ignore[arg-type]
+        return dataclasses.replace(found, layers=layers)
 
     def prepared(self, x: Any, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         buffers = self.base.prepared(self._shape(x), batch, threads, training)

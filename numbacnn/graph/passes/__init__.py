@@ -46,6 +46,7 @@ def for_training(
 
 
 def for_inference(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> Rewritten:
-    """Nodes and outputs as they are run in inference."""
+    """Nodes and outputs as they are run in inference, by methods that follow from the shapes alone. Those that were measured are put in by
+    :func:`.methods.with_measured_methods`."""
     nodes, outputs = drop_identities(nodes, outputs)
     return fuse_prologues(fuse_epilogues(split_activations(nodes), outputs), outputs), outputs

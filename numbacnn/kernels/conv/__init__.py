@@ -14,13 +14,14 @@ from .launch import (
     weight_gradient_elements,
     weight_gradients,
 )
-from .methods import DataGradient, Forward
+from .methods import DataGradient, Forward, Method
 from .window import POINTWISE, Window, lift
 
 __all__ = [
     "POINTWISE",
     "DataGradient",
     "Forward",
+    "Method",
     "Prologue",
     "Window",
     "channel_sums",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -11,26 +12,87 @@ from . import launch, minimal, winograd
 from .window import Triple, Window
 
 
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How a convolution runs.
+
+    ``tile`` is M of Winograd's F(M x M, 3 x 3), 0 for the direct convolution. Of Winograd's, ``block`` is the number of tiles that a task
+    takes through all steps, 0 for phases; None leaves it to the cost model, which needs the number of threads."""
+
+    tile: int = 0
+    block: int | None = None
+
+
+DIRECT = Method()
+
+
 class _Pass:
     """A convolution with ``window`` of ``batch`` inputs of ``size`` places with ``channels`` into ``places`` with ``outputs`` channels, all
-    lifted to three axes. ``exact`` leaves out methods that round more than the direct one.
+    lifted to three axes. ``exact`` leaves out methods that round more than the direct one; ``method`` None takes the cost model's."""
 
-    ``tile`` is M of Winograd's F(M x M, 3 x 3), 0 for the direct convolution."""
+    packs: ClassVar[bool]  # whether the cost model counts packing the weights
 
-    tile: int
-
-    def __init__(self, window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, exact: bool):
+    def __init__(
+        self, window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, exact: bool,
+        method: Method | None = None,
+    ):  # fmt: skip
         self.window, self.size, self.channels = window, size, channels
         self.places, self.outputs, self.batch = places, outputs, batch
-        self.tile = 0 if exact else self._tile()
+        self.exact = exact
+        self.method = DIRECT if exact else method or Method(minimal.tile_size(*self._convolution, packs=self.packs))
 
-    def _tile(self) -> int:
+    @property
+    def _convolution(self) -> tuple[Window, Triple, int, Triple, int, int]:
+        """Window, places and channels read, places and channels written, and batch of the convolution with stride 1 that this is."""
         raise NotImplementedError
+
+    @property
+    def _written(self) -> tuple[Triple, int, int, int]:
+        """What tiles follow from: places written, channels read and written, and batch."""
+        _, _, channels, places, outputs, batch = self._convolution
+        return places, channels, outputs, batch
+
+    @property
+    def tile(self) -> int:
+        """As of the method."""
+        return self.method.tile
+
+    def candidates(self, threads: int) -> dict[str, Method]:
+        """All methods that there are for this shape, by names that stay the same."""
+        found = {"direct": DIRECT}
+        window, size, channels, _, outputs, _ = self._convolution
+        if not self.exact and minimal.applies(window, size, channels, outputs):
+            for tile in minimal.TILES:
+                found[f"F({tile}x{tile}) fused"] = Method(tile, minimal.block_size(tile, *self._written, threads))
+                found[f"F({tile}x{tile}) phased"] = Method(tile, 0)
+        return found
+
+    def settled(self, threads: int) -> Method:
+        """The method on that many threads, with a number as its block."""
+        tile, block = self.method.tile, self.method.block
+        if not tile or block is not None:
+            return self.method
+        phased = minimal.in_phases(tile, *self._written, threads)
+        return Method(tile, 0 if phased else minimal.block_size(tile, *self._written, threads))
+
+    def key(self, threads: int, dtype: Any) -> str:
+        """All that the fastest method depends on, besides the machine."""
+        window = dataclasses.asdict(self.window)
+        shapes = f"{self.batch} x {_text(self.size)} x {self.channels} to {_text(self.places)} x {self.outputs}"
+        numbers = (f"{name} {_text(value) if isinstance(value, tuple) else value}" for name, value in window.items())
+        return ", ".join([f"{type(self).__name__} {shapes}", *numbers, f"{threads} threads", str(np.dtype(dtype))])
 
     @property
     def packing_elements(self) -> int:
         """Scratch elements per thread of ``pack``."""
         return winograd.WEIGHT_ELEMENTS if self.tile else 0
+
+    def _minimal_elements(self, threads: int) -> int:
+        """Scratch elements per thread of Winograd's method."""
+        return minimal.scratch_elements(self.tile, self._block(threads), *self._written, threads)
+
+    def _block(self, threads: int) -> int:
+        return self.settled(threads).block or 0
 
     def _transform(self, weight: np.ndarray, transposed: bool, scale: np.ndarray, packed: np.ndarray, scratch: np.ndarray | None) -> None:
         winograd.transform_weights(self.tile)(weight.reshape(9, *weight.shape[-2:]), transposed, scale, packed, scratch)
@@ -39,8 +101,11 @@ class _Pass:
 class Forward(_Pass):
     """``y = activation(conv(x) + bias + addend)``."""
 
-    def _tile(self) -> int:
-        return minimal.tile_size(self.window, self.size, self.channels, self.places, self.outputs, self.batch, packs=False)
+    packs = False
+
+    @property
+    def _convolution(self) -> tuple[Window, Triple, int, Triple, int, int]:
+        return self.window, self.size, self.channels, self.places, self.outputs, self.batch
 
     @property
     def packed_elements(self) -> int:
@@ -52,7 +117,7 @@ class Forward(_Pass):
     def scratch_elements(self, threads: int) -> int:
         """Scratch elements per thread of :meth:`run`."""
         if self.tile:
-            return minimal.scratch_elements(self.tile, self.places, self.channels, self.outputs, self.batch, threads)
+            return self._minimal_elements(threads)
         return launch.forward_elements(self.window, self.size, self.channels, self.places, self.outputs, self.batch, threads)
 
     def pack(self, weight: np.ndarray, scale: np.ndarray, packed: np.ndarray, scratch: np.ndarray | None = None) -> None:
@@ -74,13 +139,16 @@ class Forward(_Pass):
     ) -> None:  # fmt: skip
         """Arrays ``(N, D, H, W, C)``."""
         if self.tile:
-            minimal.convolve(self.tile, x, packed, bias, y, self.window.padding, scratch, addend, activation)
+            block = self._block(len(scratch))
+            minimal.convolve(self.tile, block, x, packed, bias, y, self.window.padding, scratch, addend, activation)
         else:
             launch.convolve(x, packed, bias, y, self.window, scratch, addend, activation, prologue)
 
 
 class DataGradient(_Pass):
     """``dx`` from ``dy``; plus ``bias``, ``addend`` and ``activation`` it is a transposed convolution."""
+
+    packs = True
 
     @property
     def mirrored(self) -> Window:
@@ -89,9 +157,9 @@ class DataGradient(_Pass):
         padding = tuple(d * (n - 1) - p for n, d, p in zip(window.extent, window.dilation, window.padding))
         return dataclasses.replace(window, padding=padding)  # type: ignore[arg-type]
 
-    def _tile(self) -> int:
-        window = self.mirrored
-        return minimal.tile_size(window, self.places, self.outputs, self.size, self.channels, self.batch, packs=True)
+    @property
+    def _convolution(self) -> tuple[Window, Triple, int, Triple, int, int]:
+        return self.mirrored, self.places, self.outputs, self.size, self.channels, self.batch
 
     @property
     def packed_elements(self) -> int:
@@ -103,8 +171,7 @@ class DataGradient(_Pass):
     def scratch_elements(self, threads: int) -> int:
         """Scratch elements per thread of :meth:`pack` and :meth:`run`."""
         if self.tile:
-            elements = minimal.scratch_elements(self.tile, self.size, self.outputs, self.channels, self.batch, threads)
-            return max(elements, self.packing_elements)
+            return max(self._minimal_elements(threads), self.packing_elements)
         return self._direct_elements(threads)[1]
 
     def _direct_elements(self, threads: int) -> tuple[int, int]:
@@ -123,6 +190,11 @@ class DataGradient(_Pass):
     ) -> None:  # fmt: skip
         """Arrays ``(N, D, H, W, C)``."""
         if self.tile:
-            minimal.convolve(self.tile, dy, packed, bias, dx, self.mirrored.padding, scratch, addend, activation)
+            block = self._block(len(scratch))
+            minimal.convolve(self.tile, block, dy, packed, bias, dx, self.mirrored.padding, scratch, addend, activation)
         else:
             launch.data_gradient(dy, packed, bias, dx, self.window, scratch, addend, activation)
+
+
+def _text(sizes: Triple) -> str:
+    return "x".join(map(str, sizes))

@@ -15,6 +15,7 @@ from .ending import resolved
 from .tiles import MAX_ROWS, tile_heights
 from .window import Triple, Window
 
+TILES = (2, 4)  # what M may be
 LEAST_CHANNELS = 12  # below, transforms cost more than products are saved
 PRODUCTS_PER_WEIGHT = 9  # multiply-adds in place of which a weight comes from memory
 PRODUCTS_PER_PACKED_WEIGHT = 30  # multiply-adds in place of which a weight is packed, or a transformed one made
@@ -32,17 +33,18 @@ def tile_size(window: Window, size: Triple, channels: int, places: Triple, outpu
 
     What counts are the products and, where there are few places, the weights: 36 or 16 numbers to be read, and made if the weights are
     packed each time (``packs``), for 9."""
-    if not _applies(window, size, channels, outputs):
+    if not applies(window, size, channels, outputs):
         return 0
     weights = window.taps * channels * -(-outputs // WIDTH) * WIDTH
     per_weight = PRODUCTS_PER_WEIGHT + (PRODUCTS_PER_PACKED_WEIGHT if packs else 0)
     costs = {0: weights * (batch * math.prod(places) + per_weight)}
-    for tile in (2, 4):
+    for tile in TILES:
         costs[tile] = _cost(Extents.of(tile, places, channels, outputs, batch), per_weight)
     return min(costs, key=costs.__getitem__)
 
 
-def _applies(window: Window, size: Triple, channels: int, outputs: int) -> bool:
+def applies(window: Window, size: Triple, channels: int, outputs: int) -> bool:
+    """Whether a convolution can be done so, and has channels enough for it to be worth a thought."""
     shape = window.extent == (1, 3, 3) and window.stride == window.dilation == (1, 1, 1) and window.groups == 1
     return shape and size[0] == 1 and window.padding[0] == 0 and min(channels, outputs) >= LEAST_CHANNELS
 
@@ -87,10 +89,14 @@ def _cost(found: Extents, per_weight: int) -> int:
     return found.weights * (found.tiles + per_weight) + elements * PRODUCTS_PER_ELEMENT
 
 
-def _block(found: Extents, threads: int) -> int:
-    """Tiles that a task takes through all steps: as many as fit the cache, and equally many for all threads. 0 means phases."""
-    if found.tiles < FEW_TILES * threads:
-        return 0
+def in_phases(tile: int, places: Triple, channels: int, outputs: int, batch: int, threads: int) -> bool:
+    """Whether there are so few tiles that all threads together should take each step."""
+    return Extents.of(tile, places, channels, outputs, batch).tiles < FEW_TILES * threads
+
+
+def block_size(tile: int, places: Triple, channels: int, outputs: int, batch: int, threads: int) -> int:
+    """Tiles that a task takes through all steps: as many as fit the cache, and equally many for all threads."""
+    found = Extents.of(tile, places, channels, outputs, batch)
     most = max(FEW_TILES, BLOCK_BYTES // (4 * found.between(1)) // MAX_ROWS * MAX_ROWS)
     tasks = -(-found.tiles // (most * threads)) * threads
     return -(-found.tiles // tasks)
@@ -104,22 +110,22 @@ def packed_elements(tile: int, channels: int, outputs: int) -> int:
     return Extents.of(tile, (1, 1, 1), channels, outputs, 1).weights
 
 
-def scratch_elements(tile: int, places: Triple, channels: int, outputs: int, batch: int, threads: int) -> int:
+def scratch_elements(tile: int, block: int, places: Triple, channels: int, outputs: int, batch: int, threads: int) -> int:
     """Scratch elements per thread that :func:`convolve` needs."""
     found = Extents.of(tile, places, channels, outputs, batch)
-    between = found.between(_block(found, threads) or -(-found.tiles // threads))
+    between = found.between(block or -(-found.tiles // threads))
     return -(-between // winograd.GAP) * winograd.GAP + found.own(tile)
 
 
 def convolve(
-    tile: int, x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, padding: Triple, scratch: np.ndarray,
+    tile: int, block: int, x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, padding: Triple, scratch: np.ndarray,
     addend: np.ndarray | None, activation: Callable | None,
 ) -> None:  # fmt: skip
-    """``y = activation(conv(x) + bias + addend)`` by F(tile x tile, 3 x 3); arrays ``(N, 1, H, W, C)``, weights from
-    :func:`numbacnn.kernels.conv.winograd.transform_weights`."""
+    """``y = activation(conv(x) + bias + addend)`` by F(tile x tile, 3 x 3), ``block`` tiles at a time or, for 0, in phases; arrays
+    ``(N, 1, H, W, C)``, weights from :func:`numbacnn.kernels.conv.winograd.transform_weights`."""
     threads = scratch.shape[0]
     found = Extents.of(tile, y.shape[1:4], x.shape[4], y.shape[4], x.shape[0])
-    more, before, block = y if addend is None else addend, np.array(padding[1:]), _block(found, threads)
+    more, before = y if addend is None else addend, np.array(padding[1:])
     function, low, high = resolved(activation)
     epilogue = bias, addend is not None, more, low, high
     if block:
