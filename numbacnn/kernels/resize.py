@@ -13,9 +13,9 @@ import numpy as np
 from numba import prange
 
 from ..simd import stride, take, zeros
-from .channels import VECTORS, WIDTH, write
+from .channels import VECTORS, WIDTH, read, write
 from .jit import inline, kernel
-from .strided import TASK_ELEMENTS, columns_at
+from .strided import TASK_ELEMENTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +101,6 @@ def _gather_line(x, y, starts, source, weight, line):
                     in_line = in_image + source[i] * stride(x, 1) + source[j] * stride(x, 2) + channel
                     share = weight[i] * weight[j]
                     for k in range(starts[columns + column], starts[columns + column + 1]):
-                        pixel = columns_at(x, in_line + source[k] * stride(x, 3), 1, count)
+                        pixel = read(x, in_line + source[k] * stride(x, 3), count)
                         sums = sums + pixel * (share * weight[k])
             write(sums, y, out_line + column * stride(y, 3) + channel, count)
