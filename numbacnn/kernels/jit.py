@@ -486,8 +486,8 @@ class Kernel:
         self.dispatcher = dispatcher
         self._entries: dict[tuple, Callable] = {}
 
-    def bind(self, *arguments: Any) -> Step:
-        """The compiled function for arguments like these, and the arguments to call it with."""
+    def bind(self, *arguments: Any, alone: bool = False) -> Step:
+        """The compiled function for arguments like these, and the arguments to call it with. ``alone``: it runs in the caller's thread."""
         if self.parallel:
             arguments += (np.zeros(1, np.int64), num_threads())
         if JIT_DISABLED:
@@ -500,7 +500,9 @@ class Kernel:
         entry = self._entries.get(kinds)
         if entry is None:
             entry = self._entries[kinds] = self.build(tuple(map(_numba_type, kinds)))[0]
-        return (Limited(entry, self._threads(arguments)) if self.parallel else entry), arguments
+        if not self.parallel:
+            return entry, arguments
+        return Limited(entry, 1 if alone else self._threads(arguments)), arguments
 
     def _threads(self, arguments: tuple) -> int:
         """Threads to work on a launch: none but the caller's where all arrays are small, since a launch has to wait for each of them."""
@@ -521,8 +523,8 @@ class Kernel:
                 listed.append(build)
         return entry, build
 
-    def __call__(self, *arguments: Any) -> None:
-        step = self.bind(*arguments)
+    def __call__(self, *arguments: Any, alone: bool = False) -> None:
+        step = self.bind(*arguments, alone=alone)
         steps = getattr(_local, "steps", None)
         if steps is not None:
             steps.append(step)

@@ -16,14 +16,15 @@ task, and backward gathers from all windows that hold a pixel instead of scatter
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 from numba import prange
 
 from .. import elementary  # noqa: F401  (teaches math.exp and math.log to take tiles)
-from ..simd import splat, square_root, stride, take, where, zeros
-from .channels import VECTORS, WIDTH, read, write
+from ..simd import LANES, splat, square_root, stride, take, where, zeros
+from .channels import VECTORS, WIDTH, access, read, write
 from .jit import inline, kernel
 
 STRETCH = 32  # pixels of a row in one task
@@ -36,7 +37,7 @@ def _partition(shape):
     samples, depth, height, width, channels = shape
     stretches = (width + STRETCH - 1) // STRETCH
     lines = samples * depth * height * stretches
-    span = WIDTH if lines < FEW else 8 * WIDTH
+    span = 2 * WIDTH if lines < FEW else 8 * WIDTH
     spans = (channels + span - 1) // span
     return stretches, span, spans, lines * spans
 
@@ -90,16 +91,40 @@ def _cover(covers, d, h, w, shape):
 # Max -----------------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def _window_max(vectors):
+    """The function that writes the maxima of a window, of at most so many vectors of channels."""
+    read, write = access(vectors)
+
+    @inline
+    def maximum(x, at, taps, steps, y, to, count):
+        best = splat(x, -np.inf, 1, vectors)
+        for i in range(taps[0]):
+            for j in range(taps[1]):
+                near = at + i * steps[0] + j * steps[1]
+                for _k in range(taps[2]):
+                    best = max(read(x, near, count), best)
+                    near += steps[2]
+        write(best, y, to, count)
+
+    return maximum
+
+
+_wide_max, _max, _narrow_max = _window_max(2 * VECTORS), _window_max(VECTORS), _window_max(1)
+
+
 @inline
-def _window_max(x, at, taps, steps, count):
-    best = splat(x, -np.inf, 1, VECTORS)
-    for i in range(taps[0]):
-        for j in range(taps[1]):
-            near = at + i * steps[0] + j * steps[1]
-            for _k in range(taps[2]):
-                best = max(read(x, near, count), best)
-                near += steps[2]
-    return best
+def _pixel_max(x, at, taps, steps, y, to, count):
+    """``count`` channels of a pixel. Wide tiles have as many maxima under way as it takes to wait for none."""
+    done = 0
+    while done + 2 * WIDTH <= count:
+        _wide_max(x, at + done, taps, steps, y, to + done, 2 * WIDTH)
+        done += 2 * WIDTH
+    while done + LANES < count:
+        _max(x, at + done, taps, steps, y, to + done, count - done)
+        done += WIDTH
+    if done < count:
+        _narrow_max(x, at + done, taps, steps, y, to + done, count - done)
 
 
 @inline
@@ -137,15 +162,15 @@ def max_forward(x, y, argmax, windows, queue, threads):
             row = ((n * depth + d) * height + h) * width
             for w in range(first, last):
                 tap, taps, steps = _window(windows, d, h, w, _in_elements(x))
+                at, to = n * stride(x, 0) + tap, _pixel(y, n, d, h, w)
+                if argmax.size == 0:
+                    _pixel_max(x, at + channel, taps, steps, y, to + channel, end - channel)
+                    continue
+                pixel, _taps, pixel_steps = _window(windows, d, h, w, _in_pixels(x))
                 for c in range(channel, end, WIDTH):
-                    at, to, count = n * stride(x, 0) + tap + c, _pixel(y, n, d, h, w) + c, channels - c
-                    if argmax.size == 0:
-                        write(_window_max(x, at, taps, steps, count), y, to, count)
-                    else:
-                        pixel, _taps, pixel_steps = _window(windows, d, h, w, _in_pixels(x))
-                        best, chosen = _window_argmax(x, argmax, at, steps, pixel, pixel_steps, taps, count)
-                        write(best, y, to, count)
-                        write(chosen, argmax, (row + w) * channels + c, count)
+                    best, chosen = _window_argmax(x, argmax, at + c, steps, pixel, pixel_steps, taps, channels - c)
+                    write(best, y, to + c, channels - c)
+                    write(chosen, argmax, (row + w) * channels + c, channels - c)
 
 
 @kernel(parallel=True)

@@ -21,6 +21,7 @@ TASK_PIXELS = 1008  # at most: a multiple of tiles' heights
 PATCH_ELEMENTS = 48 * 1024  # of input that a task holds, and
 PASS_ELEMENTS = 64 * 1024  # of weights that meet them at a time: together they should stay in a second-level cache
 LEAST_PIXELS = 8 * MAX_ROWS  # of a task: with fewer, weights come from afar for too few products
+FEW_PRODUCTS = 300_000  # a convolution of less runs in the caller's thread: waking others would take longer
 TASKS_PER_THREAD = 4  # enough to even out threads that get less of the machine
 DEPTHWISE_COLUMNS = 256  # of a task of a depthwise convolution, and
 DEPTHWISE_ELEMENTS = 24 * 1024  # of its patch
@@ -176,6 +177,7 @@ def convolve(
         x, *_before(prologue, bias), packed, bias, addend is not None, more, low, high, y,
         _int_array(plan.offsets), plan.length, heights, window.groups,
         _geometry(window), plan.rows, plan.columns, one_line, plan.task_panels, plan.pass_panels, scratch,
+        alone=y.size * window.taps * x.shape[4] // window.groups <= FEW_PRODUCTS,
     )  # fmt: skip
 
 
