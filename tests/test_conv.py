@@ -383,3 +383,15 @@ def test_a_sum_without_terms_takes_the_same_compiled_kernel():
         launch.convolve(x, np.zeros(0), np.zeros(2), y, NOTHING, scratch)
     arrays = [argument for argument in steps[0][1] if isinstance(argument, np.ndarray)]
     assert {array.dtype for array in arrays} == {np.dtype(np.int64), x.dtype}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize(("size", "channels", "stride"), [((56, 56), 256, 2), ((29, 31), 320, 3), ((14, 14), 1030, 1)])
+def test_patches_of_pointwise_convolutions_fit_their_scratch(size, channels, stride, batch):
+    """Scratch is sized before the places that a stride leaves out are known to be left out."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, *size, channels)).astype(np.float32)
+    layer = conv.Conv2D(40, 1, stride=stride)
+    p = random_parameters(layer, x.shape[1:], np.float32, rng)
+    y = Driver(layer, x, **p).forward()
+    close(y, x[:, ::stride, ::stride] @ p["weight"][0, 0] + p["bias"], 1e-5)

@@ -20,6 +20,7 @@ from .window import NOTHING, Triple, Window
 TASK_PIXELS = 1008  # at most: a multiple of tiles' heights
 PATCH_ELEMENTS = 48 * 1024  # of input that a task holds, and
 PASS_ELEMENTS = 64 * 1024  # of weights that meet them at a time: together they should stay in a second-level cache
+PART_COST = 400  # a part costs as much time as one part in so many of all
 LEAST_PIXELS = 8 * MAX_ROWS  # of a task: with fewer, weights come from afar for too few products
 FEW_PRODUCTS = 300_000  # a convolution of less runs in the caller's thread: waking others would take longer
 TASKS_PER_THREAD = 4  # enough to even out threads that get less of the machine
@@ -59,6 +60,8 @@ def blocks(window: Window, size: Triple, channels: int, places: Triple, outputs:
     pixels are equally far from the next one."""
     channels, outputs = channels // window.groups, outputs // window.groups
     wanted = TASKS_PER_THREAD * threads
+    if _leaves_out(window, size, places):
+        size, window = places, dataclasses.replace(window, stride=(1, 1, 1))
     flat = even and _as_one_line(window, size, places)
     if flat:
         rows, columns = 1, _line_block(channels, batch * math.prod(places), threads)
@@ -86,11 +89,21 @@ def _as_one_line(window: Window, size: Triple, places: Triple) -> bool:
 def _line_block(channels: int, pixels: int, threads: int) -> int:
     """Pixels of a task, where all are one line."""
     most = min(TASK_PIXELS, max(LEAST_PIXELS, PATCH_ELEMENTS // channels))
-    tasks = -(-pixels // most)
-    if pixels > threads * LEAST_PIXELS:
-        tasks = -(-tasks // threads) * threads
-    block = -(-pixels // tasks)
-    return min(pixels, -(-block // MAX_ROWS) * MAX_ROWS)
+    if pixels <= threads * LEAST_PIXELS:
+        return min(pixels, most)
+    return _fair(pixels, most, 1, threads)
+
+
+def _fair(length: int, most: int, others: int, threads: int) -> int:
+    """A length of at most ``most`` to cut ``length`` into, so that the thread with most to do has least; ``others`` such lengths are
+    cut likewise."""
+    fewest = -(-length // most)
+
+    def cost(block: int) -> float:
+        parts = -(-length // block)
+        return -(-parts * others // threads) * block + parts * length / PART_COST
+
+    return min((-(-length // parts) for parts in range(fewest, min(length, 2 * fewest + threads) + 1)), key=cost)
 
 
 def _patch(window: Window, rows: int, columns: int, channels: int) -> tuple[int, int]:
@@ -110,10 +123,9 @@ def _patch_block(window: Window, channels: int, places: Triple, batch: int, thre
     rows, most = 1, min(height, TASK_PIXELS // columns)
     while rows < most and window.extent[0] * math.prod(_patch(window, rows + 1, columns, channels)) <= PATCH_ELEMENTS:
         rows += 1
-    tasks, others = -(-height // rows), batch * places[0] * -(-width // columns)
-    while tasks < height and tasks * others % threads and rows * columns > LEAST_PIXELS:
-        tasks += 1
-    return columns, -(-height // tasks)
+    if rows * columns <= LEAST_PIXELS:
+        return columns, -(-height // -(-height // rows))
+    return columns, _fair(height, rows, batch * places[0] * -(-width // columns), threads)
 
 
 def _runs(window: Window, lines: int, line: int, channels: int) -> tuple[tuple[int, ...], int]:
@@ -167,6 +179,7 @@ def convolve(
     x, window = _without_gaps(x, y.shape[1:4], window)
     even = prologue is None and None not in (pixel_step(x), pixel_step(y), pixel_step(more))
     plan = blocks(window, x.shape[1:4], x.shape[4], y.shape[1:4], y.shape[4], x.shape[0], scratch.shape[0], even)
+    assert plan.scratch <= scratch.shape[1], "a patch must fit the scratch of its thread"
     if plan.flat:
         x, y, more = (as_line(array) for array in (x, y, more))
     narrow = y.shape[4] // window.groups <= LANES
@@ -407,6 +420,7 @@ def depthwise_convolve(
 ) -> None:  # fmt: skip
     """``y = activation(depthwise conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack_depthwise`."""
     plan = depthwise_blocks(window, y.shape[4], y.shape[1:4], y.shape[0], scratch.shape[0])
+    assert plan.scratch <= scratch.shape[1], "a patch must fit the scratch of its thread"
     function, low, high = resolved(activation)
     depthwise(plan.height, function)(
         x, packed, bias, addend is not None, y if addend is None else addend, low, high, y,
