@@ -69,7 +69,7 @@ def convolution(packed, narrow, activation):
     """The kernel ``convolve``.
 
     ``packed``: inputs go through patches; otherwise (pointwise) they are read in place. ``narrow``: a group has no more output channels
-    than one vector, and only that much of a panel is computed. ``activation``: see :func:`numbacnn.kernels.conv.tiles.ending`.
+    than one vector, and only that much of a panel is computed. ``activation``: see :func:`numbacnn.kernels.conv.ending.ending`.
     """
     strip = strips(narrow, activation)
 

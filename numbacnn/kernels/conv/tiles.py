@@ -131,7 +131,8 @@ def strips(narrow, activation):
 
     ``y[i] = finish(bias + sum over runs and p < length of x[x_at + offsets[run] + i * x_step + p] * w[next row] + addend[i])``,
 
-    with panels of weights ``w_step`` apart, the addend only where ``residual``, and :func:`ending` for ``finish``."""
+    with panels of weights ``w_step`` apart, the addend only where ``residual``, and ``finish`` as of
+    :func:`numbacnn.kernels.conv.ending.ending`."""
     ladder = NARROW_LADDER if narrow else LADDER
     return _by_height(ladder, [_strip(rows, narrow, activation) for rows in ladder])
 
