@@ -273,8 +273,11 @@ def test_cache_info_and_clear(tmp_path, monkeypatch):
     (tmp_path / "kernels/some-1.nbc").write_bytes(bytes(100))
     (tmp_path / "kernels/left.tmp").write_bytes(bytes(20))
     (tmp_path / "kernels/mine.txt").write_text("stays")
+    (tmp_path / "tuning").mkdir()
+    (tmp_path / "tuning/cpu-2.json").write_text("{}")
     assert "1 kernels" in run("cache", "info").stdout
-    assert json.loads(run("cache", "clear", "--json").stdout)["removed_bytes"] == 120
+    assert json.loads(run("cache", "clear", "--json").stdout)["removed_bytes"] == 122
+    assert not list((tmp_path / "tuning").iterdir())
     assert [p.name for p in (tmp_path / "kernels").iterdir()] == ["mine.txt"]
 
 

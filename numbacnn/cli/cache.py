@@ -39,9 +39,9 @@ def info(as_json: bool) -> None:
 @command.command(epilog=options.examples("numbacnn cache clear"))
 @options.as_json
 def clear(as_json: bool) -> None:
-    """Remove all compiled kernels. Nothing but time is lost."""
+    """Remove all compiled kernels, and what `numbacnn optimize` chose for them. Nothing but time is lost."""
     removed = 0
-    for path in kernel_files():
+    for path in [*kernel_files(), *choice_files()]:
         size = _size(path)
         path.unlink(missing_ok=True)
         removed += size
@@ -112,8 +112,17 @@ def kernel_folder() -> Path:
 
 def kernel_files() -> list[Path]:
     """Compiled kernels, and what processes that were killed left of them; none where the folder cannot be looked at."""
+    return _files(kernel_folder(), ".nbc")
+
+
+def choice_files() -> list[Path]:
+    """Measured choices between ways of computing (:mod:`numbacnn.kernels.choices`)."""
+    return _files(cache_folder() / "tuning", ".json")
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
     try:
-        return sorted(path for path in kernel_folder().iterdir() if path.suffix in (".nbc", ".tmp"))
+        return sorted(path for path in folder.iterdir() if path.suffix in (suffix, ".tmp"))
     except OSError:
         return []
 
