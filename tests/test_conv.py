@@ -395,3 +395,16 @@ def test_patches_of_pointwise_convolutions_fit_their_scratch(size, channels, str
     p = random_parameters(layer, x.shape[1:], np.float32, rng)
     y = Driver(layer, x, **p).forward()
     close(y, x[:, ::stride, ::stride] @ p["weight"][0, 0] + p["bias"], 1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("width", [256, 257, 515])
+def test_wide_depthwise_convolutions_write_their_own_lines_only(width, stride):
+    """A line is cut into tasks, the last of which may be narrower than a tile."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, width * stride, 5))
+    layer = conv.DepthwiseConv2D(3, stride=(1, stride), padding="same")
+    p = random_parameters(layer, x.shape[1:], x.dtype, rng)
+    padding = resolve_padding("same", x.shape[1:3], (3, 3), (1, stride), (1, 1))
+    y = Driver(layer, x, **p).forward()
+    close(y, naive.convolve(x, p["weight"], p["bias"], (1, stride), padding, (1, 1), 5), 1e-12)

@@ -517,7 +517,7 @@ class Kernel:
             new, started = signature not in self.dispatcher.overloads, time.perf_counter()
             entry = self.dispatcher.compile(signature)
         attach_environments(self.dispatcher.overloads[signature].library)
-        build = Build(self.function.__qualname__, bool(self.dispatcher.stats.cache_hits[signature]), time.perf_counter() - started)
+        build = Build(self.function.__qualname__, bool(self.dispatcher._cache_hits[signature]), time.perf_counter() - started)
         if new:  # else another thread was faster
             for listed in _build_lists:
                 listed.append(build)

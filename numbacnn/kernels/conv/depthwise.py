@@ -81,7 +81,8 @@ def depthwise(height, activation):
         in a patch; other arguments as of :func:`numbacnn.kernels.conv.direct.convolution`.
 
         A task copies the patch of a block of channels, ``[kd][line][remainder][column][HELD]`` with columns sorted by their remainder
-        modulo the stride, so that a tile's inputs are neighbours. A line's last tile may overlap the one before.
+        modulo the stride, so that a tile's inputs are neighbours. A line's last task, and a task's last tile, may overlap the one before
+        and write the same again.
         """
         queue[0] = 0
         strides, padding, dilation, extent = geometry[0], geometry[1], geometry[2], geometry[3]
@@ -105,15 +106,14 @@ def depthwise(height, activation):
                 n, plane = divmod(task, planes)
                 channel = block * HELD
                 held = min(HELD, channels - channel)
-                row, column = row_task * block_rows, column_task * block_columns
+                row, column = row_task * block_rows, min(column_task * block_columns, width - block_columns)
                 row_count = min(block_rows, height_ - row)
-                column_count = min(block_columns, width - column)
                 for kd in range(extent[0]):
                     for line in range((row_count - 1) * strides[1] + (extent[1] - 1) * dilation[1] + 1):
                         _pack_columns(
                             x, n, plane * strides[0] - padding[0] + kd * dilation[0], row * strides[1] - padding[1] + line,
-                            column * strides[2] - padding[2], (column_count - 1) * strides[2] + (extent[2] - 1) * dilation[2] + 1,
-                            strides[2], channel, held, own, (kd * lines + line) * line_step, part,
+                            column * strides[2] - padding[2], columns, strides[2], channel, held,
+                            own, (kd * lines + line) * line_step, part,
                         )  # fmt: skip
                 for r in range(row_count):
                     to = n * stride(y, 0) + plane * stride(y, 1) + (row + r) * stride(y, 2) + column * y_step + channel
@@ -121,8 +121,8 @@ def depthwise(height, activation):
                         n * stride(addend, 0) + plane * stride(addend, 1) + (row + r) * stride(addend, 2) + column * addend_step + channel
                     )
                     for at in range(0, held, LANES):
-                        for start in range(0, column_count, height):
-                            c = max(0, min(start, column_count - height))
+                        for start in range(0, block_columns, height):
+                            c = min(start, block_columns - height)
                             tile(
                                 own, r * strides[1] * line_step + c * HELD + at, offsets, w, block * offsets.size * HELD + at,
                                 bias, channel + at, held - at, residual, addend, more + c * addend_step + at, addend_step, low, high,
