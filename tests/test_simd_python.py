@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 )
 def test_without_compilation(arguments):
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
-    command = [sys.executable, "-m", "pytest", "-m", "not oracle", "-p", "no:cacheprovider", *arguments]
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-m", "not oracle", "-p", "no:cacheprovider", *arguments]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-3000:]
     assert " passed" in run.stdout
