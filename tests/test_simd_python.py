@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["tests/test_dual.py", "tests/test_elementary.py", "-k", "not cpus and not a_few_ulps"],
+        ["tests/test_dual.py", "tests/test_elementary.py", "-k", "not cpus and not four_ulps"],
         ["tests/test_activation.py", "-k", "own or softmax or prelu or parameters"],
         ["tests/test_dropout.py", "-k", "stream or inference or infinities"],
     ],
