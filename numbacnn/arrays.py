@@ -57,10 +57,14 @@ def zeros(shape: int | Sequence[int], dtype: Any) -> np.ndarray:
 
 
 class Arena:
-    """One piece of memory, and arrays at given offsets of it."""
+    """One piece of memory, new or given, and arrays at given offsets of it."""
 
-    def __init__(self, nbytes: int):
-        self.memory = allocate(nbytes)
+    def __init__(self, nbytes: int, memory: np.ndarray | None = None):
+        self.memory = allocate(nbytes) if memory is None else memory[:nbytes]
+
+    def part(self, offset: int, nbytes: int) -> Arena:
+        """The piece of ``nbytes`` that starts ``offset`` bytes into the arena."""
+        return Arena(nbytes, self.memory[offset:])
 
     def view(self, offset: int, shape: Sequence[int], dtype: Any) -> np.ndarray:
         """The C-contiguous array of ``shape`` that starts ``offset`` bytes into the arena."""

@@ -26,7 +26,8 @@ from .graph.measure import Measured, Measurement, progress_bar
 from .graph.parameters import Parameters, ParameterStore
 from .graph.passes.methods import with_measured_methods
 from .graph.plan import Plan, make_plan
-from .graph.run import InferencePlan, TrainingPlan
+from .graph.run import InferencePlan, TrainingPlan, Walk
+from .graph.sections import Section, WalkPlan, find_sections, make_walk
 from .graph.tensor import Input, Tensor
 from .layers.base import Layer
 from .layers.checks import is_integer, is_number
@@ -110,15 +111,18 @@ class Model:
         wait for each other. Raises ShapeError and ConfigError for arrays that are not what the model takes.
         """
         batches = self._checked_inputs(images)
-        size = CHUNK if batch_size is None else batch_size
-        if not is_integer(size, 1):
+        if batch_size is not None and not is_integer(batch_size, 1):
             raise ConfigError(f"predict was given batch_size={batch_size!r}; it takes a whole number of at least 1.")
+        size = batch_size or CHUNK
         count = len(batches[0])
         results = [np.empty((count, *tensor.shape), self.dtype) for tensor in self.graph.outputs]
-        for start in range(0, count, size):
-            part = slice(start, min(start + size, count))
-            plan = self._inference_plan(part.stop - part.start)
-            plan.forward([batch[part] for batch in batches], [result[part] for result in results])
+        if 0 < count <= size:
+            self._inference_plan(count).forward(batches, results)
+        else:
+            for start in range(0, count, size):
+                part = slice(start, min(start + size, count))
+                plan = self._inference_plan(part.stop - part.start)
+                plan.forward([batch[part] for batch in batches], [result[part] for result in results])
         if self.output_names is not None:
             return dict(zip(self.output_names, results))
         return results[0] if len(results) == 1 else tuple(results)
@@ -159,8 +163,8 @@ class Model:
         one that runs in another thread ends as it began."""
         memory, rows = kernels.choices.measured(), []
         with self._lock:
-            nodes, store, other = self._inference_nodes()[0], self.store, self._plan(batch, False, False, threads).nbytes
-        measurement = Measurement(nodes, store, batch, threads, budget, other, memory.recall)
+            sections, store, other = self._sections(batch, threads), self.store, self._walk(batch, threads).nbytes
+        measurement = Measurement(sections, store, threads, budget, other, memory.recall)
         try:
             with progress_bar(len(measurement)) as advance:
                 for key, row in measurement:
@@ -186,7 +190,9 @@ class Model:
     def memory(self, batch_size: int, training: bool = True) -> int:
         """Bytes of all arrays that training (or inference) at that batch size needs: parameters, activations,
         gradients, scratch. Found by planning: nothing is allocated. An optimizer's state comes on top."""
-        return self.store.nbytes + self._plan(_checked_batch_size(batch_size), training, False, _expected_threads()).nbytes
+        size, threads = _checked_batch_size(batch_size), _expected_threads()
+        planned = self._plan(size, True, False, threads) if training else self._walk(size, threads)
+        return self.store.nbytes + planned.nbytes
 
     # Parameters ------------------------------------------------------------------------------------------------------
 
@@ -317,29 +323,56 @@ class Model:
     def _inference_nodes(self) -> passes.Rewritten:
         return passes.for_inference(self._nodes(), self.graph.outputs)
 
+    def _sections(self, batch_size: int, threads: int) -> list[Section]:
+        nodes, outputs = self._inference_nodes()
+        return find_sections(nodes, self.graph.inputs, outputs, batch_size, threads, self.dtype)
+
+    def _walk(self, batch_size: int, threads: int) -> WalkPlan:
+        sections = self._sections(batch_size, threads)
+        return make_walk(sections, [self._section_plan(section, threads) for section in sections], batch_size, self.dtype)
+
+    def _section_plan(self, section: Section, threads: int) -> Plan:
+        """For one group of a section of the network. What comes from the section before it, and goes to the next, lies elsewhere."""
+        nodes = with_measured_methods(section.nodes, section.group, threads, self.dtype)
+        return make_plan(
+            nodes,
+            section.inputs,
+            section.outputs,
+            self.store.specs,
+            batch=section.group,
+            training=False,
+            threads=threads,
+            dtype=self.dtype,
+            elsewhere=section.between,
+        )
+
     def _plan(self, batch_size: int, training: bool, input_gradients: bool, threads: int) -> Plan:
-        if training:
-            nodes, outputs = passes.for_training(self._nodes(), self.graph.outputs, self.store.specs, self.store.frozen, input_gradients)
-        else:
+        """For a whole batch at once."""
+        if not training:
             nodes, outputs = self._inference_nodes()
-            nodes = with_measured_methods(nodes, batch_size, threads, self.dtype)
+            return self._section_plan(Section(nodes, self.graph.inputs, outputs, batch_size), threads)
+        nodes, outputs = passes.for_training(self._nodes(), self.graph.outputs, self.store.specs, self.store.frozen, input_gradients)
         return make_plan(
             nodes,
             self.graph.inputs,
             outputs,
             self.store.specs,
             batch=batch_size,
-            training=training,
+            training=True,
             threads=threads,
             dtype=self.dtype,
             frozen=self.store.frozen,
             input_gradients=input_gradients,
         )
 
-    def _inference_plan(self, batch_size: int) -> InferencePlan:
+    def _inference_plan(self, batch_size: int) -> InferencePlan | Walk:
         threads = kernels.jit.num_threads()
-        key = ("inference", batch_size, threads, self.exact)
-        return self._cached(key, lambda: InferencePlan(self._plan(batch_size, False, False, threads), self.store))
+        return self._cached(("inference", batch_size, threads, self.exact), lambda: self._made_inference_plan(batch_size, threads))
+
+    def _made_inference_plan(self, batch_size: int, threads: int) -> InferencePlan | Walk:
+        walk = self._walk(batch_size, threads)
+        in_one = len(walk.parts) == 1 and walk.parts[0].batch == batch_size
+        return InferencePlan(walk.parts[0], self.store) if in_one else Walk(walk, self.store)
 
     def _cached(self, key: tuple, make: Callable[[], Any]) -> Any:
         """The plan of that key, made where there is none."""
@@ -382,8 +415,8 @@ class Model:
                 raise ShapeError(f"The model has {len(tensors)} inputs ({', '.join(names)}); it takes a tuple of as many arrays.")
             given = list(images)
         arrays = [_checked_input(array, tensor, name) for array, tensor, name in zip(given, tensors, names)]
-        counts = [len(array) for array in arrays]
-        if len(set(counts)) > 1:
+        counts = {len(array): None for array in arrays}  # in their order
+        if len(counts) > 1:
             raise ShapeError(f"The model's inputs were given batches of {' and '.join(map(str, counts))}; they must be of one size.")
         return arrays
 

@@ -170,7 +170,7 @@ def test_choosing_the_number_of_threads_starts_them_as_a_launch_would():
 def test_threads_that_start_at_once(monkeypatch):
     """Both find the variable unset, and both take it away again."""
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    monkeypatch.setattr(jit, "_launch_threads", lambda: time.sleep(0.05))
+    monkeypatch.setattr(jit.parallel, "_launch_threads", lambda: time.sleep(0.05))
     starters = [threading.Thread(target=jit._start_threads.__wrapped__) for _ in range(4)]
     errors = []
     monkeypatch.setattr(threading, "excepthook", errors.append)

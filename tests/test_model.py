@@ -440,7 +440,7 @@ def test_kernels_run_on_as_many_threads_as_have_scratch(monkeypatch):
     monkeypatch.setattr(jit, "_thread_count", 3)
     plan = model._plan(1, False, False, jit.num_threads())
     monkeypatch.setattr(jit, "_thread_count", 5)
-    (step,) = InferencePlan(plan, model.store)._forward_steps
+    ((step,),) = InferencePlan(plan, model.store)._turns
     *_, scratch, _, threads = step[1]
     assert (len(scratch), threads) == (3, 3)
 

@@ -74,7 +74,9 @@ def close(a, b):
 
 def faked(monkeypatch, fastest, seconds=0.5):
     """Pretend that one way takes so long and all others a second."""
-    monkeypatch.setattr(measure.Measurement, "_times", lambda self, node, layers, share: dict.fromkeys(layers, 1.0) | {fastest: seconds})
+    monkeypatch.setattr(
+        measure.Measurement, "_times", lambda self, group, share: dict.fromkeys(group.methods.layers, 1.0) | {fastest: seconds}
+    )
 
 
 # Choosing ------------------------------------------------------------------------------------------------------------
@@ -156,8 +158,8 @@ def test_another_call_begins_with_what_is_missing():
     found = methods(model := network())
     for missing in found:
         remembered = {each.key: "direct" for each in found if each is not missing}
-        nodes = model._inference_nodes()[0]
-        measurement = measure.Measurement(nodes, model.store, BATCH, jit.num_threads(), 1e-9, 0, remembered.get)
+        threads = jit.num_threads()
+        measurement = measure.Measurement(model._sections(BATCH, threads), model.store, threads, 1e-9, 0, remembered.get)
         rows = list(measurement)
         assert rows[0][0] == missing.key
         assert [row.choice for _, row in rows] == [missing.default, "direct", "direct"]  # what was chosen before stays

@@ -80,11 +80,10 @@ def _torch(name: str, folder: Path, images: np.ndarray, threads: int, channels_l
     module = peer_of(name)
     module.load_state_dict(torch.load(folder / "weights.pth"))
     module.eval()
-    batch = torch.from_numpy(images).permute(0, 3, 1, 2)
-    if channels_last:
-        module, batch = module.to(memory_format=torch.channels_last), batch.contiguous(memory_format=torch.channels_last)
-    else:
-        batch = batch.contiguous()
+    batch = torch.from_numpy(channels_first(images))
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(batch.ndim) if channels_last else None
+    if layout is not None:
+        module, batch = module.to(memory_format=layout), batch.contiguous(memory_format=layout)
 
     def run() -> np.ndarray:
         with torch.inference_mode():
@@ -100,7 +99,7 @@ def _onnxruntime(folder: Path, images: np.ndarray, threads: int) -> Any:
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(folder / "network.onnx", options, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
-    batch = {given.name: np.ascontiguousarray(images.transpose(0, 3, 1, 2))}
+    batch = {given.name: channels_first(images)}
     return lambda: session.run(None, batch)[0]
 
 
@@ -110,7 +109,7 @@ def _openvino(folder: Path, images: np.ndarray, threads: int) -> Any:
     core = openvino.Core()
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     request = core.compile_model(core.read_model(folder / "network.onnx"), "CPU", settings).create_infer_request()
-    batch = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    batch = channels_first(images)
     return lambda: request.infer([batch])[0]
 
 
@@ -190,8 +189,22 @@ def peer_of(name: str) -> Any:
     return LeNet5()
 
 
-def shape_of(name: str) -> tuple[int, int, int]:
-    return (28, 28, 1) if name == "lenet5" else (peers()[name][0].size,) * 2 + (3,)
+def shape_of(name: str) -> tuple[int, ...]:
+    if name == "lenet5":
+        return (28, 28, 1)
+    peer = peers()[name][0]
+    return peer.shape(peer.size)
+
+
+def drawn(name: str, batch: int) -> np.ndarray:
+    """What the network is given: images, clips, series or ids of words."""
+    if name == "lenet5":
+        return np.random.default_rng(0).normal(size=(batch, *shape_of(name))).astype(np.float32)
+    return peers()[name][0].draw(shape_of(name), batch)
+
+
+def channels_first(images: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.moveaxis(images, -1, 1)) if images.ndim > 2 else images
 
 
 def export(name: str, batch: int, folder: Path) -> None:
@@ -200,9 +213,9 @@ def export(name: str, batch: int, folder: Path) -> None:
 
     module = peer_of(name).eval()
     torch.save(module.state_dict(), folder / "weights.pth")
-    images = np.random.default_rng(0).normal(size=(batch, *shape_of(name))).astype(np.float32)
+    images = drawn(name, batch)
     np.save(folder / "images.npy", images)
-    example = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    example = torch.from_numpy(channels_first(images))
     with _quiet():
         torch.onnx.export(module, (example,), folder / "network.onnx", dynamo=True, verbose=False)
 
@@ -359,6 +372,7 @@ def report_memory(networks: Iterable[str], batches: Iterable[int], threads: Iter
     "python -m asv_benchmarks.peers.inference --memory --json memory.json"
 )
 @click.option("--network", "networks", multiple=True, help="One or several of ours. [default: a list for each batch size]")
+@click.option("--registered", is_flag=True, help="All registered networks that another library has too, in place of that list.")
 @click.option("--batch", "batches", multiple=True, type=int, help="May be repeated. [default: 1 and 16; 16 with --memory]")
 @click.option("--threads", multiple=True, type=int, help="May be repeated: --threads 1 --threads 2. [default: all cores]")
 @click.option("--rounds", default=7, show_default=True)
@@ -367,6 +381,7 @@ def report_memory(networks: Iterable[str], batches: Iterable[int], threads: Iter
 @click.option("--json", "path", help="Write the figures to this file.")
 def main(
     networks: tuple[str, ...],
+    registered: bool,
     batches: tuple[int, ...],
     threads: tuple[int, ...],
     rounds: int,
@@ -375,6 +390,8 @@ def main(
     path: str | None,
 ) -> None:
     """Time whole networks beside other engines, or measure their memory."""
+    if registered:
+        networks = ("lenet5", *peers())
     engines = [engine for engine in ENGINES if importlib.util.find_spec(MODULES[engine])]
     counts = threads or (len(os.sched_getaffinity(0)),)
     if memory:

@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels
 from ..arrays import Arena
-from ..layers.base import Layer, Methods, Shape
+from ..layers.base import Methods, Shape
 from .build import Node
 from .parameters import ParameterStore
 from .plan import make_plan
 from .run import InferencePlan
+from .sections import Section
 
 GAIN = 0.03  # of its time, by which a way must be faster than the default to be chosen: less is noise
 LEAST_ROUNDS, MOST_ROUNDS = 3, 100
@@ -50,6 +52,7 @@ class _Group:
 
     nodes: list[Node]
     methods: Methods
+    batch: int
 
     @property
     def flops(self) -> int:
@@ -57,20 +60,20 @@ class _Group:
 
 
 class Measurement:
-    """Measures ``nodes``, as :func:`numbacnn.graph.passes.for_inference` gives them, with their parameters in ``store``.
+    """Measures the nodes of ``sections``, each for a group of its size, with their parameters in ``store``.
 
     ``budget`` are seconds for all of it; compiling kernels comes on top. Each shape gets a share of what is left, by its operations; what
     has a choice already (``recall`` gives one for its key) comes after what has none. ``other_bytes`` is the memory of the network."""
 
     def __init__(
-        self, nodes: Sequence[Node], store: ParameterStore, batch: int, threads: int, budget: float, other_bytes: int,
+        self, sections: Sequence[Section], store: ParameterStore, threads: int, budget: float, other_bytes: int,
         recall: Callable[[str], str | None],
     ):  # fmt: skip
-        self._store, self._batch, self._threads = store, batch, threads
+        self._store, self._threads = store, threads
         self._left = float(budget)
         self._recall = recall
         self._other = np.ones(min(other_bytes, OTHER_BYTES) // 8)  # ones: pages of zeros may all be the same
-        self._groups = sorted(self._grouped(nodes), key=lambda group: (recall(group.methods.key) is not None, -group.flops))
+        self._groups = sorted(self._grouped(sections), key=lambda group: (recall(group.methods.key) is not None, -group.flops))
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -83,17 +86,18 @@ class Measurement:
             flops -= group.flops
             yield group.methods.key, self._measured(group, share)
 
-    def _grouped(self, nodes: Sequence[Node]) -> list[_Group]:
+    def _grouped(self, sections: Sequence[Section]) -> list[_Group]:
         groups: dict[str, _Group] = {}
-        for node in nodes:
-            methods = node.layer.inference_methods(node.shapes, self._batch, self._threads, self._store.dtype)
-            if methods is not None:
-                groups.setdefault(methods.key, _Group([], methods)).nodes.append(node)
+        for section in sections:
+            for node in section.nodes:
+                methods = node.layer.inference_methods(node.shapes, section.group, self._threads, self._store.dtype)
+                if methods is not None:
+                    groups.setdefault(methods.key, _Group([], methods, section.group)).nodes.append(node)
         return list(groups.values())
 
     def _measured(self, group: _Group, share: float) -> Measured:
         node, methods = group.nodes[0], group.methods
-        times = self._times(node, methods.layers, share) if self._left > 0 else {}
+        times = self._times(group, share) if self._left > 0 else {}
         choice = _choice(times, methods.default) if times else self._recall(methods.key)
         return Measured(
             layers=tuple(node.name for node in group.nodes),
@@ -104,9 +108,9 @@ class Measurement:
             choice=choice if choice in methods.layers else methods.default,
         )
 
-    def _times(self, node: Node, layers: dict[str, Layer], share: float) -> dict[str, float]:
+    def _times(self, group: _Group, share: float) -> dict[str, float]:
         """Median seconds of a run by name; none where the time was too short for :data:`LEAST_ROUNDS`."""
-        plans = self._plans(node, layers)
+        plans = self._plans(group)
         start = time.perf_counter()
         random = np.random.default_rng(SEED)
         given = [random.standard_normal(array.shape).astype(array.dtype) for array in next(iter(plans.values())).inputs]
@@ -124,10 +128,11 @@ class Measurement:
             return {}
         return {name: statistics.median(seconds) for name, seconds in found.items()}
 
-    def _plans(self, node: Node, layers: dict[str, Layer]) -> dict[str, InferencePlan]:
-        """The node by itself as a plan, once for each layer in its place; all in one arena."""
+    def _plans(self, group: _Group) -> dict[str, InferencePlan]:
+        """A node by itself as a plan, once for each layer in its place; all in one arena."""
+        node, layers = group.nodes[0], group.methods.layers
         inputs = list(dict.fromkeys(node.inputs))
-        options: Any = {"batch": self._batch, "training": False, "threads": self._threads, "dtype": self._store.dtype}
+        options: Any = {"batch": group.batch, "training": False, "threads": self._threads, "dtype": self._store.dtype}
         plans = {
             name: make_plan([dataclasses.replace(node, layer=layer)], inputs, node.outputs, self._store.specs, **options)
             for name, layer in layers.items()
@@ -139,9 +144,10 @@ class Measurement:
         self._other.max(initial=0)
         for array, numbers in zip(plan.inputs, given, strict=True):
             np.copyto(array, numbers)
-        start = time.perf_counter()
-        plan.run()
-        return time.perf_counter() - start
+        with kernels.jit.launch_guard():
+            start = time.perf_counter()
+            plan.run()
+            return time.perf_counter() - start
 
 
 @contextlib.contextmanager

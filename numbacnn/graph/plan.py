@@ -139,9 +139,11 @@ def make_plan(
     dtype: Any,
     frozen: Collection[str] = (),
     input_gradients: bool = False,
+    elsewhere: Collection[Tensor] = (),
 ) -> Plan:
-    """Plan ``nodes`` (in running order) for one batch size. ``frozen`` names parameters that get no gradient."""
-    return _Planner(nodes, inputs, outputs, specs, batch, training, threads, np.dtype(dtype), frozen, input_gradients).plan()
+    """Plan ``nodes`` (in running order) for one batch size. ``frozen`` names parameters that get no gradient. Arrays of inputs and outputs
+    that lie ``elsewhere`` take no room: who runs the plan brings them, and finds such inputs as they were."""
+    return _Planner(nodes, inputs, outputs, specs, batch, training, threads, np.dtype(dtype), frozen, input_gradients, elsewhere).plan()
 
 
 class _Planner:
@@ -157,11 +159,12 @@ class _Planner:
         dtype: np.dtype,
         frozen: Collection[str],
         input_gradients: bool,
+        elsewhere: Collection[Tensor],
     ):
         self.nodes, self.inputs, self.outputs, self.specs = list(nodes), list(inputs), list(outputs), specs
         self.batch, self.training, self.threads, self.dtype = batch, training, threads, dtype
         self.learned = {name for name, spec in specs.items() if spec.trainable and name not in frozen}
-        self.input_gradients = input_gradients and training
+        self.input_gradients, self.elsewhere = input_gradients and training, elsewhere
         self.end = 2 * len(self.nodes) + 1
         self.blocks: list[Block] = []
         self.zeroed: list[Slot] = []
@@ -178,6 +181,8 @@ class _Planner:
         forward = [self._forward(time, node, uses) for time, node in enumerate(self.nodes)]
         seeds = self._seeds()
         backward = self._backward(forward, seeds)
+        for tensor in self.elsewhere:
+            self.values[tensor].block.nbytes = 0
         arena_bytes = place(self.blocks)
         gradient_bytes = 0
         if self.training:
@@ -236,8 +241,8 @@ class _Planner:
                         uses[tensor].append(self._backward_time(time))
         for tensor in self.outputs:
             uses[tensor].append(self.end)
-        if self.training:  # inputs stay as they are, so that forward can be run again
-            for tensor in self.inputs:
+        for tensor in self.inputs:
+            if self.training or tensor in self.elsewhere:  # they stay as they are, so that forward can be run again
                 uses[tensor].append(self.end)
         self._share_uses(uses)
         return uses

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from ..arrays import Arena
 from ..errors import ConfigError, DataError, ShapeError
 from .build import Node
 from .parameters import ParameterStore
-from .plan import Backward, Combine, Forward, Plan, Slot
+from .plan import Backward, Block, Combine, Forward, Plan, Slot
+from .sections import WalkPlan
 
 Step = tuple[Callable, tuple]
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 def random_key(seed: int, name: str) -> int:
@@ -26,10 +29,12 @@ def random_key(seed: int, name: str) -> int:
 
 class _Bound:
     """What running a plan needs in either mode: its arrays, and the steps that calls of layers turn into. An ``arena`` that is given is
-    at least as large as the plan's, and may be shared by plans that run in turn."""
+    at least as large as the plan's, and may be shared by plans that run in turn. ``elsewhere`` are the arrays of blocks that are not in
+    the arena."""
 
-    def __init__(self, plan: Plan, store: ParameterStore, arena: Arena | None = None):
+    def __init__(self, plan: Plan, store: ParameterStore, arena: Arena | None = None, elsewhere: Mapping[Block, np.ndarray] = NOTHING):
         self.plan, self.store = plan, store
+        self._elsewhere = elsewhere
         self.lock = threading.RLock()
         self.arena = Arena(plan.arena_bytes) if arena is None else arena
         self.prepared = {
@@ -44,10 +49,17 @@ class _Bound:
     @property
     def nbytes(self) -> int:
         """Bytes that this plan has allocated for arrays."""
-        return self.arena.memory.nbytes + sum(array.nbytes for group in self.prepared.values() for array in group.values())
+        return self.arena.memory.nbytes + self.prepared_nbytes
+
+    @property
+    def prepared_nbytes(self) -> int:
+        """Of them, bytes of arrays derived from parameters."""
+        return sum(array.nbytes for group in self.prepared.values() for array in group.values())
 
     def array(self, slot: Slot) -> np.ndarray:
         """The array of a slot: dense, or a view of some channels."""
+        if slot.block in self._elsewhere:
+            return self._elsewhere[slot.block].reshape(slot.shape)
         if slot.width is None:
             return self.arena.view(slot.block.offset, slot.shape, slot.dtype)
         around = self.arena.view(slot.block.offset, (*slot.shape[:-1], slot.width), slot.dtype)
@@ -98,23 +110,22 @@ def _speaking(node: Node, function: Callable) -> Callable:
 
 
 class InferencePlan(_Bound):
-    """The forward pass in inference mode, for one batch size."""
+    """The forward pass in inference mode, for one batch size.
 
-    def __init__(self, plan: Plan, store: ParameterStore, arena: Arena | None = None):
-        super().__init__(plan, store, arena)
+    ``turns`` are for each of several runs, one after the other, the arrays of blocks that lie elsewhere."""
+
+    def __init__(
+        self, plan: Plan, store: ParameterStore, arena: Arena | None = None, turns: Sequence[Mapping[Block, np.ndarray]] = (NOTHING,)
+    ):
+        super().__init__(plan, store, arena, turns[0])
         self._version: int | None = None
         self._derived: list[tuple[Any, dict[str, np.ndarray]]] = []
         self._prepare_steps: list[Step] = []
-        self._forward_steps: list[Step] = []
         parameters = {node: self._with_derived(node) for node in self.prepared}
         for node, prepared in self.prepared.items():
             if prepared:
                 self._prepare_steps += self._steps(node, node.layer.prepare, node.shapes, plan.batch, parameters[node], prepared, False)
-        for run in plan.forward:
-            node = run.node
-            b = {**self._named(run.buffers), **self._named(run.scratch), **self.prepared[node]}
-            x, y = self._grouped(node, run.x), self._outputs(run.y)
-            self._forward_steps += self._steps(node, node.layer.forward, x, y, parameters[node], b, False)
+        self._turns = [self._forward_steps(parameters, elsewhere) for elsewhere in turns]
 
     def _with_derived(self, node: Node) -> dict[str, np.ndarray]:
         """A node's parameters, with arrays for those that are computed from others."""
@@ -125,20 +136,38 @@ class InferencePlan(_Bound):
             parameters.update(found)
         return parameters
 
+    def _forward_steps(self, parameters: Mapping[Node, dict[str, np.ndarray]], elsewhere: Mapping[Block, np.ndarray]) -> list[Step]:
+        self._elsewhere = elsewhere
+        steps: list[Step] = []
+        for run in self.plan.forward:
+            node = run.node
+            b = {**self._named(run.buffers), **self._named(run.scratch), **self.prepared[node]}
+            x, y = self._grouped(node, run.x), self._outputs(run.y)
+            steps += self._steps(node, node.layer.forward, x, y, parameters[node], b, False)
+        return steps
+
     def forward(self, batch: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> None:
         """Run on a batch (one array per input) and copy the outputs into ``results``. One thread at a time; others wait."""
         with kernels.jit.launch_guard(), self.lock:
-            for array, given in zip(self.inputs, batch, strict=True):
-                np.copyto(array, given, casting="unsafe")
+            self.take(batch)
             self.run()
-            for result, array in zip(results, self.outputs, strict=True):
-                np.copyto(result, array)
+            self.give(results)
 
-    def run(self) -> None:
-        """Fill ``outputs`` from ``inputs``, the arrays of this plan. What shares its arena may overwrite both."""
-        with kernels.jit.launch_guard(), self.lock:
-            self._refresh()
-            kernels.jit.run(self._forward_steps)
+    def take(self, batch: Sequence[np.ndarray]) -> None:
+        """Copy a batch into ``inputs``."""
+        for array, given in zip(self.inputs, batch, strict=True):
+            array[...] = given
+
+    def give(self, results: Sequence[np.ndarray]) -> None:
+        """Copy ``outputs`` into ``results``."""
+        for result, array in zip(results, self.outputs, strict=True):
+            result[...] = array
+
+    def run(self, turn: int = 0) -> None:
+        """Fill ``outputs`` from ``inputs``, the arrays of this plan, or those of a turn that lie elsewhere. What shares its arena may
+        overwrite them. Whoever runs it guards launches and, where the plan is shared, holds its lock."""
+        self._refresh()
+        kernels.jit.run(self._turns[turn])
 
     def _refresh(self) -> None:
         """Bring what is derived from parameters up to date."""
@@ -149,6 +178,50 @@ class InferencePlan(_Bound):
             derived.compute(self.store.view, found)
         kernels.jit.run(self._prepare_steps)
         self._version = version
+
+
+class Walk:
+    """The forward pass in inference mode of a network in sections: each runs over the batch group by group.
+
+    The tensor between two sections is there for the whole batch; all other arrays are as large as a group needs. Where the last group
+    would be smaller than the others it starts earlier, and computes some samples again.
+    """
+
+    def __init__(self, plan: WalkPlan, store: ParameterStore):
+        self.lock = threading.RLock()
+        self.arena = Arena(plan.arena_bytes)
+        between = [self.arena.view(slot.block.offset, slot.shape, slot.dtype) for slot in plan.between]
+        self.parts: list[InferencePlan] = []
+        self._starts: list[list[int]] = []
+        for part, room, before, behind in zip(plan.parts, plan.rooms, [None, *between], [*between, None]):
+            starts = [min(start, plan.batch - part.batch) for start in range(0, plan.batch, part.batch)]
+            turns = [_ends(part, start, before, behind) for start in starts]
+            self.parts.append(InferencePlan(part, store, self.arena.part(room.offset, room.nbytes), turns))
+            self._starts.append(starts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that this walk has allocated for arrays."""
+        return self.arena.memory.nbytes + sum(part.prepared_nbytes for part in self.parts)
+
+    def forward(self, batch: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> None:
+        """Run on a batch (one array per input) and write the outputs into ``results``. One thread at a time; others wait."""
+        with kernels.jit.launch_guard(), self.lock:
+            for part, starts in zip(self.parts, self._starts):
+                for turn, start in enumerate(starts):
+                    samples = slice(start, start + part.plan.batch)
+                    if part is self.parts[0]:
+                        part.take([array[samples] for array in batch])
+                    part.run(turn)
+                    if part is self.parts[-1]:
+                        part.give([array[samples] for array in results])
+
+
+def _ends(plan: Plan, start: int, before: np.ndarray | None, behind: np.ndarray | None) -> dict[Block, np.ndarray]:
+    """The samples from ``start`` on of the arrays around a section."""
+    samples = slice(start, start + plan.batch)
+    ends = ((plan.inputs[0], before), (plan.outputs[0], behind))
+    return {slot.block: whole[samples] for slot, whole in ends if whole is not None}
 
 
 class TrainingPlan(_Bound):

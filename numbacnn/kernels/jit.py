@@ -46,7 +46,7 @@ from numba.core.compiler import CompileResult
 from numba.core.cpu_options import ParallelOptions
 from numba.core.dispatcher import Dispatcher
 from numba.core.extending import _Intrinsic
-from numba.np.ufunc.parallel import _launch_threads
+from numba.np.ufunc import parallel
 
 from .. import simd  # noqa: F401  before simd_python, which starts from it
 from ..errors import ConfigError
@@ -318,7 +318,7 @@ class DiskCache(_Cache):
 # Threads -------------------------------------------------------------------------------------------------------------
 
 _thread_count: int | None = None
-_start_lock, _launch_lock = threading.Lock(), threading.RLock()
+_start_lock, _launch_lock, _no_guard = threading.Lock(), threading.RLock(), contextlib.nullcontext()
 _local = threading.local()
 
 
@@ -350,7 +350,7 @@ def _start_threads() -> None:
         spins = os.environ.get("GOMP_SPINCOUNT")
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
         try:
-            _launch_threads()
+            parallel._launch_threads()
         finally:
             if spins is None:
                 os.environ.pop("GOMP_SPINCOUNT", None)
@@ -367,7 +367,7 @@ def threading_layer() -> str:
 def launch_guard() -> contextlib.AbstractContextManager:
     """Hold this around launches of parallel kernels. It comes before the lock of a plan: what runs within a launch, such as a layer that
     calls another model, may take that of another plan."""
-    return contextlib.nullcontext() if JIT_DISABLED or _launches_are_safe() else _launch_lock
+    return _no_guard if JIT_DISABLED or _launches_are_safe() else _launch_lock
 
 
 def _launches_are_safe() -> bool:
@@ -547,17 +547,33 @@ class Limited:
 
 def run(steps: Sequence[Step]) -> None:
     """Run launches one after the other. The number of threads is set where it changes: small networks feel each time."""
-    current = before = 0 if JIT_DISABLED else numba.get_num_threads()
+    current = before = 0 if JIT_DISABLED else _numba_threads()
     try:
         for function, arguments in steps:
-            threads, entry = (function.threads, function.entry) if type(function) is Limited else (before, function)
-            if threads != current:
-                numba.set_num_threads(threads)
-                current = threads
-            entry(*arguments)
+            if type(function) is Limited:
+                if function.threads != current:
+                    current = function.threads
+                    _set_numba_threads(current)
+                function.entry(*arguments)
+            else:
+                if current != before:
+                    current = before
+                    _set_numba_threads(before)
+                function(*arguments)
     finally:
         if current != before:
-            numba.set_num_threads(before)
+            _set_numba_threads(before)
+
+
+def _numba_threads() -> int:
+    """As :func:`numba.get_num_threads`, which checks each time whether threads were started."""
+    _start_threads()
+    return parallel._get_num_threads()
+
+
+def _set_numba_threads(count: int) -> None:
+    """As :func:`numba.set_num_threads`, without its checks of a number that comes from here."""
+    parallel._set_num_threads(count)
 
 
 def _kind(argument: Any, view: bool = False) -> Any:

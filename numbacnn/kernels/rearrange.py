@@ -15,6 +15,7 @@ from .jit import inline, kernel
 from .strided import AXES, axes_of, block_of, element_strides, geometry, memory, merge, offset_of, plan
 
 STRIP = 16  # columns of a transposed block: as many cache lines stay open at once
+FEW_COLUMNS = 4  # of a transposed block that is walked along its rows instead
 
 
 def copy(source: np.ndarray, target: np.ndarray) -> None:
@@ -60,19 +61,29 @@ def _copy_block(source, target, table, plan, task):
     target_row, target_column = table[2, AXES - 2], table[2, AXES - 1]
     source_at = offset_of(table, 1, plane, AXES - 2)
     target_at = offset_of(table, 2, plane, AXES - 2)
-    if source_column == 1 and target_column == 1:
+    if source_column <= 1 and target_column == 1:
         for row in range(row_start, row_stop):
-            _copy_run(source, target, source_at + row * source_row + start, target_at + row * target_row + start, stop - start)
-        return
-    for strip in range(start, stop, STRIP):
-        for row in range(row_start, row_stop):
-            for column in range(strip, min(strip + STRIP, stop)):
-                target[target_at + row * target_row + column * target_column] = source[
-                    source_at + row * source_row + column * source_column
-                ]
+            source_row_at = source_at + row * source_row + start * source_column
+            _copy_run(source, source_row_at, source_column, target, target_at + row * target_row + start, stop - start)
+    elif stop - start <= FEW_COLUMNS:
+        for column in range(start, stop):
+            from_at, to_at = source_at + column * source_column, target_at + column * target_column
+            for row in range(row_start, row_stop):
+                target[to_at + row * target_row] = source[from_at + row * source_row]
+    else:
+        for strip in range(start, stop, STRIP):
+            for row in range(row_start, row_stop):
+                from_at, to_at = source_at + row * source_row, target_at + row * target_row
+                for column in range(strip, min(strip + STRIP, stop)):
+                    target[to_at + column * target_column] = source[from_at + column * source_column]
 
 
 @inline
-def _copy_run(source, target, source_at, target_at, count):
+def _copy_run(source, source_at, step, target, target_at, count):
+    """Neighbours in both arrays, or, where ``step`` is 0, one element again and again."""
+    if step == 0:
+        for column in range(count):
+            target[target_at + column] = source[source_at]
+        return
     for column in range(0, count, WIDTH):
         write(read(source, source_at + column, count - column), target, target_at + column, count - column)

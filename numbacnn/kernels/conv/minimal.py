@@ -21,7 +21,8 @@ PRODUCTS_PER_WEIGHT = 9  # multiply-adds in place of which a weight comes from m
 PRODUCTS_PER_PACKED_WEIGHT = 30  # multiply-adds in place of which a weight is packed, or a transformed one made
 PRODUCTS_PER_ELEMENT = 15  # multiply-adds in place of which an element is transformed, there or back
 BLOCK_BYTES = 512 * 1024  # of a thread's transformed tiles and sums: most of them should stay in a second-level cache
-FEW_TILES = 2 * MAX_ROWS  # per thread: with fewer, all threads together read each weight once
+FEW_TILES = 2 * MAX_ROWS  # per thread: with fewer, all threads together read each weight once, unless
+FEW_WEIGHT_BYTES = 1 << 20  # are all weights: then three launches would cost more than every thread's reading them
 
 
 # The choice ----------------------------------------------------------------------------------------------------------
@@ -90,8 +91,9 @@ def _cost(found: Extents, per_weight: int) -> int:
 
 
 def in_phases(tile: int, places: Triple, channels: int, outputs: int, batch: int, threads: int) -> bool:
-    """Whether there are so few tiles that all threads together should take each step."""
-    return Extents.of(tile, places, channels, outputs, batch).tiles < FEW_TILES * threads
+    """Whether there are so few tiles, and so many weights, that all threads together should take each step."""
+    found = Extents.of(tile, places, channels, outputs, batch)
+    return found.tiles < FEW_TILES * threads and 4 * found.weights > FEW_WEIGHT_BYTES
 
 
 def block_size(tile: int, places: Triple, channels: int, outputs: int, batch: int, threads: int) -> int:
