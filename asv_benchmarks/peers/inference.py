@@ -17,13 +17,11 @@ import of its library.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import importlib.util
 import itertools
 import logging
 import math
-import multiprocessing
 import os
 import statistics
 import tempfile
@@ -36,7 +34,9 @@ from typing import Any
 import click
 import numpy as np
 
-from .rounds import write
+from .networks import channels_first, channels_last_layout, drawn, options_of, peer_of, peers, shape_of
+from .processes import answered, process_bytes, started
+from .rounds import ratio, write
 
 BATCH1 = (
     "lenet5", "alexnet", "vgg16", "googlenet", "resnet18", "resnet50", "densenet121", "mobilenet_v2", "efficientnet_b0", "convnext_tiny",
@@ -81,7 +81,7 @@ def _torch(name: str, folder: Path, images: np.ndarray, threads: int, channels_l
     module.load_state_dict(torch.load(folder / "weights.pth"))
     module.eval()
     batch = torch.from_numpy(channels_first(images))
-    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(batch.ndim) if channels_last else None
+    layout = channels_last_layout(batch.ndim) if channels_last else None
     if layout is not None:
         module, batch = module.to(memory_format=layout), batch.contiguous(memory_format=layout)
 
@@ -138,15 +138,6 @@ def work_memory(engine: str, name: str, folder: Path, threads: int, line: Any) -
     line.send((imported, process_bytes("VmHWM")))
 
 
-def process_bytes(entry: str) -> int:
-    """Resident bytes of this process: at present (``VmRSS``), or the most there have been (``VmHWM``). ``ru_maxrss`` would count those of
-    the process that started this one."""
-    for text in Path("/proc/self/status").read_text().splitlines():
-        if text.startswith(entry):
-            return 1024 * int(text.split()[1])
-    raise SystemExit(f"This system does not tell {entry}.")
-
-
 def work_roofline(threads: int, line: Any) -> None:
     from . import roofline
 
@@ -156,64 +147,13 @@ def work_roofline(threads: int, line: Any) -> None:
 # The networks ------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def peers() -> dict[str, Any]:
-    from tests import zoo
-
-    return zoo.family_tables("PEERS")
-
-
-def options_of(name: str) -> dict[str, Any]:
-    return {} if name == "lenet5" else dict(peers()[name][0].options)
-
-
-def peer_of(name: str) -> Any:
-    """The PyTorch module."""
-    if name != "lenet5":
-        return peers()[name][0].make()
-    from torch import nn
-
-    class LeNet5(nn.Module):
-        """Names as ours, so that its weights load."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv1, self.conv2 = nn.Conv2d(1, 6, 5, padding=2), nn.Conv2d(6, 16, 5)
-            self.dense1, self.dense2, self.dense3 = nn.Linear(400, 120), nn.Linear(120, 84), nn.Linear(84, 10)
-
-        def forward(self, x: Any) -> Any:
-            h = nn.functional.max_pool2d(self.conv1(x).relu(), 2)
-            h = nn.functional.max_pool2d(self.conv2(h).relu(), 2).flatten(1)
-            return self.dense3(self.dense2(self.dense1(h).relu()).relu())
-
-    return LeNet5()
-
-
-def shape_of(name: str) -> tuple[int, ...]:
-    if name == "lenet5":
-        return (28, 28, 1)
-    peer = peers()[name][0]
-    return peer.shape(peer.size)
-
-
-def drawn(name: str, batch: int) -> np.ndarray:
-    """What the network is given: images, clips, series or ids of words."""
-    if name == "lenet5":
-        return np.random.default_rng(0).normal(size=(batch, *shape_of(name))).astype(np.float32)
-    return peers()[name][0].draw(shape_of(name), batch)
-
-
-def channels_first(images: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(np.moveaxis(images, -1, 1)) if images.ndim > 2 else images
-
-
 def export(name: str, batch: int, folder: Path) -> None:
     """Images, weights and ONNX file of a network."""
     import torch
 
     module = peer_of(name).eval()
     torch.save(module.state_dict(), folder / "weights.pth")
-    images = drawn(name, batch)
+    images = drawn(name, shape_of(name), batch)
     np.save(folder / "images.npy", images)
     example = torch.from_numpy(channels_first(images))
     with _quiet():
@@ -233,24 +173,6 @@ def _quiet() -> Iterator[None]:
 
 
 # Measuring ---------------------------------------------------------------------------------------------------------
-
-
-def started(function: Any, *arguments: Any) -> tuple[Any, Any]:
-    """A process that runs ``function(*arguments, line)``, and our end of the line."""
-    context = multiprocessing.get_context("spawn")
-    line, end = context.Pipe()
-    process = context.Process(target=function, args=(*arguments, end), daemon=True)
-    process.start()
-    end.close()  # so that a process that fails ends the line
-    return process, line
-
-
-def answered(function: Any, *arguments: Any) -> Any:
-    """What a process of its own sends."""
-    process, line = started(function, *arguments)
-    result = line.recv()
-    process.join()
-    return result
 
 
 def compare(name: str, batch: int, threads: int, engines: list[str], rounds: int, seconds: float) -> dict[str, Any]:
@@ -285,15 +207,9 @@ def compare(name: str, batch: int, threads: int, engines: list[str], rounds: int
         "milliseconds": {engine: 1e3 * statistics.median(values) for engine, values in times.items()},
         "least milliseconds": {engine: 1e3 * value for engine, value in least.items()},
         "first seconds": {engine: seconds for engine, (_, seconds) in first.items()},
-        "ratio to the best": _ratio(times, [engine for engine in engines if engine != "numbacnn"]),
-        "ratio to PyTorch": _ratio(times, [engine for engine in engines if engine.startswith("torch")]),
+        "ratio to the best": ratio(times, "numbacnn", [engine for engine in engines if engine != "numbacnn"]),
+        "ratio to PyTorch": ratio(times, "numbacnn", [engine for engine in engines if engine.startswith("torch")]),
     }
-
-
-def _ratio(times: dict[str, list[float]], others: list[str]) -> float:
-    """The median over rounds of how many times as fast we are as the fastest of the others."""
-    rounds = range(len(times["numbacnn"]))
-    return statistics.median(min(times[other][k] for other in others) / times["numbacnn"][k] for k in rounds)
 
 
 def compare_memory(name: str, batch: int, threads: int, engines: list[str]) -> dict[str, Any]:
@@ -348,9 +264,9 @@ def report_times(cases: list[tuple[int, int, str]], engines: list[str], rounds: 
         write(path, {"machine": machines, "rows": rows})
     for (threads, batch), group in itertools.groupby(rows, lambda row: (row["threads"], row["batch"])):
         found = list(group)
-        for ratio in ("ratio to the best", "ratio to PyTorch"):
-            mean = math.exp(statistics.mean(math.log(row[ratio]) for row in found))
-            click.echo(f"geometric mean, batch {batch}, {threads} threads, {ratio}: {mean:.2f}")
+        for kind in ("ratio to the best", "ratio to PyTorch"):
+            mean = math.exp(statistics.mean(math.log(row[kind]) for row in found))
+            click.echo(f"geometric mean, batch {batch}, {threads} threads, {kind}: {mean:.2f}")
 
 
 def report_memory(networks: Iterable[str], batches: Iterable[int], threads: Iterable[int], engines: list[str], path: str | None) -> None:

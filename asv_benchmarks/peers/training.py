@@ -1,93 +1,290 @@
-"""Training steps beside PyTorch: the same network, batch, loss and optimizer: python -m asv_benchmarks.peers.training"""
+"""Training steps beside PyTorch: python -m asv_benchmarks.peers.training
+
+Needs PyTorch, torchvision and timm. Each engine trains the same network in a process of its own, with the same initial weights (PyTorch's),
+images, labels, loss (softmax cross-entropy) and optimizer (SGD with momentum 0.9); PyTorch eager in both memory layouts, and compiled if
+asked for. Engines take turns: in each round each one runs for a moment, while the others wait for a message and their threads sleep. What
+counts is the ratio within a round. A step is all of it: images and labels as NumPy arrays in, the loss as a number out.
+
+``--memory`` measures memory instead: the most that each engine's process held, and how much more that is than after the import of its
+library. ``--curves`` trains on different batches in all engines, with nothing dropped at random, and tells how far the losses are apart.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
 import click
 import numpy as np
-import torch
-from torch import nn
 
-import numbacnn as nc
-from numbacnn.kernels import jit
+from .networks import channels_first, channels_last_layout, drawn, options_of, peer_of
+from .processes import answered, process_bytes, started
+from .rounds import milliseconds, ratio, write
 
-from .rounds import interleave, milliseconds, ratio, write
-
-
-def lenet5():
-    """The twin of ``nc.create("lenet5")``."""
-    return nn.Sequential(
-        nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-        nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
-    )  # fmt: skip
-
-
-def cnn(channels, size):
-    """The twin of ``nc.create("cnn")``."""
-    return nn.Sequential(
-        nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(64 * (size // 4) ** 2, 64), nn.ReLU(), nn.Linear(64, 10),
-    )  # fmt: skip
-
-
-CASES = {  # name, input shape, batch, twin
-    "lenet5, 28x28x1, batch 64": ("lenet5", (28, 28, 1), 64, lenet5),
-    "cnn, 28x28x1, batch 64": ("cnn", (28, 28, 1), 64, lambda: cnn(1, 28)),
-    "cnn, 32x32x3, batch 32": ("cnn", (32, 32, 3), 32, lambda: cnn(3, 32)),
-}
+CASES = (  # name, input shape, batch
+    ("lenet5", (28, 28, 1), 64),
+    ("cnn", (32, 32, 3), 32),
+    ("resnet20", (32, 32, 3), 128),
+    ("resnet18", (32, 32, 3), 32),
+    ("resnet18", (32, 32, 3), 128),
+    ("vgg16_bn", (32, 32, 3), 64),
+    ("resnet50", (224, 224, 3), 8),
+    ("mobilenet_v2", (224, 224, 3), 8),
+    ("densenet121", (32, 32, 3), 32),
+    ("efficientnet_b0", (224, 224, 3), 8),
+    ("convnext_tiny", (64, 64, 3), 16),
+)
+CURVES = ("lenet5", "resnet20", "vgg16_bn", "convnext_tiny")
+ENGINES = ("numbacnn", "torch", "torch channels-last")
+COMPILED = "torch compiled"
+RATE, MOMENTUM = 0.01, 0.9
+CLASSES = 10  # that labels are drawn from
+POOL = 8  # different batches of a curve, one after the other
 
 
-def our_step(name, shape, images, labels):
-    model = nc.create(name, input_shape=shape, classes=10, seed=0)
-    trainer = nc.Trainer(model, optimizer=nc.SGD(0.01, momentum=0.9))
-    return model, lambda: trainer.step(images, labels)
+Case = tuple[str, tuple[int, ...], int]
 
 
-def their_step(network, images, labels, last):
-    x, y = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
-    if last:
-        network = network.to(memory_format=torch.channels_last)
-    else:
-        x = x.contiguous()
-    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
-    loss_function = nn.CrossEntropyLoss()
+# Engines, each in a process of its own ----------------------------------------------------------------------------
 
-    def step():
+
+def prepared(engine: str, case: Case, folder: Path, threads: int, calm: bool) -> Any:
+    """A function of images and labels that makes a step and gives the loss."""
+    if engine == "numbacnn":
+        return _numbacnn(case, folder, threads, calm)
+    return _torch(engine, case, folder, threads, calm)
+
+
+def _numbacnn(case: Case, folder: Path, threads: int, calm: bool) -> Any:
+    import numbacnn as nc
+
+    name, shape, _ = case
+    nc.set_num_threads(threads)
+    model = nc.create(name, input_shape=shape, **options_of(name, calm))
+    model.load_weights(folder / "weights.pth")
+    trainer = nc.Trainer(model, optimizer=nc.SGD(RATE, momentum=MOMENTUM))
+    return trainer.step
+
+
+def _torch(engine: str, case: Case, folder: Path, threads: int, calm: bool) -> Any:
+    import torch
+
+    from tests import zoo
+
+    name, shape, _ = case
+    torch.set_num_threads(threads)
+    module = peer_of(name).train()
+    module.load_state_dict(torch.load(folder / "weights.pth"))
+    if calm:
+        zoo.without_chance(module)
+    layout = channels_last_layout(1 + len(shape)) if engine == "torch channels-last" else torch.contiguous_format
+    module = module.to(memory_format=layout)
+    optimizer = torch.optim.SGD(module.parameters(), RATE, momentum=MOMENTUM)
+    forward = torch.compile(module) if engine == COMPILED else module
+
+    def step(images: np.ndarray, labels: np.ndarray) -> float:
+        x = torch.from_numpy(channels_first(images)).contiguous(memory_format=layout)
         optimizer.zero_grad()
-        loss = loss_function(network(x), y)
+        loss = torch.nn.functional.cross_entropy(forward(x), torch.from_numpy(labels))
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return step
 
 
-@click.command(epilog="Example: python -m asv_benchmarks.peers.training --json training.json")
-@click.option("--rounds", default=15, show_default=True)
-@click.option("--json", "path", help="Write the figures to this file.")
-def main(rounds, path):
-    """Time training steps beside PyTorch eager, both memory layouts."""
-    torch.set_num_threads(jit.num_threads())
+def batches(case: Case, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Images and labels, the same in every process."""
+    name, shape, batch = case
+    labels = np.random.default_rng(0).integers(0, CLASSES, (count, batch))
+    return [(drawn(name, shape, batch, seed), labels[seed]) for seed in range(count)]
+
+
+def work(engine: str, case: Case, folder: Path, threads: int, line: Any) -> None:
+    """Answer messages: a number of seconds asks for the times of as many steps as fit, None ends the process."""
+    ((images, labels),) = batches(case, 1)
+    began = time.perf_counter()
+    step = prepared(engine, case, folder, threads, calm=False)
+    step(images, labels)
+    first = time.perf_counter() - began
+    step(images, labels)
+    line.send(first)
+    while (seconds := line.recv()) is not None:
+        times: list[float] = []
+        while sum(times) < seconds or len(times) < 2:
+            began = time.perf_counter()
+            step(images, labels)
+            times.append(time.perf_counter() - began)
+        line.send(times)
+
+
+def work_memory(engine: str, case: Case, folder: Path, threads: int, line: Any) -> None:
+    """Send the bytes that this process held after importing the engine's library, and the most that it has held after some steps."""
+    ((images, labels),) = batches(case, 1)
+    if engine == "numbacnn":
+        import numbacnn.kernels.jit  # noqa: F401  numbacnn alone loads no Numba yet
+    else:
+        import torch  # noqa: F401
+    imported = process_bytes("VmRSS")
+    step = prepared(engine, case, folder, threads, calm=False)
+    for _ in range(3):
+        step(images, labels)
+    line.send((imported, process_bytes("VmHWM")))
+
+
+def work_curve(engine: str, case: Case, folder: Path, threads: int, steps: int, line: Any) -> None:
+    """Send the losses of so many steps."""
+    step = prepared(engine, case, folder, threads, calm=True)
+    line.send([step(*batch) for batch in itertools.islice(itertools.cycle(batches(case, POOL)), steps)])
+
+
+# Measuring ---------------------------------------------------------------------------------------------------------
+
+
+def save_weights(case: Case, folder: Path) -> None:
+    """What all engines start from."""
+    import torch
+
+    torch.manual_seed(0)
+    torch.save(peer_of(case[0]).state_dict(), folder / "weights.pth")
+
+
+def compare(case: Case, threads: int, engines: list[str], rounds: int, seconds: float) -> dict[str, Any]:
+    """Times of a step in all engines."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        save_weights(case, folder)
+        workers = {engine: started(work, engine, case, folder, threads) for engine in engines}
+        lines = {engine: line for engine, (_, line) in workers.items()}
+        first = {engine: line.recv() for engine, line in lines.items()}
+        times: dict[str, list[float]] = {engine: [] for engine in engines}
+        least = dict.fromkeys(engines, math.inf)
+        for turn in range(rounds):
+            for engine in engines[:: 1 if turn % 2 == 0 else -1]:
+                lines[engine].send(seconds)
+                found = lines[engine].recv()
+                times[engine].append(statistics.median(found))
+                least[engine] = min(least[engine], *found)
+        for line in lines.values():
+            line.send(None)
+        for process, _ in workers.values():
+            process.join()
+    row = {
+        **_described(case, threads),
+        "milliseconds": {engine: milliseconds(values) for engine, values in times.items()},
+        "least milliseconds": {engine: 1e3 * value for engine, value in least.items()},
+        "first seconds": first,
+        "ratio": ratio(times, "numbacnn", [engine for engine in engines if engine not in ("numbacnn", COMPILED)]),
+    }
+    row["images per second"] = {engine: case[2] / value * 1e3 for engine, value in row["milliseconds"].items()}
+    return row
+
+
+def _described(case: Case, threads: int) -> dict[str, Any]:
+    name, shape, batch = case
+    return {"network": name, "input": " x ".join(map(str, shape)), "batch": batch, "threads": threads}
+
+
+def answers(work: Any, case: Case, threads: int, engines: list[str], *arguments: Any) -> dict[str, Any]:
+    """What each engine's process sends, one after the other."""
+    with tempfile.TemporaryDirectory() as place:
+        save_weights(case, Path(place))
+        return {engine: answered(work, engine, case, Path(place), threads, *arguments) for engine in engines}
+
+
+# What it tells -----------------------------------------------------------------------------------------------------
+
+
+def _line(row: dict[str, Any], cells: list[str]) -> str:
+    return f"{row['network']:16} {row['input']:>13} {row['batch']:>4}  " + "  ".join(f"{cell:>21}" for cell in cells)
+
+
+def _heading(engines: list[str], *more: str) -> str:
+    return _line({"network": "network", "input": "input", "batch": "", "threads": ""}, [*engines, *more])
+
+
+def report_times(cases: list[Case], threads: int, engines: list[str], rounds: int, seconds: float, path: str | None) -> None:
+    """Compare, print a line for each case, and write the figures."""
+    click.echo("Milliseconds of a step, the median and (the least).")
+    click.echo(_heading(engines, "to PyTorch eager"))
     rows = []
-    for title, (name, shape, batch, twin) in CASES.items():
-        rng = np.random.default_rng(0)
-        images, labels = rng.random((batch, *shape), dtype=np.float32), rng.integers(0, 10, batch)
-        model, ours = our_step(name, shape, images, labels)
-        network = twin()
-        parameters = sum(p.numel() for p in network.parameters())
-        if parameters != sum(array.size for array in model.parameters.values()):
-            raise SystemExit(f"{title}: the networks differ in their number of parameters")
-        work = {
-            "ours": ours,
-            "contiguous": their_step(network, images, labels, False),
-            "channels_last": their_step(twin(), images, labels, True),
+    for case in cases:
+        row = compare(case, threads, engines, rounds, seconds)
+        rows.append(row)
+        cells = [f"{row['milliseconds'][engine]:.2f} ({row['least milliseconds'][engine]:.2f})" for engine in engines]
+        click.echo(_line(row, [*cells, f"{row['ratio']:.2f}"]))
+        write(path, {"rows": rows})
+    click.echo(f"geometric mean: {math.exp(statistics.mean(math.log(row['ratio']) for row in rows)):.2f}")
+
+
+def report_memory(cases: list[Case], threads: int, engines: list[str], path: str | None) -> None:
+    """As :func:`report_times`, of memory."""
+    click.echo("MiB that the process held at most, and (how much more than after the import of the library).")
+    click.echo(_heading(engines))
+    rows = []
+    for case in cases:
+        found = answers(work_memory, case, threads, engines)
+        row = {
+            **_described(case, threads),
+            "peak bytes": {engine: most for engine, (_, most) in found.items()},
+            "increase bytes": {engine: most - imported for engine, (imported, most) in found.items()},
         }
-        times = interleave(work, rounds, seconds=0.2)
-        speed = ratio(times, "ours", ["contiguous", "channels_last"])
-        row = {key: milliseconds(values) for key, values in times.items()}
-        rows.append({"case": title, "ratio": speed, "images per second": batch / row["ours"] * 1e3, **row})
-        figures = "  ".join(f"{key} {value:7.2f} ms ({batch / value * 1e3:7.0f} images/s)" for key, value in row.items())
-        print(f"{title:28} {figures}  ratio {speed:.2f}", flush=True)
-    write(path, {"rows": rows, "threads": jit.num_threads(), "torch": torch.__version__})
+        rows.append(row)
+        click.echo(_line(row, [f"{most / 2**20:.0f} ({(most - imported) / 2**20:.0f})" for imported, most in found.values()]))
+        write(path, {"rows": rows})
+
+
+def report_curves(cases: list[Case], threads: int, engines: list[str], steps: int, path: str | None) -> None:
+    """As :func:`report_times`, of the losses."""
+    click.echo(f"The largest relative difference of the loss to PyTorch's within {steps} steps, and the first and last loss.")
+    click.echo(_heading(engines))
+    rows = []
+    for case in cases:
+        found = {engine: np.array(losses) for engine, losses in answers(work_curve, case, threads, engines, steps).items()}
+        apart = {engine: float((abs(losses - found["torch"]) / found["torch"]).max()) for engine, losses in found.items()}
+        row = {**_described(case, threads), "losses": {engine: losses.tolist() for engine, losses in found.items()}, "apart": apart}
+        rows.append(row)
+        click.echo(_line(row, [f"{apart[engine]:.1e} ({found[engine][0]:.3f}, {found[engine][-1]:.3f})" for engine in engines]))
+        write(path, {"rows": rows})
+
+
+@click.command(
+    epilog="Examples: python -m asv_benchmarks.peers.training --network resnet18 --json training.json; "
+    "python -m asv_benchmarks.peers.training --curves --steps 200"
+)
+@click.option("--network", "networks", multiple=True, help="One or several of the list. [default: all]")
+@click.option("--threads", type=int, help="[default: all cores]")
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--seconds", default=1.0, show_default=True, help="That an engine trains in a round.")
+@click.option("--compiled", is_flag=True, help="torch.compile too, which takes minutes.")
+@click.option("--memory", is_flag=True, help="Measure memory instead of time.")
+@click.option("--curves", is_flag=True, help=f"Compare losses instead of times. [default networks: {', '.join(CURVES)}]")
+@click.option("--steps", default=200, show_default=True, help="Of a curve.")
+@click.option("--json", "path", help="Write the figures to this file.")
+def main(
+    networks: tuple[str, ...], threads: int | None, rounds: int, seconds: float, compiled: bool, memory: bool, curves: bool, steps: int,
+    path: str | None,
+) -> None:  # fmt: skip
+    """Time training steps beside PyTorch, or measure memory, or compare losses."""
+    unknown = set(networks) - {name for name, _, _ in CASES}
+    if unknown:
+        raise click.UsageError(f"There is no case of {', '.join(sorted(unknown))}; there are {', '.join(sorted({c[0] for c in CASES}))}.")
+    wanted = networks or (CURVES if curves else [name for name, _, _ in CASES])
+    cases = [case for case in CASES if case[0] in wanted]
+    engines = [*ENGINES, *([COMPILED] if compiled else [])]
+    count = threads or len(os.sched_getaffinity(0))
+    if curves:
+        report_curves(cases, count, engines, steps, path)
+    elif memory:
+        report_memory(cases, count, engines, path)
+    else:
+        report_times(cases, count, engines, rounds, seconds, path)
 
 
 if __name__ == "__main__":
