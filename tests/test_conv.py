@@ -408,3 +408,45 @@ def test_wide_depthwise_convolutions_write_their_own_lines_only(width, stride):
     padding = resolve_padding("same", x.shape[1:3], (3, 3), (1, stride), (1, 1))
     y = Driver(layer, x, **p).forward()
     close(y, naive.convolve(x, p["weight"], p["bias"], (1, stride), padding, (1, 1), 5), 1e-12)
+
+
+def weight_gradient_by_definition(x, dy, window):
+    """In float64, a tap at a time, on padded input; ``(kd, kh, kw, C / groups, CO)``."""
+    margins = [
+        (p, (n - 1) * s + d * (k - 1) + 1)
+        for p, n, s, d, k in zip(window.padding, dy.shape[1:4], window.stride, window.dilation, window.extent)
+    ]
+    padded = np.zeros((x.shape[0], *(before + max(size, needed) for (before, needed), size in zip(margins, x.shape[1:4])), x.shape[4]))
+    padded[(slice(None), *(slice(before, before + size) for (before, _), size in zip(margins, x.shape[1:4])))] = x
+    inputs, outputs = x.shape[4] // window.groups, dy.shape[4] // window.groups
+    found = np.zeros((*window.extent, inputs, dy.shape[4]))
+    for tap in np.ndindex(*window.extent):
+        cut = [slice(k * d, k * d + (n - 1) * s + 1, s) for k, d, n, s in zip(tap, window.dilation, dy.shape[1:4], window.stride)]
+        seen = padded[(slice(None), *cut)]
+        for group in range(window.groups):
+            to = slice(group * outputs, (group + 1) * outputs)
+            found[tap][:, to] = np.einsum("ndhwi,ndhwo->io", seen[..., group * inputs : (group + 1) * inputs], dy[..., to])
+    return found
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_weight_gradient_agrees_with_its_definition(seed):
+    """Also of maps so small that whole taps meet nothing but padding, and of lines of many images at once."""
+    rng = np.random.default_rng(seed)
+    groups = int(rng.choice([1, 1, 1, 2, 3]))
+    extent, stride = tuple(rng.integers(1, (3, 6, 6))), tuple(rng.integers(1, 4, 3))
+    dilation, padding = tuple(rng.integers(1, 3, 3)), tuple(rng.integers(0, 4, 3))
+    places = tuple(rng.integers(1, (3, 5, 6)))
+    size = tuple(
+        max(1, (n - 1) * s + d * (k - 1) + 1 - 2 * p + int(rng.integers(0, s)))
+        for n, s, d, k, p in zip(places, stride, dilation, extent, padding)
+    )
+    window = Window(*(tuple(map(int, each)) for each in (extent, stride, dilation, padding)), groups)
+    channels, outputs, batch = (int(n) for n in rng.integers(1, (40, 50, 9)))
+    x = rng.standard_normal((batch, *size, channels * groups))
+    dy = rng.standard_normal((batch, *places, outputs * groups))
+    threads = jit.num_threads()
+    elements = launch.weight_gradient_elements(window, size, channels * groups, places, outputs * groups, batch, threads)
+    dw = np.full((*extent, channels, outputs * groups), np.nan)
+    launch.weight_gradients(x, dy, dw, window, np.full((threads, elements), np.nan))
+    np.testing.assert_allclose(dw, weight_gradient_by_definition(x, dy, window), rtol=1e-10, atol=1e-10)

@@ -13,7 +13,7 @@ from numba import prange
 from ...simd import LANES, fma, load, load_part, row_sum, store, store_part, stride, take, zeros
 from ..jit import inline, kernel
 from .ending import ending
-from .tiles import clear_run, copy_run
+from .tiles import clear_run, copy_run, inside
 
 HEIGHTS = (7, 4, 1)
 """Pixels of a tile, neighbours in a line: most maps are a multiple of seven wide."""
@@ -25,22 +25,14 @@ GRADIENT_WIDTH = GRADIENT_VECTORS * LANES
 
 
 @inline
-def _inside(start, step, taps, size):
-    """First and behind-last of the taps ``start + k * step`` that lie in ``0 .. size``."""
-    first = max(0, -(start // step)) if start < 0 else 0
-    last = min(taps, -((start - size) // step)) if start < size else 0
-    return first, max(first, last)
-
-
-@inline
 def _pack_columns(x, n, d, h, column, count, step, channel, held, target, at, part):
     """Copy ``count`` columns of one input line (zeros outside of it), ``held`` channels each, to ``target[at + column * HELD]``: those
     with one remainder modulo ``step`` next to each other, remainders ``part`` elements apart."""
-    inside = 0 <= d < x.shape[1] and 0 <= h < x.shape[2]
+    exists = 0 <= d < x.shape[1] and 0 <= h < x.shape[2]
     source = n * stride(x, 0) + d * stride(x, 1) + h * stride(x, 2) + channel
     for remainder in range(min(step, count)):
         places = (count - remainder + step - 1) // step
-        first, last = _inside(column + remainder, step, places, x.shape[3] if inside else 0)
+        first, last = inside(column + remainder, step, places, x.shape[3] if exists else 0)
         to = at + remainder * part
         clear_run(target, to, first * HELD)
         for c in range(first, last):
@@ -179,7 +171,7 @@ def depthwise_weight_gradient(x, dy, dw, geometry, queue, threads):
                                 x_row = n * stride(x, 0) + depth * stride(x, 1) + line * stride(x, 2) + channel
                                 for kw in range(extent[2]):
                                     offset = kw * dilation[2] - padding[2]
-                                    first, last = _inside(offset, strides[2], width, x.shape[3])
+                                    first, last = inside(offset, strides[2], width, x.shape[3])
                                     x_at = x_row + offset * stride(x, 3) + first * x_step
                                     dy_at = dy_row + first * dy_step
                                     to = ((kd * extent[1] + kh) * extent[2] + kw) * channels + channel

@@ -18,7 +18,7 @@ from numba import prange
 from ...simd import LANES, clamp, fma, load, store, stride, take, transpose, zeros
 from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel
-from .tiles import clear_run, copy_run, correlations, strips
+from .tiles import clear_run, copy_run, correlations, inside, strips
 
 SUM_BLOCK = 512  # pixels that are summed before they are added to the total
 
@@ -223,6 +223,38 @@ def pack_weights(w, taps, groups, transposed, scale, packed, queue, threads):
                         store(read(w, source_at, count) * factors, packed, at + k * WIDTH, 0)
 
 
+@inline
+def _met(step, padding, dilation, extent, places, size):
+    """First and behind-last of the taps along an axis that meet an input at any of the ``places``; both 0 where none does."""
+    met_from, met_to = extent, 0
+    for tap in range(extent):
+        first, last = inside(tap * dilation - padding, step, places, size)
+        if first < last:
+            met_from, met_to = min(met_from, tap), tap + 1
+    return min(met_from, met_to), met_to
+
+
+@inline
+def _clear_tap(dw, at, rows, count):
+    """Zeros in ``count`` columns of ``rows`` rows of weights."""
+    for _ in range(rows):
+        clear_run(dw, at, count)
+        at += dw.shape[2]
+
+
+@inline
+def _pack_panels(dy, source, pixels, count, gradients, at, panel_step):
+    """Copy ``count`` channels of a line of pixels into panels ``panel_step`` apart."""
+    for done in range(0, count, WIDTH):
+        to = at + done // WIDTH * panel_step
+        if count - done >= WIDTH:
+            for c in range(pixels):
+                store(load(dy, source + c * stride(dy, 3) + done, 0, 1, VECTORS), gradients, to + c * WIDTH, 0)
+        else:
+            for c in range(pixels):
+                store(read(dy, source + c * stride(dy, 3) + done, count - done), gradients, to + c * WIDTH, 0)
+
+
 @kernel(parallel=True, views=("x", "dy"))
 def weight_gradient(
     x, dy, dw, heights, groups, geometry, block_rows, block_columns, block_channels, task_panels, scratch, queue, threads
@@ -230,7 +262,8 @@ def weight_gradient(
     """``dw (taps, C / groups, CO)`` of a convolution of ``x (N, D, H, W, C)`` that gave ``y``, from ``dy (N, OD, OH, OW, CO)``.
 
     A task owns the weights of one kernel line (depth and height of the kernel), one block of input channels and some panels of output
-    channels, and walks over all pixels in one order: no partial sums, and the same bits for any number of threads.
+    channels, and walks over all pixels in one order: no partial sums, and the same bits for any number of threads. It takes
+    ``block_rows`` lines of pixels at a time, of whichever images, and leaves out those that meet nothing but padding.
     """
     queue[0] = 0
     strides, padding, dilation, extent = geometry[0], geometry[1], geometry[2], geometry[3]
@@ -242,8 +275,9 @@ def weight_gradient(
     kernel_lines = extent[0] * extent[1]
     columns = (block_columns - 1) * strides[2] + (extent[2] - 1) * dilation[2] + 1
     dy_at = block_rows * columns * block_channels
-    sums_at = dy_at + task_panels * block_rows * block_columns * WIDTH
-    pieces = 1 if dilation[2] == 1 else extent[2]
+    panel_step = block_rows * block_columns * WIDTH
+    sums_at = dy_at + task_panels * panel_step
+    taps_from, taps_to = _met(strides[2], padding[2], dilation[2], extent[2], width, x.shape[3])
     for thread in prange(threads):
         own = scratch[thread]
         gradients = own[dy_at:]
@@ -258,59 +292,50 @@ def weight_gradient(
             kd, kh = divmod(kernel_line, extent[1])
             channel = channel_task * block_channels
             count = min(block_channels, channels - channel)
-            first_panel = panel_task * task_panels
-            last_panel = min(panels, first_panel + task_panels)
-            tile_span = count * extent[2] // pieces
+            out_channel = group * out_channels + panel_task * task_panels * WIDTH
+            out_count = min(task_panels * WIDTH, out_channels - panel_task * task_panels * WIDTH)
             line_step = columns * count
+            plane_from, plane_to = inside(kd * dilation[0] - padding[0], strides[0], planes, x.shape[1])
+            row_from, row_to = inside(kh * dilation[1] - padding[1], strides[1], height, x.shape[2])
+            lines = dy.shape[0] * (plane_to - plane_from) * (row_to - row_from)
+            tap = kernel_line * extent[2]
+            for kw in range(extent[2]):
+                if lines == 0 or not taps_from <= kw < taps_to:
+                    _clear_tap(dw, ((tap + kw) * channels + channel) * dw.shape[2] + out_channel, count, out_count)
             first = True
-            for n in range(dy.shape[0]):
-                for plane in range(planes):
-                    depth = plane * strides[0] - padding[0] + kd * dilation[0]
-                    for row in range(0, height, block_rows):
-                        row_count = min(block_rows, height - row)
-                        for column in range(0, width, block_columns):
-                            column_count = min(block_columns, width - column)
-                            for r in range(row_count):
-                                _pack_line(
-                                    x, n, depth, (row + r) * strides[1] - padding[1] + kh * dilation[1], column * strides[2] - padding[2],
-                                    columns, group * channels + channel, count, own, r * line_step,
+            for start in range(0, lines, block_rows):
+                line_count = min(block_rows, lines - start)
+                for column in range(0, width, block_columns):
+                    column_count = min(block_columns, width - column)
+                    for r in range(line_count):
+                        rest, row = divmod(start + r, row_to - row_from)
+                        n, plane = divmod(rest, plane_to - plane_from)
+                        plane, row = plane + plane_from, row + row_from
+                        _pack_line(
+                            x, n, plane * strides[0] - padding[0] + kd * dilation[0], row * strides[1] - padding[1] + kh * dilation[1],
+                            column * strides[2] - padding[2], columns, group * channels + channel, count, own, r * line_step,
+                        )  # fmt: skip
+                        source = n * stride(dy, 0) + plane * stride(dy, 1) + row * stride(dy, 2) + column * stride(dy, 3) + out_channel
+                        _pack_panels(dy, source, column_count, out_count, gradients, r * column_count * WIDTH, panel_step)
+                    for done_channels in range(0, out_count, WIDTH):
+                        for kw in range(taps_from, taps_to if dilation[2] != 1 else taps_from + 1):
+                            span = count if dilation[2] != 1 else count * (taps_to - taps_from)
+                            done = 0
+                            while done < span:
+                                rows = heights[span - done]
+                                correlations(
+                                    rows, sums, own, kw * dilation[2] * count + done, line_step, strides[2] * count,
+                                    gradients, done_channels // WIDTH * panel_step, line_count, column_count,
                                 )  # fmt: skip
-                            for panel in range(first_panel, last_panel):
-                                out_channel = group * out_channels + panel * WIDTH
-                                valid = min(WIDTH, out_channels - panel * WIDTH)
-                                at = (panel - first_panel) * block_rows * block_columns * WIDTH
-                                for r in range(row_count):
-                                    source = (
-                                        n * stride(dy, 0)
-                                        + plane * stride(dy, 1)
-                                        + (row + r) * stride(dy, 2)
-                                        + column * stride(dy, 3)
-                                        + out_channel
-                                    )
-                                    for c in range(column_count):
-                                        store(read(dy, source + c * stride(dy, 3), valid), gradients, at, 0)
-                                        at += WIDTH
-                            for panel in range(first_panel, last_panel):
-                                out_channel = group * out_channels + panel * WIDTH
-                                valid = min(WIDTH, out_channels - panel * WIDTH)
-                                at = (panel - first_panel) * block_rows * block_columns * WIDTH
-                                for piece in range(pieces):
-                                    done = 0
-                                    while done < tile_span:
-                                        rows = heights[tile_span - done]
-                                        correlations(
-                                            rows, sums, own, piece * dilation[2] * count + done, line_step, strides[2] * count,
-                                            gradients, at, row_count, column_count,
-                                        )  # fmt: skip
-                                        kw, ci = divmod(done, count)
-                                        for i in range(rows):
-                                            tap = (kernel_line * extent[2] + piece + kw) * channels + channel + ci
-                                            _accumulate(sums, i * WIDTH, dw, tap * dw.shape[2] + out_channel, valid, first)
-                                            ci += 1
-                                            if ci == count:
-                                                kw, ci = kw + 1, 0
-                                        done += rows
-                            first = False
+                                further, ci = divmod(done, count)
+                                for i in range(rows):
+                                    at = ((tap + kw + further) * channels + channel + ci) * dw.shape[2] + out_channel + done_channels
+                                    _accumulate(sums, i * WIDTH, dw, at, out_count - done_channels, first)
+                                    ci += 1
+                                    if ci == count:
+                                        further, ci = further + 1, 0
+                                done += rows
+                    first = False
 
 
 @kernel(parallel=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ...simd import LANES
-from ..channels import WIDTH
+from ..channels import VECTORS, WIDTH
 from .depthwise import HEIGHTS, HELD, depthwise, depthwise_weight_gradient, pack_taps
 from .direct import convolution, pack_weights, weight_gradient
 from .ending import EVERYTHING, resolved
@@ -28,7 +28,8 @@ DEPTHWISE_COLUMNS = 256  # of a task of a depthwise convolution, and
 DEPTHWISE_ELEMENTS = 24 * 1024  # of its patch
 LEAST_LINES = 4  # of its output: it reads some more lines of input
 GRADIENT_PIXELS = 256  # pixels per block of the weight gradient
-GRADIENT_CHANNELS = 64  # input channels per task of the weight gradient
+GRADIENT_ELEMENTS = 96 * 1024  # of input and gradients that a task of it holds at a time
+COPY_COST = 4  # of a vector: as much as so many times LANES products
 ROUND = 16  # scratch rows start at multiples of a cache line
 
 
@@ -334,33 +335,48 @@ class GradientBlocks:
     scratch: int
 
 
-def gradient_blocks(window: Window, channels: int, places: Triple, outputs: int, threads: int) -> GradientBlocks:
-    """Cut the weight gradient of a convolution that gave ``places`` with ``outputs`` channels."""
-    channels, outputs = channels // window.groups, outputs // window.groups
+def gradient_blocks(window: Window, channels: int, places: Triple, outputs: int, batch: int, threads: int) -> GradientBlocks:
+    """Cut the weight gradient of a convolution that gave ``places`` with ``outputs`` channels. Rows and columns, and with them the order of
+    sums, follow from the shape alone; channels and panels are the ones that copy least, for all threads."""
+    channels, panels = channels // window.groups, -(-outputs // window.groups // WIDTH)
     columns = min(places[2], GRADIENT_PIXELS)
-    rows = max(1, min(places[1], GRADIENT_PIXELS // columns))
-    block = -(-channels // -(-channels // GRADIENT_CHANNELS))
-    panels = -(-outputs // WIDTH)
-    tasks = window.groups * window.extent[0] * window.extent[1] * -(-channels // block)
-    panel_tasks = min(panels, max(-(-TASKS_PER_THREAD * threads // tasks), -(-panels // 8)))
-    panels = -(-panels // panel_tasks)
     line = (columns - 1) * window.stride[2] + (window.extent[2] - 1) * window.dilation[2] + 1
-    scratch = rows * line * block + panels * rows * columns * WIDTH + MAX_ROWS * WIDTH
-    return GradientBlocks(rows, columns, block, panels, _rounded(scratch))
+    rows = max(1, min(batch * places[0] * places[1], GRADIENT_PIXELS // max(columns, line // window.stride[2])))
+    lines = window.groups * window.extent[0] * window.extent[1]
+
+    def scratch(block: int, some: int) -> int:
+        return rows * line * block + some * rows * columns * WIDTH + MAX_ROWS * WIDTH
+
+    def cost(block: int, some: int) -> float:
+        """Cycles or so, per column of a line."""
+        tasks = lines * -(-channels // block) * -(-panels // some)
+        products = block * some * window.extent[2]
+        copies = COPY_COST * (block / LANES * line / columns + some * VECTORS)
+        return -(-tasks // threads) * (products + copies)
+
+    cuts = [(-(-channels // c), -(-panels // p)) for c in _counts(channels) for p in _counts(panels)]
+    fitting = [cut for cut in cuts if scratch(*cut) <= GRADIENT_ELEMENTS] or [min(cuts, key=lambda cut: scratch(*cut))]
+    block, some = min(fitting, key=lambda cut: cost(*cut))
+    return GradientBlocks(rows, columns, block, some, _rounded(scratch(block, some)))
+
+
+def _counts(length: int) -> list[int]:
+    """Numbers of parts that ``length`` may be cut into."""
+    return sorted({min(length, count) for power in range(length.bit_length() + 1) for count in (2**power, 3 * 2**power)})
 
 
 def weight_gradient_elements(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int) -> int:
     """Scratch elements per thread that :func:`weight_gradients` needs."""
     if _as_one_line(window, size, places):
-        places = (1, 1, batch * math.prod(places))
-    return gradient_blocks(window, channels, places, outputs, threads).scratch
+        places, batch = (1, 1, batch * math.prod(places)), 1
+    return gradient_blocks(window, channels, places, outputs, batch, threads).scratch
 
 
 def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window, scratch: np.ndarray) -> None:
     """``dw (kernel..., C / groups, CO)`` of the convolution of ``x`` with ``window``, from ``dy``."""
     if _as_one_line(window, x.shape[1:4], dy.shape[1:4]):
         x, dy = x.reshape(1, 1, 1, -1, x.shape[4]), dy.reshape(1, 1, 1, -1, dy.shape[4])
-    plan = gradient_blocks(window, x.shape[4], dy.shape[1:4], dy.shape[4], scratch.shape[0])
+    plan = gradient_blocks(window, x.shape[4], dy.shape[1:4], dy.shape[4], x.shape[0], scratch.shape[0])
     flat = dw.reshape(-1, *dw.shape[-2:])
     weight_gradient(
         x,

@@ -210,3 +210,11 @@ def clear_run(target, target_at, count):
         done += LANES
     if done < count:
         store_part(zeros(target, 1, 1), target, target_at + done, 0, count - done)
+
+
+@inline
+def inside(start, step, taps, size):
+    """First and behind-last of the k below ``taps`` for which ``start + k * step`` lies in ``0 .. size``."""
+    first = max(0, -(start // step)) if start < 0 else 0
+    last = min(taps, -((start - size) // step)) if start < size else 0
+    return first, max(first, last)
