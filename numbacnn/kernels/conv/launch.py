@@ -15,7 +15,7 @@ from .depthwise import HEIGHTS, HELD, depthwise, depthwise_weight_gradient, pack
 from .direct import convolution, pack_weights, weight_gradient
 from .ending import EVERYTHING, resolved
 from .tiles import LADDER, MAX_ROWS, NARROW_LADDER, tile_heights
-from .window import NOTHING, Triple, Window
+from .window import NOTHING, Triple, Window, met
 
 TASK_PIXELS = 1008  # at most: a multiple of tiles' heights
 PATCH_ELEMENTS = 48 * 1024  # of input that a task holds, and
@@ -238,10 +238,10 @@ def as_line(array: np.ndarray) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(array, (1, 1, 1, pixels, array.shape[4]), (*(pixels * step,) * 3, step, array.strides[4]))
 
 
-def pack(weight: np.ndarray, scale: np.ndarray, packed: np.ndarray, groups: int) -> None:
-    """Pack ``weight (kernel..., C / groups, CO)``, output channels multiplied by ``scale``, for :func:`convolve`."""
-    flat = weight.reshape(-1, *weight.shape[-2:])
-    pack_weights(flat, np.arange(flat.shape[0]), groups, False, scale, packed)
+def pack(weight: np.ndarray, taps: Sequence[int], scale: np.ndarray, packed: np.ndarray, groups: int) -> None:
+    """Pack these taps of ``weight (kernel..., C / groups, CO)``, output channels multiplied by ``scale``, for :func:`convolve`."""
+    if taps:
+        pack_weights(weight.reshape(-1, *weight.shape[-2:]), _int_array(taps), groups, False, scale, packed)
 
 
 # Data gradient -------------------------------------------------------------------------------------------------------
@@ -278,24 +278,32 @@ def _axis_residues(extent: int, stride: int, dilation: int, padding: int, size: 
         yield start, -(-(size - start) // stride), taps, dilation // math.gcd(dilation, stride), -offset
 
 
+def _parts(window: Window, size: Triple, places: Triple) -> Iterator[Residue]:
+    """The residues, without taps that meet nothing but padding of the ``places`` of ``dy``."""
+    for part in residues(window, size):
+        seen, kept = met(part.window, places, part.places)
+        yield dataclasses.replace(part, window=seen, taps=tuple(part.taps[tap] for tap in kept))
+
+
 def data_gradient_elements(
     window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int
 ) -> tuple[int, int]:
     """Elements of packed weights, and of scratch per thread, that :func:`data_gradient` needs."""
     packed, scratch = 0, 0
-    for part in residues(window, size):
+    for part in _parts(window, size, places):
         if part.taps:
             packed += packed_elements(outputs, channels, len(part.taps), window.groups)
         scratch = max(scratch, forward_elements(part.window, places, outputs, part.places, channels, batch, threads))
     return packed, scratch
 
 
-def pack_transposed(weight: np.ndarray, scale: np.ndarray, packed: np.ndarray, window: Window, size: Triple) -> None:
-    """Pack ``weight (kernel..., C / groups, CO)``, channels of C multiplied by ``scale``, for :func:`data_gradient` to ``size``."""
+def pack_transposed(weight: np.ndarray, scale: np.ndarray, packed: np.ndarray, window: Window, size: Triple, places: Triple) -> None:
+    """Pack ``weight (kernel..., C / groups, CO)``, channels of C multiplied by ``scale``, for :func:`data_gradient` from ``places`` to
+    ``size``."""
     flat = weight.reshape(-1, *weight.shape[-2:])
     channels = flat.shape[1] * window.groups
     at = 0
-    for part in residues(window, size):
+    for part in _parts(window, size, places):
         if part.taps:
             elements = packed_elements(flat.shape[2], channels, len(part.taps), window.groups)
             pack_weights(flat, _int_array(part.taps), window.groups, True, scale, packed[at : at + elements])
@@ -309,7 +317,7 @@ def data_gradient(
     """``dx`` from ``dy`` of a convolution with ``window`` (plus ``bias``, ``addend`` and ``activation``, which make it a transposed
     convolution); weights from :func:`pack_transposed`."""
     at = 0
-    for part in residues(window, dx.shape[1:4]):
+    for part in _parts(window, dx.shape[1:4], dy.shape[1:4]):
         places = (slice(None), *(slice(start, None, s) for start, s in zip(part.start, window.stride)))
         target = dx[places]
         more = None if addend is None else addend[places]

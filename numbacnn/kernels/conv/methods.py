@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import launch, minimal, winograd
-from .window import Triple, Window
+from .window import Triple, Window, met
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,20 +105,25 @@ class Forward(_Pass):
 
     @property
     def _convolution(self) -> tuple[Window, Triple, int, Triple, int, int]:
-        return self.window, self.size, self.channels, self.places, self.outputs, self.batch
+        return self._seen, self.size, self.channels, self.places, self.outputs, self.batch
+
+    @property
+    def _seen(self) -> Window:
+        """The part of the window that meets inputs."""
+        return met(self.window, self.size, self.places)[0]
 
     @property
     def packed_elements(self) -> int:
         """Elements of packed weights."""
         if self.tile:
             return minimal.packed_elements(self.tile, self.channels, self.outputs)
-        return launch.packed_elements(self.channels, self.outputs, self.window.taps, self.window.groups)
+        return launch.packed_elements(self.channels, self.outputs, self._seen.taps, self.window.groups)
 
     def scratch_elements(self, threads: int) -> int:
         """Scratch elements per thread of :meth:`run`."""
         if self.tile:
             return self._minimal_elements(threads)
-        return launch.forward_elements(self.window, self.size, self.channels, self.places, self.outputs, self.batch, threads)
+        return launch.forward_elements(self._seen, self.size, self.channels, self.places, self.outputs, self.batch, threads)
 
     def pack(self, weight: np.ndarray, scale: np.ndarray, packed: np.ndarray, scratch: np.ndarray | None = None) -> None:
         """Pack ``weight (kernel..., C / groups, CO)``, output channels multiplied by ``scale``; ``scratch`` of :attr:`packing_elements`
@@ -126,12 +131,12 @@ class Forward(_Pass):
         if self.tile:
             self._transform(weight, False, scale, packed, scratch)
         else:
-            launch.pack(weight, scale, packed, self.window.groups)
+            launch.pack(weight, met(self.window, self.size, self.places)[1], scale, packed, self.window.groups)
 
     @property
     def takes_prologue(self) -> bool:
         """Whether :meth:`run` takes a prologue."""
-        return launch.takes_prologue(self.window, self.size, self.places)
+        return launch.takes_prologue(self._seen, self.size, self.places)
 
     def run(
         self, x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, scratch: np.ndarray,
@@ -142,7 +147,7 @@ class Forward(_Pass):
             block = self._block(len(scratch))
             minimal.convolve(self.tile, block, x, packed, bias, y, self.window.padding, scratch, addend, activation)
         else:
-            launch.convolve(x, packed, bias, y, self.window, scratch, addend, activation, prologue)
+            launch.convolve(x, packed, bias, y, self._seen, scratch, addend, activation, prologue)
 
 
 class DataGradient(_Pass):
@@ -159,7 +164,8 @@ class DataGradient(_Pass):
 
     @property
     def _convolution(self) -> tuple[Window, Triple, int, Triple, int, int]:
-        return self.mirrored, self.places, self.outputs, self.size, self.channels, self.batch
+        seen = met(self.mirrored, self.places, self.size)[0]
+        return seen, self.places, self.outputs, self.size, self.channels, self.batch
 
     @property
     def packed_elements(self) -> int:
@@ -182,7 +188,7 @@ class DataGradient(_Pass):
         if self.tile:
             self._transform(weight, True, scale, packed, scratch)
         else:
-            launch.pack_transposed(weight, scale, packed, self.window, self.size)
+            launch.pack_transposed(weight, scale, packed, self.window, self.size, self.places)
 
     def run(
         self, dy: np.ndarray, packed: np.ndarray, bias: np.ndarray, dx: np.ndarray, scratch: np.ndarray,
