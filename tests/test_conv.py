@@ -450,3 +450,24 @@ def test_weight_gradient_agrees_with_its_definition(seed):
     dw = np.full((*extent, channels, outputs * groups), np.nan)
     launch.weight_gradients(x, dy, dw, window, np.full((threads, elements), np.nan))
     np.testing.assert_allclose(dw, weight_gradient_by_definition(x, dy, window), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [(1, 6, 5), (1, 1, 7), (2, 1, 1), (1, 1, 1), (1, 2, 1), (3, 2, 2)])
+@pytest.mark.parametrize("layer", [conv.Conv3D(14, 3, padding=1), conv.Conv3DTranspose(14, 3, padding=1), conv.Conv3D(14, 5, padding=2)])
+def test_small_maps_whose_padding_is_met_by_whole_taps(layer, size):
+    """Also where the taps that are left look like a two-dimensional convolution, whose weights lie elsewhere."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, *size, 13))
+    p = random_parameters(layer, x.shape[1:], np.float64, rng)
+    exact = dataclasses.replace(layer, exact=True)
+    wide = np.zeros((2, *(n + 4 for n in size), 13))
+    wide[:, 2:-2, 2:-2, 2:-2] = x
+    y, dx, dp = forward_backward(layer, x, p)
+    inner = (slice(None), *(slice(2, -2),) * 3)
+    dy = np.zeros((2, *(n + 4 for n in size), 14))
+    dy[inner] = 1
+    around, wide_dx, wide_dp = forward_backward(exact, wide, p, dy)
+    np.testing.assert_allclose(y, around[inner], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(dx, wide_dx[inner], rtol=1e-9, atol=1e-9)
+    for name, gradient in dp.items():
+        np.testing.assert_allclose(gradient, wide_dp[name], rtol=1e-9, atol=1e-9)

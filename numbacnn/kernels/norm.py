@@ -15,6 +15,7 @@ V. Lempitsky, "Instance normalization" (2016); Y. Wu, K. He, "Group normalizatio
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -22,6 +23,7 @@ from numba import prange
 
 from .. import elementary  # noqa: F401  (teaches math.exp and math.log to take tiles)
 from ..simd import columns, load, splat, store, stride, take, total, where, zeros
+from . import scalar
 from .channels import VECTORS, WIDTH, read, write
 from .jit import inline, kernel
 
@@ -140,56 +142,104 @@ def running_statistics(running_mean, running_var, epsilon, mean, rstd):
         rstd[0, c] = 1.0 / math.sqrt(running_var[c] + epsilon)
 
 
-@kernel(parallel=True, views=("x", "y"))
-def normalise(x, y, mean, rstd, weight, bias, queue, threads):
-    """``y`` = ``(x - mean) * rstd * weight + bias``; ``mean`` and ``rstd`` are ``(N, C)``, ``weight`` and ``bias`` ``(C,)`` or of
-    size 0 for 1 and 0. Pixels of ``x`` and ``y`` may have gaps between them."""
-    samples, pixels, channels = x.shape
-    blocks = (pixels + BLOCK - 1) // BLOCK
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            if task >= samples * blocks:
-                break
-            n, block = divmod(task, blocks)
-            for p in range(block * BLOCK, min(pixels, (block + 1) * BLOCK)):
-                x_at, y_at = n * stride(x, 0) + p * stride(x, 1), n * stride(y, 0) + p * stride(y, 1)
-                for c in range(0, channels, WIDTH):
-                    count = channels - c
-                    factor = read(rstd, n * channels + c, count) * _parameter(weight, c, count, 1.0)
-                    centred = read(x, x_at + c, count) - read(mean, n * channels + c, count)
-                    write(centred * factor + _parameter(bias, c, count, 0.0), y, y_at + c, count)
+@functools.cache
+def normalise(function):
+    """The kernel ``normalise``; ``function`` is a scalar function that follows, or None."""
+    finish = _same if function is None else scalar.compiled(function)
+
+    @kernel(parallel=True, views=("x", "y"))
+    def normalise(x, y, mean, rstd, weight, bias, queue, threads):
+        """``y`` = ``finish((x - mean) * rstd * weight + bias)``; ``mean`` and ``rstd`` are ``(N, C)``, ``weight`` and ``bias`` ``(C,)`` or
+        of size 0 for 1 and 0. Pixels of ``x`` and ``y`` may have gaps between them."""
+        samples, pixels, channels = x.shape
+        blocks = (pixels + BLOCK - 1) // BLOCK
+        queue[0] = 0
+        for _ in prange(threads):
+            while True:
+                task = take(queue, 1)
+                if task >= samples * blocks:
+                    break
+                n, block = divmod(task, blocks)
+                for p in range(block * BLOCK, min(pixels, (block + 1) * BLOCK)):
+                    x_at, y_at = n * stride(x, 0) + p * stride(x, 1), n * stride(y, 0) + p * stride(y, 1)
+                    for c in range(0, channels, WIDTH):
+                        count = channels - c
+                        factor = read(rstd, n * channels + c, count) * _parameter(weight, c, count, 1.0)
+                        centred = read(x, x_at + c, count) - read(mean, n * channels + c, count)
+                        write(finish(centred * factor + _parameter(bias, c, count, 0.0)), y, y_at + c, count)
+
+    return normalise
+
+
+@inline
+def _same(x):
+    return x
 
 
 # Gradients per sample and group --------------------------------------------------------------------------------------
 
 
-@kernel(parallel=True)
-def partial_gradients(x, dy, mean, partials, queue, threads):
-    """``partials[:, n, k, c]`` = sums of ``dy`` and of ``dy * (x - mean)`` over chunk ``k``."""
-    samples, pixels, channels = x.shape
-    parts, spans = partials.shape[2], _spans(channels)
-    plane = samples * parts * channels
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            if task >= samples * parts * spans:
-                break
-            piece, span = divmod(task, spans)
-            n, k = divmod(piece, parts)
-            for c in range(span * SPAN, min(channels, (span + 1) * SPAN), WIDTH):
-                count = channels - c
-                average = read(mean, n * channels + c, count)
-                plain, weighted = zeros(x, 1, VECTORS), zeros(x, 1, VECTORS)
-                for p in range(k * CHUNK, min(pixels, (k + 1) * CHUNK)):
-                    at = (n * pixels + p) * channels + c
-                    d = read(dy, at, count)
-                    plain = plain + d
-                    weighted = weighted + d * (read(x, at, count) - average)
-                write(plain, partials, piece * channels + c, count)
-                write(weighted, partials, plane + piece * channels + c, count)
+@functools.cache
+def _before(function, derivative, gradient):
+    """The inlined function ``(dy, z)``: the gradient of ``z`` from that of ``function(z)``, as :mod:`.pointwise` finds it: by ``gradient``
+    of ``dy`` and the result, or by the ``derivative``, or by dual numbers. None is no function."""
+    if function is None:
+
+        @inline
+        def before(dy, z):
+            return dy
+    elif gradient is not None:
+        f, from_output = scalar.compiled(function), inline(scalar.rebound(gradient))
+
+        @inline
+        def before(dy, z):
+            return from_output(dy, f(z))
+    else:
+        slope = scalar.compiled(derivative) if derivative else scalar.derivative(function)
+
+        @inline
+        def before(dy, z):
+            return dy * slope(z)
+
+    return before
+
+
+@functools.cache
+def partial_gradients(function, derivative=None, gradient=None):
+    """The kernel ``partial_gradients``; ``function`` followed the normalisation, and the others are as in :func:`_before`."""
+    before = _before(function, derivative, gradient)
+
+    @kernel(parallel=True)
+    def partial_gradients(x, dy, mean, rstd, weight, bias, partials, queue, threads):
+        """``partials[:, n, k, c]`` = sums of ``dz`` and of ``dz * (x - mean)`` over chunk ``k``, where ``dz`` is the gradient of what was
+        normalised (from ``dy``, of what followed)."""
+        samples, pixels, channels = x.shape
+        parts, spans = partials.shape[2], _spans(channels)
+        plane = samples * parts * channels
+        queue[0] = 0
+        for _ in prange(threads):
+            while True:
+                task = take(queue, 1)
+                if task >= samples * parts * spans:
+                    break
+                piece, span = divmod(task, spans)
+                n, k = divmod(piece, parts)
+                for c in range(span * SPAN, min(channels, (span + 1) * SPAN), WIDTH):
+                    count = channels - c
+                    average = read(mean, n * channels + c, count)
+                    factor = read(rstd, n * channels + c, count) * _parameter(weight, c, count, 1.0)
+                    offset = _parameter(bias, c, count, 0.0)
+                    plain, weighted = zeros(x, 1, VECTORS), zeros(x, 1, VECTORS)
+                    for p in range(k * CHUNK, min(pixels, (k + 1) * CHUNK)):
+                        at = (n * pixels + p) * channels + c
+                        centred = read(x, at, count) - average
+                        d = before(read(dy, at, count), centred * factor + offset)
+                        plain = plain + d
+                        weighted = weighted + d * centred
+                    write(plain, partials, piece * channels + c, count)
+                    write(weighted, partials, plane + piece * channels + c, count)
+
+    return partial_gradients
 
 
 @inline
@@ -236,27 +286,39 @@ def merge_slopes(partials, pixels, groups, rstd, weight, slope, offset):
                 slope[n, c] = -scale * scale * scale * weighted / (pixels * width)
 
 
-@kernel(parallel=True)
-def normalise_backward(x, dy, dx, mean, rstd, weight, slope, offset, queue, threads):
-    """``dx`` from what :func:`merge_slopes` found; with ``slope`` of size 0 the statistics count as constants."""
-    samples, pixels, channels = dy.shape
-    blocks = (pixels + BLOCK - 1) // BLOCK
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            if task >= samples * blocks:
-                break
-            n, block = divmod(task, blocks)
-            for p in range(block * BLOCK, min(pixels, (block + 1) * BLOCK)):
-                at = (n * pixels + p) * channels
-                for c in range(0, channels, WIDTH):
-                    count, of_sample = channels - c, n * channels + c
-                    gradient = read(dy, at + c, count) * (read(rstd, of_sample, count) * _parameter(weight, c, count, 1.0))
-                    if slope.size:
-                        centred = read(x, at + c, count) - read(mean, of_sample, count)
-                        gradient = gradient + (centred * read(slope, of_sample, count) + read(offset, of_sample, count))
-                    write(gradient, dx, at + c, count)
+@functools.cache
+def normalise_backward(function, derivative=None, gradient=None):
+    """The kernel ``normalise_backward``; what followed the normalisation as in :func:`partial_gradients`."""
+    before, followed = _before(function, derivative, gradient), function is not None
+
+    @kernel(parallel=True)
+    def normalise_backward(x, dy, dx, mean, rstd, weight, bias, slope, offset, queue, threads):
+        """``dx`` from what :func:`merge_slopes` found; with ``slope`` of size 0 the statistics count as constants."""
+        samples, pixels, channels = dy.shape
+        blocks = (pixels + BLOCK - 1) // BLOCK
+        queue[0] = 0
+        for _ in prange(threads):
+            while True:
+                task = take(queue, 1)
+                if task >= samples * blocks:
+                    break
+                n, block = divmod(task, blocks)
+                for p in range(block * BLOCK, min(pixels, (block + 1) * BLOCK)):
+                    at = (n * pixels + p) * channels
+                    for c in range(0, channels, WIDTH):
+                        count, of_sample = channels - c, n * channels + c
+                        factor = read(rstd, of_sample, count) * _parameter(weight, c, count, 1.0)
+                        d = read(dy, at + c, count)
+                        if followed or slope.size:
+                            centred = read(x, at + c, count) - read(mean, of_sample, count)
+                            d = before(d, centred * factor + _parameter(bias, c, count, 0.0)) * factor
+                            if slope.size:
+                                d = d + (centred * read(slope, of_sample, count) + read(offset, of_sample, count))
+                        else:
+                            d = d * factor
+                        write(d, dx, at + c, count)
+
+    return normalise_backward
 
 
 # Layer normalisation: statistics of each row -------------------------------------------------------------------------

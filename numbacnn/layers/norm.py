@@ -12,6 +12,7 @@ import numpy as np
 from .. import kernels
 from ..errors import ConfigError, ShapeError
 from . import checks
+from .activation import Elementwise, Scalar
 from .base import Buffer, Layer, Parameter, Shape
 from .lifting import reshaped
 
@@ -85,15 +86,34 @@ class _PixelNorm(Layer):
         channels = b["mean"].shape[-1]
         return b["mean"].reshape(-1, channels), b["rstd"].reshape(-1, channels)
 
-    def _normalise(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict) -> None:
-        kernels.norm.normalise(x, y, *self._per_set(b), _or_nothing(p, "weight", x), _or_nothing(p, "bias", x))
+    def with_activation(self, activation: Elementwise) -> ActivatedNorm:
+        """This layer and the activation after it as one, for training."""
+        return ActivatedNorm(self, activation)
 
-    def _differentiate(self, x: np.ndarray, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict, fixed: bool) -> None:
-        """Gradients; with ``fixed`` statistics the mean and variance count as constants."""
+    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+        self.run(x, y, p, b, training, None)
+
+    def backward(self, x: np.ndarray, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+        self.differentiate(x, dy, dx, p, dp, b, (None,))
+
+    def run(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool, scalar: Scalar | None) -> None:
+        """``y = scalar(normalised x)``."""
+        raise NotImplementedError
+
+    def _normalise(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, scalar: Scalar | None) -> None:
+        kernels.norm.normalise(scalar)(x, y, *self._per_set(b), _or_nothing(p, "weight", x), _or_nothing(p, "bias", x))
+
+    def _fixed(self) -> bool:
+        """Whether mean and variance count as constants."""
+        return False
+
+    def differentiate(self, x: np.ndarray, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict, followed: tuple) -> None:
+        """Gradients, where the scalar function ``followed`` (with its derivative, and its gradient from the output)."""
+        x, dy, fixed = self._view(x), self._view(dy), self._fixed()
         norm, groups = kernels.norm, self._group_count(dy.shape[-1])
-        (mean, rstd), weight = self._per_set(b), _or_nothing(p, "weight", dy)
+        (mean, rstd), weight, bias = self._per_set(b), _or_nothing(p, "weight", dy), _or_nothing(p, "bias", dy)
         if dp or not fixed:
-            norm.partial_gradients(x, dy, mean, b["partials"][:2])
+            norm.partial_gradients(*followed)(x, dy, mean, rstd, weight, bias, b["partials"][:2])
         if dp:
             norm.merge_gradients(b["partials"][:2], rstd, _or_nothing(dp, "weight", dy), _or_nothing(dp, "bias", dy))
         if dx is None:
@@ -102,7 +122,47 @@ class _PixelNorm(Layer):
         if not fixed:
             slope, offset = b["slope"], b["offset"]
             norm.merge_slopes(b["partials"][:2], x.shape[1], groups, rstd, weight, slope, offset)
-        norm.normalise_backward(x, dy, self._view(dx), mean, rstd, weight, slope, offset)
+        norm.normalise_backward(*followed)(x, dy, self._view(dx), mean, rstd, weight, bias, slope, offset)
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivatedNorm(Layer):
+    """A normalisation and the elementwise activation after it; made by the planner for training. The backward pass computes what lies
+    between the two again, so that nobody keeps it."""
+
+    base: _PixelNorm
+    activation: Elementwise
+
+    recordable: ClassVar[bool] = True
+    backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+
+    def label(self, name: str | None = None) -> str:
+        return self.base.label(name)
+
+    def output_shape(self, x: Shape) -> Shape:
+        return self.base.output_shape(x)
+
+    def parameters(self, x: Shape) -> dict[str, Parameter]:
+        return self.base.parameters(x)
+
+    def buffers(self, x: Shape) -> dict[str, Buffer]:
+        return self.base.buffers(x)
+
+    def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        return self.base.scratch(x, batch, threads, training)
+
+    def flops(self, x: Shape) -> int:
+        return self.base.flops(x) + self.activation.flops(x)
+
+    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+        with kernels.scalar.explained(self.activation.scalar()):
+            self.base.run(x, y, p, b, training, self.activation.scalar())
+
+    def backward(self, x: np.ndarray, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+        activation = self.activation
+        with kernels.scalar.explained(activation.derivative() or activation.scalar()):
+            followed = activation.scalar(), activation.derivative(), activation.gradient_from_output()
+            self.base.differentiate(x, dy, dx, p, dp, b, followed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +225,10 @@ class BatchNorm(_PixelNorm):
         shape = (x[-1],)
         return {"mean": Buffer(shape, per_sample=False), "rstd": Buffer(shape, per_sample=False)}
 
-    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+    def _fixed(self) -> bool:
+        return self.frozen
+
+    def run(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool, scalar: Scalar | None) -> None:
         running = p["running_mean"], p["running_var"]
         x, y = self._view(x), self._view(y)
         if not training or self.frozen:
@@ -177,10 +240,7 @@ class BatchNorm(_PixelNorm):
             )
         else:
             self._find_statistics(x, b, float(self.momentum), running)
-        self._normalise(x, y, p, b)
-
-    def backward(self, x: np.ndarray, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
-        self._differentiate(self._view(x), self._view(dy), dx, p, dp, b, fixed=self.frozen)
+        self._normalise(x, y, p, b, scalar)
 
 
 class _SampleNorm(_PixelNorm):
@@ -199,14 +259,11 @@ class _SampleNorm(_PixelNorm):
     def flops(self, x: Shape) -> int:
         return 7 * math.prod(x)
 
-    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+    def run(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool, scalar: Scalar | None) -> None:
         x, y = self._view(x), self._view(y)
         none = np.empty(0, x.dtype)
         self._find_statistics(x, b, 0.0, (none, none))
-        self._normalise(x, y, p, b)
-
-    def backward(self, x: np.ndarray, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
-        self._differentiate(self._view(x), self._view(dy), dx, p, dp, b, fixed=False)
+        self._normalise(x, y, p, b, scalar)
 
 
 @dataclasses.dataclass(frozen=True)

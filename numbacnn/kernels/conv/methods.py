@@ -39,12 +39,18 @@ class _Pass:
         self.window, self.size, self.channels = window, size, channels
         self.places, self.outputs, self.batch = places, outputs, batch
         self.exact = exact
-        self.method = DIRECT if exact else method or Method(minimal.tile_size(*self._convolution, packs=self.packs))
+        self.method = DIRECT if exact or not self._minimal else method or Method(minimal.tile_size(*self._convolution, packs=self.packs))
 
     @property
     def _convolution(self) -> tuple[Window, Triple, int, Triple, int, int]:
         """Window, places and channels read, places and channels written, and batch of the convolution with stride 1 that this is."""
         raise NotImplementedError
+
+    @property
+    def _minimal(self) -> bool:
+        """Whether minimal filtering can do it: with all taps of the weights, which it transforms as they are."""
+        window, size, channels, _, outputs, _ = self._convolution
+        return window.extent == self.window.extent and minimal.applies(window, size, channels, outputs)
 
     @property
     def _written(self) -> tuple[Triple, int, int, int]:
@@ -60,8 +66,7 @@ class _Pass:
     def candidates(self, threads: int) -> dict[str, Method]:
         """All methods that there are for this shape, by names that stay the same."""
         found = {"direct": DIRECT}
-        window, size, channels, _, outputs, _ = self._convolution
-        if not self.exact and minimal.applies(window, size, channels, outputs):
+        if not self.exact and self._minimal:
             for tile in minimal.TILES:
                 found[f"F({tile}x{tile}) fused"] = Method(tile, minimal.block_size(tile, *self._written, threads))
                 found[f"F({tile}x{tile}) phased"] = Method(tile, 0)

@@ -1,0 +1,81 @@
+"""In training, an activation after a normalisation is part of it: the same numbers, with less to keep."""
+
+import numpy as np
+import pytest
+
+import numbacnn as nc
+from numbacnn.graph import passes
+from numbacnn.layers.norm import ActivatedNorm
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.standard_normal((3, 5, 7, 6)) * 2 + 0.5
+NORMS = {
+    "batch": nc.BatchNorm(),
+    "batch, bare": nc.BatchNorm(scale=False, center=False),
+    "batch, frozen": nc.BatchNorm(frozen=True),
+    "group": nc.GroupNorm(2),
+    "instance": nc.InstanceNorm(affine=True),
+}
+ACTIVATIONS = ["relu", "relu6", "leaky_relu", "elu", "silu", "hard_swish", "sigmoid", "tanh", "gelu", "mish", "softplus"]
+
+
+def trained(norm, activation, images=IMAGES):
+    """Layers of the plan, outputs, and gradients of a convolution, a normalisation and an activation, in training."""
+    x = nc.Input(images.shape[1:])
+    after = nc.Activation(activation) if isinstance(activation, str) else activation()
+    y = after(norm(nc.Conv2D(6, 3, bias=False)(x)))
+    model = nc.Model(x, y, seed=3, dtype="float64")
+    rng = np.random.default_rng(1)
+    for name, array in model.parameters.items():
+        if array.ndim == 1:
+            model.parameters[name] = rng.uniform(0.5, 1.5, array.shape)
+    plan = model.training_plan(len(images), input_gradients=True)
+    plan.inputs[0][...] = images
+    plan.forward()
+    plan.output_gradients[0][...] = np.random.default_rng(2).standard_normal(plan.outputs[0].shape)
+    plan.backward()
+    layers = [run.node.layer for run in plan.plan.forward]
+    return layers, [plan.outputs[0].copy(), plan.input_gradients[0].copy(), *(array.copy() for array in plan.gradients.values())]
+
+
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_same_numbers_as_apart(monkeypatch, norm, activation):
+    layers, together = trained(norm, activation)
+    assert isinstance(layers[-1], ActivatedNorm)
+    monkeypatch.setattr(passes, "fuse_activated_norms", lambda nodes, outputs: nodes)
+    layers, apart = trained(norm, activation)
+    assert not any(isinstance(layer, ActivatedNorm) for layer in layers)
+    for a, b in zip(together, apart, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_functions_of_ones_own():
+    bent = nc.activation("bent", lambda x: x * abs(x) + 0.1 * x)
+    layers, (_, gradient, *_) = trained(nc.BatchNorm(), bent)
+    assert isinstance(layers[-1], ActivatedNorm)
+    assert np.isfinite(gradient).all()
+
+
+def test_what_others_read_stays():
+    """A normalised array that another layer or the caller reads must be there."""
+    x = nc.Input((4, 4, 3))
+    z = nc.BatchNorm()(x)
+    y = nc.Activation("relu")(z)
+    for outputs in (nc.Add()(y, z), [y, z]):
+        plan = nc.Model(x, outputs).training_plan(2)
+        assert not any(isinstance(run.node.layer, ActivatedNorm) for run in plan.plan.forward)
+
+
+def test_activations_with_parameters_stay():
+    x = nc.Input((4, 4, 3))
+    plan = nc.Model(x, nc.PReLU()(nc.BatchNorm()(x))).training_plan(2)
+    assert not any(isinstance(run.node.layer, ActivatedNorm) for run in plan.plan.forward)
+
+
+def test_inference_is_the_same():
+    x = nc.Input(IMAGES.shape[1:])
+    model = nc.Model(x, nc.Activation("relu")(nc.BatchNorm()(nc.Conv2D(4, 1)(x))), dtype="float64")
+    model.training_plan(3)
+    (run,) = model._inference_plan(3).plan.forward
+    assert run.node.layer.folded
