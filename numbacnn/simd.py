@@ -374,6 +374,41 @@ def outer(typing_context, sums, a, a_offset, a_stride, b, b_offset):
 
 
 @intrinsic
+def add_rows(typing_context, sums, a, a_offset, tile):
+    """``sums[0][j] += a[a_offset + i] * tile[i][j]`` of floats for each row ``i`` of the Tile, one after the other."""
+    if not (isinstance(sums, Tile) and isinstance(tile, Tile)) or not _is_float(sums.dtype) or tile.with_rows(1) != sums:
+        return None
+
+    def generate(context, builder, sig, args):
+        tile, one = sig.args[3], ir.Constant(_i64, 1)
+        _check_bounds(context, builder, sig.args[1], args[1], args[2], _last_offset(builder, args[2], one, tile.rows, one))
+        pointer = _element_pointer(context, builder, sig.args[1], args[1], args[2])
+        rows = _vectors(builder, tile, args[3])
+        columns = _vectors(builder, sums, args[0])
+        for i in range(tile.rows):
+            factor = _splat(builder, builder.load(builder.gep(pointer, [ir.Constant(_i64, i)])))
+            for j in range(tile.vectors):
+                columns[j] = _call(builder, "fmuladd", tile.vector(context), factor, rows[i * tile.vectors + j], columns[j])
+        return _build(context, builder, sums, columns)
+
+    return sums(sums, a, types.intp, tile), generate
+
+
+@intrinsic
+def prefetch(typing_context, array, offset):
+    """Ask for the cache line of the element at ``offset``, which will be read soon. It may lie outside of the array."""
+
+    def generate(context, builder, sig, args):
+        place = builder.bitcast(_element_pointer(context, builder, sig.args[0], args[0], args[1]), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [place.type, _i32, _i32, _i32])
+        reading, all_levels, data = ir.Constant(_i32, 0), ir.Constant(_i32, 3), ir.Constant(_i32, 1)
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [place, reading, all_levels, data])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
+@intrinsic
 def stride(typing_context, array, axis):
     """Distance in elements between neighbours along ``axis``."""
 

@@ -153,6 +153,17 @@ def outer(sums, a, a_offset, a_stride, b, b_offset):
     return PyTile(sums.values + left * _flat(b)[_places(b_offset, 0, 1, width)])
 
 
+def add_rows(sums, a, a_offset, tile):
+    values = sums.values
+    for factor, row in zip(_flat(a)[_places(a_offset, 1, len(tile.values), 1)], tile.values):
+        values = values + factor * row
+    return PyTile(values)
+
+
+def prefetch(array, offset):
+    pass
+
+
 def stride(array, axis):
     return array.strides[axis] // array.itemsize
 
@@ -252,8 +263,8 @@ def largest(tile):
 OF_TILES: dict[str, Callable] = {"floor": floor, "square_root": square_root} | {
     function.__name__: function
     for function in (
-        absolute, apply, bits, clamp, columns, convert, each, fma, from_bits, largest, load, load_part, negative, outer, power, row_sum,
-        select, splat, store, store_part, stride, take, total, transpose, where, zeros,
+        absolute, add_rows, apply, bits, clamp, columns, convert, each, fma, from_bits, largest, load, load_part, negative, outer, power,
+        prefetch, row_sum, select, splat, store, store_part, stride, take, total, transpose, where, zeros,
     )
 }  # fmt: skip
 """What takes the place of ``simd.py``'s functions, by name."""

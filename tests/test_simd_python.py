@@ -10,7 +10,21 @@ import numpy as np
 import pytest
 
 from numbacnn.simd import LANES
-from numbacnn.simd_python import PyTile, columns, floor, load, load_part, outer, plain, row_sum, store_part, stride, where, zeros
+from numbacnn.simd_python import (
+    PyTile,
+    add_rows,
+    columns,
+    floor,
+    load,
+    load_part,
+    outer,
+    plain,
+    row_sum,
+    store_part,
+    stride,
+    where,
+    zeros,
+)  # fmt: skip
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,6 +68,12 @@ def test_outer_and_row_sum():
     product = outer(zeros(a, 3, 1), a, 0, 1, b, 0)
     np.testing.assert_array_equal(product.values, a[:, None] * b)
     np.testing.assert_array_equal(row_sum(product).values, 3 * b[None])
+
+
+def test_rows_are_added_up():
+    a, b = np.arange(3, dtype=np.float32), np.arange(2 * LANES, dtype=np.float32)
+    total = add_rows(load(b, 0, 0, 1, 1), a, 1, load(b, 0, LANES, 2, 1))
+    np.testing.assert_array_equal(total.values, [b[:LANES] + b[:LANES] + 2 * b[LANES:]])
 
 
 def test_a_tile_is_no_truth_value():

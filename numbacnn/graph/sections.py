@@ -117,7 +117,8 @@ class _Costs:
         if node.layer.alias:
             return -LAUNCH_BYTES
         prepared = node.layer.prepared(node.shapes, self._batch, threads, False)
-        return sum(math.prod(buffer.shape) for buffer in prepared.values()) * self._itemsize
+        parameters = node.layer.parameters(node.shapes) if node.layer.flops(node.shapes) else {}  # a table is not read as a whole
+        return max(sum(math.prod(array.shape) for array in arrays.values()) for arrays in (prepared, parameters)) * self._itemsize
 
     def section(self, start: int, end: int, group: int) -> float:
         """Of nodes ``start .. end`` in groups of the size with that number."""

@@ -59,10 +59,19 @@ class Dense(Fusable):
         places = (1, 1, batch * math.prod(x[:-1]))
         return kernels.conv.POINTWISE, places, x[-1], places, self.units, 1, True
 
+    def _reads_in_place(self, x: Shape, batch: int, training: bool) -> bool:
+        """Whether the weights are read where they lie, not packed."""
+        return not training and kernels.dense.reads_in_place(batch * math.prod(x[:-1]), x[-1], self.units)
+
     def prepared(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        if self._reads_in_place(x, batch, training):
+            return {}
         return {"packed": Buffer((kernels.conv.Forward(*self._shapes(x, batch)).packed_elements,), per_sample=False)}
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        if self._reads_in_place(x, batch, training):
+            elements = kernels.dense.scratch_elements(batch * math.prod(x[:-1]), self.units, threads)
+            return {"scratch": Buffer((threads, elements), per_sample=False)}
         conv, shapes = kernels.conv, self._shapes(x, batch)
         elements = conv.Forward(*shapes).scratch_elements(threads)
         if not training:
@@ -75,13 +84,18 @@ class Dense(Fusable):
         }
 
     def pack(self, x: Shape, batch: int, p: dict, b: dict, scale: np.ndarray | None) -> None:
-        scale = constant_vector(scale, 1, self.units, p["weight"])
-        kernels.conv.Forward(*self._shapes(x, batch)).pack(p["weight"], scale, b["packed"])
+        if "packed" in b:
+            scale = constant_vector(scale, 1, self.units, p["weight"])
+            kernels.conv.Forward(*self._shapes(x, batch)).pack(p["weight"], scale, b["packed"])
 
     def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
-        forward, shift = kernels.conv.Forward(*self._shapes(x.shape[1:], len(x))), constant_vector(shift, 0, self.units, y)
-        more = None if addend is None else _as_line(addend)
-        forward.run(_as_line(x), b["packed"], shift, _as_line(y), b["scratch"], more, scalar)
+        shift = constant_vector(shift, 0, self.units, y)
+        if "packed" in b:
+            forward, more = kernels.conv.Forward(*self._shapes(x.shape[1:], len(x))), None if addend is None else _as_line(addend)
+            forward.run(_as_line(x), b["packed"], shift, _as_line(y), b["scratch"], more, scalar)
+        else:
+            more = None if addend is None else _as_rows(addend)
+            kernels.dense.dense(_as_rows(x), b["weight"], b.get("fold_scale"), shift, _as_rows(y), b["scratch"], more, scalar)
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         conv = kernels.conv
@@ -99,3 +113,8 @@ class Dense(Fusable):
 def _as_line(array: np.ndarray) -> np.ndarray:
     """All places of a batch as one line of pixels."""
     return reshaped(array, (1, 1, 1, -1, array.shape[-1]))
+
+
+def _as_rows(array: np.ndarray) -> np.ndarray:
+    """All places of a batch as rows of a matrix."""
+    return reshaped(array, (-1, array.shape[-1]))

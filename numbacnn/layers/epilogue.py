@@ -56,7 +56,9 @@ class Fusable(Layer):
         """``y = scalar(what the packed weights give + shift + addend)``.
 
         ``shift`` has a number per output channel, ``addend`` the shape of ``y``, ``scalar`` is a Python function of one number, which
-        :func:`numbacnn.kernels.scalar.compiled` makes a helper for kernels of; each may be None for nothing."""
+        :func:`numbacnn.kernels.scalar.compiled` makes a helper for kernels of; each may be None for nothing. ``b`` has all of the layer's
+        arrays by name, its parameters too: where weights are read as they are, not packed, the entry ``fold_scale``, if there is one, is
+        what they would have been multiplied by."""
         raise NotImplementedError(f"{type(self).__name__} does not define run")
 
     def takes_prologue(self, x: Shape) -> bool:
@@ -73,7 +75,7 @@ class Fusable(Layer):
         self.pack(x, batch, p, b, None)
 
     def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
-        self.run(x, y, p.get("bias"), None, None, b)
+        self.run(x, y, p.get("bias"), None, None, {**p, **b})
 
     def _weight_and_bias(self, weight: Shape, channels: int) -> dict[str, Parameter]:
         """The parameters of most such layers."""
@@ -169,7 +171,7 @@ class FusedEpilogue(Layer):
         scalar = None if self.epilogue is None else self.epilogue.scalar()  # type: ignore[attr-defined]
         before = {"prologue": self._before(x, others, p)} if self.normalised or self.gated else {}
         with contextlib.nullcontext() if scalar is None else kernels.scalar.explained(scalar):
-            self.base.run(x, y, shift, addend, scalar, b, **before)
+            self.base.run(x, y, shift, addend, scalar, {**p, **b}, **before)
 
     def _before(self, x: np.ndarray, others: list[np.ndarray], p: dict) -> Any:
         channels = x.shape[-1]
