@@ -259,9 +259,9 @@ def assign(model: Any, weights: Mapping[str, Any], strict: bool = True, skip_mis
             raise WeightsError(
                 f"The weights do not fit the model: {place.name!r} holds {given[place.name].dtype}, real numbers are needed."
             )
-    arrays = {ours: place.imported(given[place.name]) for ours, place in fitting.items()}
-    for ours, array in arrays.items():
-        model.parameters[ours] = array
+    for ours, place in fitting.items():
+        place.fill(model.store.view(ours), given[place.name])
+    model.store.touch()
     return report
 
 

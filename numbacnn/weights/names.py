@@ -92,12 +92,17 @@ class Place:
         """Whether an array of that shape is this parameter: axes of length one don't count."""
         return _without_ones(shape) == _without_ones(self.shape)
 
-    def imported(self, array: np.ndarray) -> np.ndarray:
-        """``array`` of a shape that :meth:`fits`, as ours."""
-        if self.flattened is not None:
-            *places, channels = self.flattened
-            array = np.moveaxis(array.reshape(-1, channels, *places), 1, -1)
-        return array.reshape(*self.shape[: len(self.order) - 1], -1).transpose(np.argsort(self.order))
+    def fill(self, ours: np.ndarray, array: np.ndarray) -> None:
+        """Copy ``array``, of a shape that :meth:`fits`, into our parameter, with nothing of its size in between."""
+        theirs = ours.transpose(self.order)
+        if self.flattened is None:
+            theirs[...] = array.reshape(theirs.shape)
+            return
+        *places, channels = self.flattened
+        given = np.moveaxis(array.reshape(-1, channels, *places), 1, -1)
+        cut = theirs.reshape(given.shape)
+        assert np.may_share_memory(cut, ours), "an axis that is cut in several leaves a view"
+        cut[...] = given
 
     def exported(self, array: np.ndarray) -> np.ndarray:
         """Our ``array`` as theirs."""
