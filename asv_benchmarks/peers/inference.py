@@ -35,7 +35,7 @@ import click
 import numpy as np
 
 from .networks import channels_first, channels_last_layout, drawn, options_of, peer_of, peers, shape_of
-from .processes import answered, process_bytes, started
+from .processes import answered, in_turn, process_bytes, started
 from .rounds import ratio, write
 
 BATCH1 = (
@@ -188,18 +188,7 @@ def compare(name: str, batch: int, threads: int, engines: list[str], rounds: int
             apart = float(abs(logits - wanted).max() / abs(wanted).max())
             if apart > TOLERANCE:
                 raise SystemExit(f"{name}: the logits of {engine} are {apart:.1e} from PyTorch's")
-        times: dict[str, list[float]] = {engine: [] for engine in engines}
-        least = dict.fromkeys(engines, math.inf)
-        for turn in range(rounds):
-            for engine in engines[:: 1 if turn % 2 == 0 else -1]:
-                lines[engine].send(seconds)
-                found = lines[engine].recv()
-                times[engine].append(statistics.median(found))
-                least[engine] = min(least[engine], *found)
-        for line in lines.values():
-            line.send(None)
-        for process, _ in workers.values():
-            process.join()
+        times, least = in_turn(workers, rounds, seconds)
     return {
         "network": name,
         "batch": batch,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,23 @@ def answered(function: Any, *arguments: Any) -> Any:
     result = line.recv()
     process.join()
     return result
+
+
+def in_turn(workers: dict[str, tuple[Any, Any]], rounds: int, seconds: float) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Of workers that answer a number of seconds with times, the median of each round and the least of all. It ends them."""
+    times: dict[str, list[float]] = {engine: [] for engine in workers}
+    least = dict.fromkeys(workers, math.inf)
+    for turn in range(rounds):
+        for engine in list(workers)[:: 1 if turn % 2 == 0 else -1]:
+            _, line = workers[engine]
+            line.send(seconds)
+            found = line.recv()
+            times[engine].append(statistics.median(found))
+            least[engine] = min(least[engine], *found)
+    for process, line in workers.values():
+        line.send(None)
+        process.join()
+    return times, least
 
 
 def process_bytes(entry: str) -> int:

@@ -24,7 +24,7 @@ import click
 import numpy as np
 
 from .networks import channels_first, channels_last_layout, drawn, options_of, peer_of
-from .processes import answered, process_bytes, started
+from .processes import answered, in_turn, process_bytes, started
 from .rounds import milliseconds, ratio, write
 
 CASES = (  # name, input shape, batch
@@ -163,18 +163,7 @@ def compare(case: Case, threads: int, engines: list[str], rounds: int, seconds: 
         workers = {engine: started(work, engine, case, folder, threads) for engine in engines}
         lines = {engine: line for engine, (_, line) in workers.items()}
         first = {engine: line.recv() for engine, line in lines.items()}
-        times: dict[str, list[float]] = {engine: [] for engine in engines}
-        least = dict.fromkeys(engines, math.inf)
-        for turn in range(rounds):
-            for engine in engines[:: 1 if turn % 2 == 0 else -1]:
-                lines[engine].send(seconds)
-                found = lines[engine].recv()
-                times[engine].append(statistics.median(found))
-                least[engine] = min(least[engine], *found)
-        for line in lines.values():
-            line.send(None)
-        for process, _ in workers.values():
-            process.join()
+        times, least = in_turn(workers, rounds, seconds)
     row = {
         **_described(case, threads),
         "milliseconds": {engine: milliseconds(values) for engine, values in times.items()},
