@@ -48,10 +48,10 @@ class Layer:
         threads = jit.num_threads()
         size, channels, places, filters = self.x.shape[1:4], self.x.shape[4], self.dy.shape[1:4], self.dy.shape[4]
         shapes = self.window, size, channels, places, filters, self.x.shape[0]
-        forward, backward = conv.Forward(*shapes, exact=self.exact), conv.DataGradient(*shapes, exact=self.exact)
+        forward, backward, weights = (kind(*shapes, self.exact) for kind in (conv.Forward, conv.DataGradient, conv.WeightGradient))
         packed, transposed = np.zeros(forward.packed_elements, "f4"), np.zeros(backward.packed_elements, "f4")
-        elements = forward.scratch_elements(threads), backward.scratch_elements(threads), forward.packing_elements
-        scratch = np.zeros((threads, max(*elements, conv.weight_gradient_elements(*shapes, threads))), "f4")
+        elements = [method.scratch_elements(threads) for method in (forward, backward, weights)]
+        scratch = np.zeros((threads, max(*elements, forward.packing_elements)), "f4")
         ones, none = np.ones(max(channels, filters), "f4"), np.zeros(channels, "f4")
 
         def data_gradient():
@@ -62,7 +62,7 @@ class Layer:
             "pack": lambda: forward.pack(self.w, ones, packed, scratch),
             "forward": lambda: forward.run(self.x, packed, self.bias, self.y, scratch),
             "data gradient": data_gradient,
-            "weight gradient": lambda: conv.weight_gradients(self.x, self.dy, self.dw, self.window, scratch),
+            "weight gradient": lambda: weights.run(self.x, self.dy, self.dw, scratch),
         }
         return {name: _recorded(function) for name, function in passes.items()}
 

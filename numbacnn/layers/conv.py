@@ -190,7 +190,7 @@ class _Convolution(_ChannelMixing):
         if not training:
             return {"scratch": Buffer((threads, elements), per_sample=False)}
         backward = conv.DataGradient(*shapes)
-        elements = max(elements, backward.scratch_elements(threads), conv.weight_gradient_elements(*shapes[:-1], threads))
+        elements = max(elements, backward.scratch_elements(threads), conv.WeightGradient(*shapes).scratch_elements(threads))
         return {
             "scratch": Buffer((threads, elements), per_sample=False),
             "packed_transposed": Buffer((backward.packed_elements,), per_sample=False),
@@ -212,7 +212,7 @@ class _Convolution(_ChannelMixing):
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         conv, shapes = kernels.conv, self._shapes(x.shape[1:], len(x))
         if "weight" in dp:
-            conv.weight_gradients(lifted(x), lifted(dy), dp["weight"], shapes[0], b["scratch"])
+            conv.WeightGradient(*shapes).run(lifted(x), lifted(dy), dp["weight"], b["scratch"])
         if "bias" in dp:
             conv.channel_sums(dy.reshape(-1, self.filters), dp["bias"])
         if dx is not None:
@@ -351,7 +351,7 @@ class _TransposedConvolution(_ChannelMixing):
         if not training:
             return {"scratch": Buffer((threads, elements), per_sample=False)}
         backward = conv.Forward(*shapes)
-        needed = backward.scratch_elements(threads), backward.packing_elements, conv.weight_gradient_elements(*shapes[:-1], threads)
+        needed = backward.scratch_elements(threads), backward.packing_elements, conv.WeightGradient(*shapes).scratch_elements(threads)
         return {
             "scratch": Buffer((threads, max(elements, *needed)), per_sample=False),
             "packed_back": Buffer((backward.packed_elements,), per_sample=False),
@@ -368,7 +368,7 @@ class _TransposedConvolution(_ChannelMixing):
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         conv, shapes = kernels.conv, self._shapes(x.shape[1:], len(x))
         if "weight" in dp:
-            conv.weight_gradients(lifted(dy), lifted(x), dp["weight"], shapes[0], b["scratch"])
+            conv.WeightGradient(*shapes).run(lifted(dy), lifted(x), dp["weight"], b["scratch"])
         if "bias" in dp:
             conv.channel_sums(dy.reshape(-1, self.filters), dp["bias"])
         if dx is not None:

@@ -77,7 +77,7 @@ class Dense(Fusable):
         if not training:
             return {"scratch": Buffer((threads, elements), per_sample=False)}
         backward = conv.DataGradient(*shapes)
-        elements = max(elements, backward.scratch_elements(threads), conv.weight_gradient_elements(*shapes[:-1], threads))
+        elements = max(elements, backward.scratch_elements(threads), conv.WeightGradient(*shapes).scratch_elements(threads))
         return {
             "scratch": Buffer((threads, elements), per_sample=False),
             "packed_transposed": Buffer((backward.packed_elements,), per_sample=False),
@@ -100,7 +100,8 @@ class Dense(Fusable):
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         conv = kernels.conv
         if "weight" in dp:
-            conv.weight_gradients(_as_line(x), _as_line(dy), dp["weight"], conv.POINTWISE, b["scratch"])
+            gradient = conv.WeightGradient(*self._shapes(x.shape[1:], len(x)))
+            gradient.run(_as_line(x), _as_line(dy), dp["weight"], b["scratch"])
         if "bias" in dp:
             conv.channel_sums(dy.reshape(-1, self.units), dp["bias"])
         if dx is not None:

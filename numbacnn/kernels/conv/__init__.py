@@ -11,10 +11,8 @@ from .launch import (
     depthwise_packed_elements,
     depthwise_weight_gradients,
     pack_depthwise,
-    weight_gradient_elements,
-    weight_gradients,
 )
-from .methods import DataGradient, Forward, Method
+from .methods import DataGradient, Forward, Method, WeightGradient
 from .window import POINTWISE, Window, lift
 
 __all__ = [
@@ -23,6 +21,7 @@ __all__ = [
     "Forward",
     "Method",
     "Prologue",
+    "WeightGradient",
     "Window",
     "channel_sums",
     "depthwise_convolve",
@@ -35,6 +34,4 @@ __all__ = [
     "is_clamp",
     "lift",
     "pack_depthwise",
-    "weight_gradient_elements",
-    "weight_gradients",
 ]

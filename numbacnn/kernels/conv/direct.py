@@ -24,7 +24,7 @@ SUM_BLOCK = 512  # pixels that are summed before they are added to the total
 
 
 @inline
-def _pack_line(x, n, d, h, column, count, channel, channels, target, at):
+def pack_line(x, n, d, h, column, count, channel, channels, target, at):
     """Copy columns ``column .. column + count`` of one input line (zeros outside of it), ``channels`` channels each."""
     size = x.shape[3]
     inside = 0 <= d < x.shape[1] and 0 <= h < x.shape[2]
@@ -126,7 +126,7 @@ def convolution(packed, narrow, activation):
                             )  # fmt: skip
                     for kd in range(0 if prologue else extent[0]):
                         for line in range((row_count - 1) * strides[1] + (extent[1] - 1) * dilation[1] + 1):
-                            _pack_line(
+                            pack_line(
                                 x, n, plane * strides[0] - padding[0] + kd * dilation[0], row * strides[1] - padding[1] + line,
                                 column * strides[2] - padding[2], columns, group * channels, channels,
                                 own, (kd * lines + line) * line_step,
@@ -311,7 +311,7 @@ def weight_gradient(
                         rest, row = divmod(start + r, row_to - row_from)
                         n, plane = divmod(rest, plane_to - plane_from)
                         plane, row = plane + plane_from, row + row_from
-                        _pack_line(
+                        pack_line(
                             x, n, plane * strides[0] - padding[0] + kd * dilation[0], row * strides[1] - padding[1] + kh * dilation[1],
                             column * strides[2] - padding[2], columns, group * channels + channel, count, own, r * line_step,
                         )  # fmt: skip
@@ -324,7 +324,7 @@ def weight_gradient(
                             while done < span:
                                 rows = heights[span - done]
                                 correlations(
-                                    rows, sums, own, kw * dilation[2] * count + done, line_step, strides[2] * count,
+                                    rows, True, sums, 0, own, kw * dilation[2] * count + done, line_step, strides[2] * count,
                                     gradients, done_channels // WIDTH * panel_step, line_count, column_count,
                                 )  # fmt: skip
                                 further, ci = divmod(done, count)

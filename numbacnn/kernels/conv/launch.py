@@ -340,6 +340,7 @@ class GradientBlocks:
     columns: int
     channels: int
     panels: int
+    cost: float  # of the thread that has most to do, in vector products
     scratch: int
 
 
@@ -356,19 +357,20 @@ def gradient_blocks(window: Window, channels: int, places: Triple, outputs: int,
         return rows * line * block + some * rows * columns * WIDTH + MAX_ROWS * WIDTH
 
     def cost(block: int, some: int) -> float:
-        """Cycles or so, per column of a line."""
+        """Per column of a line, in products of a panel."""
         tasks = lines * -(-channels // block) * -(-panels // some)
         products = block * some * window.extent[2]
         copies = COPY_COST * (block / LANES * line / columns + some * VECTORS)
         return -(-tasks // threads) * (products + copies)
 
-    cuts = [(-(-channels // c), -(-panels // p)) for c in _counts(channels) for p in _counts(panels)]
+    cuts = [(-(-channels // c), -(-panels // p)) for c in counts(channels) for p in counts(panels)]
     fitting = [cut for cut in cuts if scratch(*cut) <= GRADIENT_ELEMENTS] or [min(cuts, key=lambda cut: scratch(*cut))]
     block, some = min(fitting, key=lambda cut: cost(*cut))
-    return GradientBlocks(rows, columns, block, some, _rounded(scratch(block, some)))
+    total = batch * math.prod(places) * VECTORS * cost(block, some)
+    return GradientBlocks(rows, columns, block, some, total, _rounded(scratch(block, some)))
 
 
-def _counts(length: int) -> list[int]:
+def counts(length: int) -> list[int]:
     """Numbers of parts that ``length`` may be cut into."""
     return sorted({min(length, count) for power in range(length.bit_length() + 1) for count in (2**power, 3 * 2**power)})
 

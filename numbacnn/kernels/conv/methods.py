@@ -1,4 +1,4 @@
-"""A convolution's forward pass and data gradient, each by the method that suits its shape."""
+"""A convolution's forward pass, data gradient and weight gradient, each by the method that suits its shape."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import launch, minimal, winograd
+from . import launch, minimal, minimal_gradient, winograd
 from .window import Triple, Window, met
 
 
@@ -205,6 +205,36 @@ class DataGradient(_Pass):
             minimal.convolve(self.tile, block, dy, packed, bias, dx, self.mirrored.padding, scratch, addend, activation)
         else:
             launch.data_gradient(dy, packed, bias, dx, self.window, scratch, addend, activation)
+
+
+class WeightGradient:
+    """``dw`` from ``x`` and ``dy``; arguments as of the other passes; ``minimally`` None leaves the choice between Winograd's
+    and the direct method to the cost model."""
+
+    def __init__(
+        self, window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, exact: bool,
+        minimally: bool | None = None,
+    ):  # fmt: skip
+        self.window, self.size = window, size
+        self.shapes = places, channels, outputs, batch
+        all_met = met(window, size, places)[0].extent == window.extent
+        if exact or not (all_met and minimal.applies(window, size, channels, outputs)):
+            minimally = False
+        self.minimally = minimal_gradient.gradient_pays(window, *self.shapes) if minimally is None else minimally
+
+    def scratch_elements(self, threads: int) -> int:
+        """Scratch elements per thread of :meth:`run`."""
+        if self.minimally:
+            return minimal_gradient.gradient_elements(*self.shapes, threads)
+        places, channels, outputs, batch = self.shapes
+        return launch.weight_gradient_elements(self.window, self.size, channels, places, outputs, batch, threads)
+
+    def run(self, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, scratch: np.ndarray) -> None:
+        """``x`` and ``dy (N, D, H, W, C)``, ``dw (kernel..., C / groups, CO)``."""
+        if self.minimally:
+            minimal_gradient.weight_gradients(x, dy, dw, self.window.padding, scratch)
+        else:
+            launch.weight_gradients(x, dy, dw, self.window, scratch)
 
 
 def _text(sizes: Triple) -> str:

@@ -162,7 +162,7 @@ weights. ``length`` is a multiple of four."""
 @functools.cache
 def _correlation(rows):
     @inline
-    def correlation(sums, x, x_at, x_line, x_step, g, g_at, lines, columns):
+    def correlation(first, sums, at, x, x_at, x_line, x_step, g, g_at, lines, columns):
         tile = zeros(sums, rows, VECTORS)
         for line in range(lines):
             p = x_at + line * x_line
@@ -177,14 +177,16 @@ def _correlation(rows):
                 tile = outer(tile, x, p, 1, g, g_at)
                 p += x_step
                 g_at += WIDTH
-        store(tile, sums, 0, WIDTH)
+        if not first:
+            tile = tile + load(sums, at, WIDTH, rows, VECTORS)
+        store(tile, sums, at, WIDTH)
 
     return correlation
 
 
 correlations = _by_height(LADDER, [_correlation(rows) for rows in LADDER])
-"""``correlations(rows, sums, x, x_at, x_line, x_step, g, g_at, lines, columns)``: a tile of a weight gradient,
-``sums[i] = sum over pixels of x[pixel + i] * g[pixel]``, pixels being ``lines x columns``."""
+"""``correlations(rows, first, sums, at, x, x_at, x_line, x_step, g, g_at, lines, columns)``: a tile of a weight gradient, ``sums[i] (+)=
+sum over pixels of x[pixel + i] * g[pixel]``, pixels being ``lines x columns``; ``first`` overwrites."""
 
 
 @inline

@@ -24,8 +24,8 @@ from numba import prange
 
 from ...simd import LANES, load, load_part, store, stride, take, transpose, zeros
 from ..channels import VECTORS, WIDTH, read, write
-from ..jit import inline, kernel
-from .direct import _pack_line
+from ..jit import inline, kernel, outline
+from .direct import pack_line
 from .ending import ending
 from .tiles import copy_run, products
 
@@ -120,24 +120,25 @@ def input_step(size):
                 store(a2, transformed, q + 2 * place_step, 0)
                 store(a3, transformed, q + 3 * place_step, 0)
 
-    @inline
-    def step(x, n, row, column, channels, depth, transformed, to, place_step, scratch):
-        """The tile of image ``n`` whose first place of input is ``(row, column)``, which may lie in the padding."""
+    @outline
+    def step(x, n, row, column, channel, channels, depth, transformed, to, place_step, scratch):
+        """``channels`` channels from ``channel`` on of the tile of image ``n`` whose first place of input is ``(row, column)``, which may
+        lie in the padding."""
         lines = scratch
         inside = row >= 0 and column >= 0 and row + across <= x.shape[2] and column + across <= x.shape[3]
         if inside and channels == depth:
-            at = n * stride(x, 0) + row * stride(x, 2) + column * stride(x, 3)
+            at = n * stride(x, 0) + row * stride(x, 2) + column * stride(x, 3) + channel
             transform(x, at, stride(x, 2), stride(x, 3), depth, transformed, to, place_step, lines)
         else:
             patch = scratch[across * across * LANES :]
             for i in range(across):
                 if channels == depth:
-                    _pack_line(x, n, 0, row + i, column, across, 0, channels, patch, i * across * depth)
+                    pack_line(x, n, 0, row + i, column, across, channel, channels, patch, i * across * depth)
                 else:
                     for j in range(across):
                         at = (i * across + j) * depth
                         store(zeros(patch, 1, 1), patch, at + depth - LANES, 0)
-                        _pack_line(x, n, 0, row + i, column + j, 1, 0, channels, patch, at)
+                        pack_line(x, n, 0, row + i, column + j, 1, channel, channels, patch, at)
             transform(patch, 0, across * depth, depth, depth, transformed, to, place_step, lines)
 
     return step
@@ -149,7 +150,7 @@ def output_step(size, activation):
     across = size + 2
     finish = ending(activation)
 
-    @inline
+    @outline
     def step(sums, at, place_step, panel_step, bias, residual, addend, low, high, y, n, row, column, lines):
         """Panels of sums at ``sums[at + place * place_step + panel * panel_step]`` to ``y``, whose first place is ``(row, column)``."""
         channels = y.shape[4]
@@ -244,7 +245,7 @@ def fused(size, activation):
                     n, rest = divmod(first + t, down * wide)
                     i, j = divmod(rest, wide)
                     transform_input(
-                        x, n, i * size - padding[0], j * size - padding[1], channels, depth, transformed, t * row, block * row, lines
+                        x, n, i * size - padding[0], j * size - padding[1], 0, channels, depth, transformed, t * row, block * row, lines
                     )
                 for place in range(places):
                     for panel in range(panels):
@@ -292,7 +293,9 @@ def transform_inputs(size):
                     break
                 n, rest = divmod(tile, down * wide)
                 i, j = divmod(rest, wide)
-                transform_input(x, n, i * size - padding[0], j * size - padding[1], channels, row - GAP, flat, tile * row, tiles * row, own)
+                transform_input(
+                    x, n, i * size - padding[0], j * size - padding[1], 0, channels, row - GAP, flat, tile * row, tiles * row, own
+                )
 
     return transform
 

@@ -1,0 +1,207 @@
+"""The weight gradient of convolutions with 3 x 3 kernels and stride 1 by Winograd's minimal filtering F(4 x 4, 3 x 3).
+
+The output ``Y = A' [ U * (B' d B) ] A`` of a tile (:mod:`.winograd`), ``U = G g G'`` being the transformed weights, is linear in ``g``. Of
+a gradient ``dY`` of that tile follows, summed over all tiles,
+
+    ``dU = sum of (A dY A') * (B' d B)``  and  ``dg = G' dU G``:
+
+per place of the transformed tile a matrix product, channels by tiles by output channels, and 36 products in place of 144.
+
+A task owns some input channels and panels of output channels and walks over one *part* of the tiles, a block at a time. Parts follow from
+the shape alone, and their sums are added up in their order: the same bits for any number of threads.
+"""
+
+from __future__ import annotations
+
+from numba import prange
+
+from ...simd import LANES, fma, load, store, stride, take, zeros
+from ..channels import VECTORS, WIDTH, access, read, write
+from ..jit import inline, kernel, outline
+from .direct import pack_line
+from .tiles import correlations
+from .winograd import GAP, input_step
+
+TILE = 4
+ACROSS = TILE + 2
+PLACES = ACROSS * ACROSS
+
+_, _write = access(1)
+_transform_input = input_step(TILE)
+
+
+# Transforms of one line ----------------------------------------------------------------------------------------------
+
+
+@inline
+def _gradient(a, b, c, d):
+    p, q, r, s = a + c, b + d, fma(c, 4.0, a), fma(d, 8.0, b * 2.0)
+    return a, p + q, p - q, r + s, r - s, d
+
+
+@inline
+def _weights(a, b, c, d, e, f):
+    p, q, r = (b + c) * (-1.0 / 6.0), d + e, (c - b) * (1.0 / 6.0)
+    return fma(q, 1.0 / 24.0, fma(a, 0.25, p)), fma(d - e, 1.0 / 12.0, r), fma(q, 1.0 / 6.0, p) + f
+
+
+# Steps ---------------------------------------------------------------------------------------------------------------
+
+
+@inline
+def _transform_gradient(dy, at, row, pixel, count, transformed, to, place_step, panel_step, lines):
+    """``count`` channels, whole vectors of them, at ``dy[at + i * row + j * pixel]`` to panels ``panel_step`` apart at
+    ``transformed[to + place * place_step]``; ``lines`` holds a tile of one vector."""
+    for c in range(0, count, LANES):
+        for j in range(TILE):
+            p = at + j * pixel + c
+            a0, a1, a2, a3, a4, a5 = _gradient(
+                load(dy, p, 0, 1, 1), load(dy, p + row, 0, 1, 1), load(dy, p + 2 * row, 0, 1, 1), load(dy, p + 3 * row, 0, 1, 1)
+            )
+            store(a0, lines, j * LANES, 0)
+            store(a1, lines, (TILE + j) * LANES, 0)
+            store(a2, lines, (2 * TILE + j) * LANES, 0)
+            store(a3, lines, (3 * TILE + j) * LANES, 0)
+            store(a4, lines, (4 * TILE + j) * LANES, 0)
+            store(a5, lines, (5 * TILE + j) * LANES, 0)
+        for i in range(ACROSS):
+            p = i * TILE * LANES
+            q = to + i * ACROSS * place_step + c // WIDTH * panel_step + c % WIDTH
+            a0, a1, a2, a3, a4, a5 = _gradient(
+                load(lines, p, 0, 1, 1), load(lines, p + LANES, 0, 1, 1),
+                load(lines, p + 2 * LANES, 0, 1, 1), load(lines, p + 3 * LANES, 0, 1, 1),
+            )  # fmt: skip
+            store(a0, transformed, q, 0)
+            store(a1, transformed, q + place_step, 0)
+            store(a2, transformed, q + 2 * place_step, 0)
+            store(a3, transformed, q + 3 * place_step, 0)
+            store(a4, transformed, q + 4 * place_step, 0)
+            store(a5, transformed, q + 5 * place_step, 0)
+
+
+@outline
+def gradient_step(dy, n, row, column, channel, channels, transformed, to, place_step, panel_step, scratch):
+    """Transform ``channels`` channels from ``channel`` on of the gradient of the output tile of image ``n`` at ``(row, column)``, which may
+    reach beyond the map."""
+    whole = (channels + LANES - 1) // LANES * LANES
+    if row + TILE <= dy.shape[2] and column + TILE <= dy.shape[3] and channels == whole:
+        at = n * stride(dy, 0) + row * stride(dy, 2) + column * stride(dy, 3) + channel
+        _transform_gradient(dy, at, stride(dy, 2), stride(dy, 3), whole, transformed, to, place_step, panel_step, scratch)
+    else:
+        patch = scratch[ACROSS * TILE * LANES :]
+        for i in range(TILE):
+            for j in range(TILE):
+                at = (i * TILE + j) * whole
+                store(zeros(patch, 1, 1), patch, at + whole - LANES, 0)
+                pack_line(dy, n, 0, row + i, column + j, 1, channel, channels, patch, at)
+        _transform_gradient(patch, 0, TILE * whole, whole, whole, transformed, to, place_step, panel_step, scratch)
+
+
+@outline
+def weight_step(sums, at, place_step, target, to, tap_step, count, lines):
+    """Nine vectors of weights' gradients of those of transformed weights: of a vector at ``sums[at + place * place_step]``, ``count``
+    elements of each to ``target[to + tap * tap_step]``."""
+    row = ACROSS * place_step
+    for j in range(ACROSS):
+        p = at + j * place_step
+        a0, a1, a2 = _weights(
+            load(sums, p, 0, 1, 1), load(sums, p + row, 0, 1, 1), load(sums, p + 2 * row, 0, 1, 1),
+            load(sums, p + 3 * row, 0, 1, 1), load(sums, p + 4 * row, 0, 1, 1), load(sums, p + 5 * row, 0, 1, 1),
+        )  # fmt: skip
+        store(a0, lines, j * LANES, 0)
+        store(a1, lines, (ACROSS + j) * LANES, 0)
+        store(a2, lines, (2 * ACROSS + j) * LANES, 0)
+    for i in range(3):
+        p = i * ACROSS * LANES
+        a0, a1, a2 = _weights(
+            load(lines, p, 0, 1, 1), load(lines, p + LANES, 0, 1, 1), load(lines, p + 2 * LANES, 0, 1, 1),
+            load(lines, p + 3 * LANES, 0, 1, 1), load(lines, p + 4 * LANES, 0, 1, 1), load(lines, p + 5 * LANES, 0, 1, 1),
+        )  # fmt: skip
+        q = to + 3 * i * tap_step
+        _write(a0, target, q, count)
+        _write(a1, target, q + tap_step, count)
+        _write(a2, target, q + 2 * tap_step, count)
+
+
+# Kernels -------------------------------------------------------------------------------------------------------------
+
+
+@kernel(parallel=True, views=("x", "dy"))
+def weight_gradient_parts(x, dy, dw, padding, heights, block_channels, task_panels, block, scratch, queue, threads):
+    """The weight gradient ``dw (parts, 9, C, CO)`` of each part of the tiles, of views ``x (N, 1, H, W, C)`` and ``dy (N, 1, OH, OW, CO)``;
+    ``padding`` (height, width) in front of ``x``. A task makes ``block_channels`` channels and ``task_panels`` panels, ``block`` tiles at
+    a time; ``heights`` of tiles of registers; ``scratch (threads, elements)``."""
+    queue[0] = 0
+    parts, channels, out_channels = dw.shape[0], x.shape[4], dy.shape[4]
+    panels = (out_channels + WIDTH - 1) // WIDTH
+    down, wide = (dy.shape[2] + TILE - 1) // TILE, (dy.shape[3] + TILE - 1) // TILE
+    tiles = dy.shape[0] * down * wide
+    channel_tasks = (channels + block_channels - 1) // block_channels
+    panel_tasks = (panels + task_panels - 1) // task_panels
+    row = (block_channels + LANES - 1) // LANES * LANES + GAP
+    input_places, panel_step, sum_places = block * row + GAP, block * WIDTH, task_panels * block_channels * WIDTH + GAP
+    gradient_places = task_panels * panel_step + GAP
+    flat = dw.reshape(-1)
+    for thread in prange(threads):
+        inputs = scratch[thread]
+        gradients = inputs[PLACES * input_places :]
+        sums = gradients[PLACES * gradient_places :]
+        lines = sums[PLACES * sum_places :]
+        while True:
+            task = take(queue, 1)
+            if task >= parts * channel_tasks * panel_tasks:
+                break
+            rest, panel_task = divmod(task, panel_tasks)
+            part, channel_task = divmod(rest, channel_tasks)
+            channel, out_channel = channel_task * block_channels, panel_task * task_panels * WIDTH
+            count = min(block_channels, channels - channel)
+            out_count = min(task_panels * WIDTH, out_channels - out_channel)
+            depth = (count + LANES - 1) // LANES * LANES
+            first, end = part * tiles // parts, (part + 1) * tiles // parts
+            for start in range(first, end, block):
+                some = min(block, end - start)
+                for t in range(some):
+                    n, rest = divmod(start + t, down * wide)
+                    i, j = divmod(rest, wide)
+                    _transform_input(
+                        x, n, i * TILE - padding[0], j * TILE - padding[1], channel, count, depth, inputs, t * row, input_places, lines
+                    )
+                    gradient_step(
+                        dy, n, i * TILE, j * TILE, out_channel, out_count, gradients, t * WIDTH, gradient_places, panel_step, lines
+                    )
+                for place in range(PLACES):
+                    for panel in range((out_count + WIDTH - 1) // WIDTH):
+                        at = place * sum_places + panel * block_channels * WIDTH
+                        done = 0
+                        while done < count:
+                            rows = heights[count - done]
+                            correlations(
+                                rows, start == first, sums, at + done * WIDTH, inputs, place * input_places + done, 0, row,
+                                gradients, place * gradient_places + panel * panel_step, 1, some,
+                            )  # fmt: skip
+                            done += rows
+            for done in range(0, out_count, LANES):
+                panel, vector = divmod(done, WIDTH)
+                for c in range(count):
+                    to = (part * 9 * channels + channel + c) * out_channels + out_channel + done
+                    weight_step(
+                        sums, (panel * block_channels + c) * WIDTH + vector, sum_places,
+                        flat, to, channels * out_channels, out_count - done, lines,
+                    )  # fmt: skip
+
+
+@kernel(parallel=True)
+def add_parts(parts, total, queue, threads):
+    """``total`` of ``parts (parts, *total.shape)``."""
+    queue[0] = 0
+    source, target = parts.reshape(-1), total.reshape(-1)
+    for _ in prange(threads):
+        while True:
+            at = take(queue, WIDTH)
+            if at >= total.size:
+                break
+            count = min(WIDTH, total.size - at)
+            value = zeros(total, 1, VECTORS)
+            for part in range(parts.shape[0]):
+                value = value + read(source, part * total.size + at, count)
+            write(value, target, at, count)
