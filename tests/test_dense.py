@@ -11,6 +11,7 @@ import numbacnn as nc
 from numbacnn.graph import sections
 from numbacnn.kernels import dense, jit
 from numbacnn.kernels.channels import WIDTH
+from numbacnn.layers import dense as dense_layers
 from numbacnn.layers.activation import ReLU6
 from numbacnn.layers.dense import Dense
 from tests.driver import Driver
@@ -115,13 +116,14 @@ def test_which_weights_are_packed():
     assert layer.prepared((channels,), rows, 2, False) == {}
     assert layer.prepared((2, channels), rows // 2, 2, False) == {}
     for packing in (
-        layer.prepared((channels,), rows, 2, True),
         layer.prepared((channels,), rows + 1, 2, False),
         layer.prepared((2, channels), rows, 2, False),
         layer.prepared((channels - 1,), rows, 2, False),
         Dense(columns - 1).prepared((2 * channels,), rows, 2, False),
     ):
         assert list(packing) == ["packed"]
+    assert layer.prepared((channels,), rows, 2, True) == {}
+    assert layer.scratch((channels,), rows, 2, True)["packed_chunk"].shape[0] <= dense_layers.CHUNK_WEIGHTS
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 64])
@@ -200,3 +202,19 @@ def test_sections_count_weights_that_are_not_packed():
     costs = sections._Costs(nodes, [1], 1, 1, np.dtype(np.float32))
     table, _, weights = (costs._weights(node, 1) for node in nodes)
     assert (table, weights) == (0, dense.LEAST_WEIGHTS * 4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(2 * WIDTH + 3,), (3, 4 * WIDTH)])
+def test_training_packs_large_weights_in_chunks(monkeypatch, shape, bias):
+    """Also where the last chunk is smaller."""
+    monkeypatch.setattr(dense_layers, "CHUNK_WEIGHTS", 40 * WIDTH)
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((5, *shape)), rng.standard_normal((5, *shape[:-1], 40))
+    weight, shift = rng.standard_normal((shape[-1], 40)), rng.standard_normal(40) * bias
+    driver = Driver(Dense(40, bias=bias), x, weight=weight, **({"bias": shift} if bias else {}))
+    np.testing.assert_allclose(driver.forward(), x @ weight + shift, rtol=1e-12, atol=1e-12)
+    dx, dp = driver.backward(dy)
+    assert driver.b["packed_transposed"].size < weight.size
+    np.testing.assert_allclose(dx, dy @ weight.T, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(dp["weight"], x.reshape(-1, shape[-1]).T @ dy.reshape(-1, 40), rtol=1e-12, atol=1e-12)

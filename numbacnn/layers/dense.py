@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,8 @@ from . import checks
 from .base import Buffer, Parameter, Shape
 from .epilogue import Fusable, constant_vector
 from .lifting import reshaped
+
+CHUNK_WEIGHTS = 1 << 20  # that are packed at a time, where there are many more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +62,27 @@ class Dense(Fusable):
         places = (1, 1, batch * math.prod(x[:-1]))
         return kernels.conv.POINTWISE, places, x[-1], places, self.units, 1, True
 
+    def _chunk(self, x: Shape, training: bool) -> int:
+        """Input channels that are packed at a time: in training, where weights are packed for one use, as many as stay in a cache."""
+        if not training or x[-1] * self.units < 2 * CHUNK_WEIGHTS:
+            return x[-1]
+        width = kernels.channels.WIDTH
+        return max(1, CHUNK_WEIGHTS // self.units // width) * width
+
+    def _chunks(self, x: Shape, batch: int) -> Iterator[tuple[slice, tuple]]:
+        """Such channels one after the other, and what the kernels' passes over them are made for."""
+        window, size, channels, *rest = self._shapes(x, batch)
+        chunk = self._chunk(x, True)
+        for start in range(0, channels, chunk):
+            end = min(channels, start + chunk)
+            yield slice(start, end), (window, size, end - start, *rest)
+
     def _reads_in_place(self, x: Shape, batch: int, training: bool) -> bool:
         """Whether the weights are read where they lie, not packed."""
         return not training and kernels.dense.reads_in_place(batch * math.prod(x[:-1]), x[-1], self.units)
 
     def prepared(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
-        if self._reads_in_place(x, batch, training):
+        if self._reads_in_place(x, batch, training) or self._chunk(x, training) < x[-1]:
             return {}
         return {"packed": Buffer((kernels.conv.Forward(*self._shapes(x, batch)).packed_elements,), per_sample=False)}
 
@@ -76,17 +94,30 @@ class Dense(Fusable):
         elements = conv.Forward(*shapes).scratch_elements(threads)
         if not training:
             return {"scratch": Buffer((threads, elements), per_sample=False)}
-        backward = conv.DataGradient(*shapes)
-        elements = max(elements, backward.scratch_elements(threads), conv.WeightGradient(*shapes).scratch_elements(threads))
-        return {
-            "scratch": Buffer((threads, elements), per_sample=False),
-            "packed_transposed": Buffer((backward.packed_elements,), per_sample=False),
-        }
+        _, first = next(self._chunks(x, batch))
+        forward, backward = conv.Forward(*first), conv.DataGradient(*first)
+        methods = forward, backward, conv.WeightGradient(*shapes)
+        buffers = {"scratch": Buffer((threads, max(elements, *(m.scratch_elements(threads) for m in methods))), per_sample=False)}
+        buffers["packed_transposed"] = Buffer((backward.packed_elements,), per_sample=False)
+        if self._chunk(x, training) < x[-1]:
+            buffers["packed_chunk"] = Buffer((forward.packed_elements,), per_sample=False)
+        return buffers
 
     def pack(self, x: Shape, batch: int, p: dict, b: dict, scale: np.ndarray | None) -> None:
         if "packed" in b:
             scale = constant_vector(scale, 1, self.units, p["weight"])
             kernels.conv.Forward(*self._shapes(x, batch)).pack(p["weight"], scale, b["packed"])
+
+    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+        if "packed_chunk" not in b:
+            super().forward(x, y, p, b, training)
+            return
+        shift, addend = constant_vector(p.get("bias"), 0, self.units, y), None
+        for part, shapes in self._chunks(x.shape[1:], len(x)):
+            forward = kernels.conv.Forward(*shapes)
+            forward.pack(p["weight"][part], constant_vector(None, 1, self.units, y), b["packed_chunk"])
+            forward.run(_as_line(x[..., part]), b["packed_chunk"], shift, _as_line(y), b["scratch"], addend)
+            shift, addend = constant_vector(None, 0, self.units, y), _as_line(y)
 
     def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
         shift = constant_vector(shift, 0, self.units, y)
@@ -100,15 +131,16 @@ class Dense(Fusable):
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         conv = kernels.conv
         if "weight" in dp:
-            gradient = conv.WeightGradient(*self._shapes(x.shape[1:], len(x)))
-            gradient.run(_as_line(x), _as_line(dy), dp["weight"], b["scratch"])
+            shapes = self._shapes(x.shape[1:], len(x))
+            conv.WeightGradient(*shapes).run(_as_line(x), _as_line(dy), dp["weight"], b["scratch"])
         if "bias" in dp:
             conv.channel_sums(dy.reshape(-1, self.units), dp["bias"])
         if dx is not None:
-            gradient, channels = conv.DataGradient(*self._shapes(x.shape[1:], len(x))), x.shape[-1]
-            ones, zeros = constant_vector(None, 1, channels, x), constant_vector(None, 0, channels, x)
-            gradient.pack(p["weight"], ones, b["packed_transposed"])
-            gradient.run(_as_line(dy), b["packed_transposed"], zeros, _as_line(dx), b["scratch"])
+            for part, shapes in self._chunks(x.shape[1:], len(x)):
+                gradient, channels = conv.DataGradient(*shapes), shapes[2]
+                ones, zeros = constant_vector(None, 1, channels, x), constant_vector(None, 0, channels, x)
+                gradient.pack(p["weight"][part], ones, b["packed_transposed"])
+                gradient.run(_as_line(dy), b["packed_transposed"], zeros, _as_line(dx[..., part]), b["scratch"])
 
 
 def _as_line(array: np.ndarray) -> np.ndarray:
