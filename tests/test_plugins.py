@@ -412,7 +412,7 @@ def test_every_builtin_can_be_imported(spec):
     assert spec.summary, f"{spec.kind} {spec.name} has no summary"
 
 
-MADE_BY_THE_PLANNER = {"numbacnn.layers.epilogue:FusedEpilogue", "numbacnn.layers.norm:ActivatedNorm"}  # and so in no saved model
+MADE_BY_THE_PLANNER = {"numbacnn.layers.epilogue:FusedEpilogue", "numbacnn.layers.norm:FusedNorm"}  # and so in no saved model
 
 
 def test_every_public_layer_class_is_registered():

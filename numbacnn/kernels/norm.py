@@ -5,8 +5,8 @@ taken per sample and group of channels. Batch normalisation is the case of one "
 group for each channel. Layer normalisation works on rows ``(R, C)``, with statistics of each row.
 
 Statistics are of the numerically careful kind: a fixed partition of the pixels into chunks; for each chunk the sums of ``x - shift``
-and of ``(x - shift) ** 2`` about a shift close to the chunk's mean; the chunks are then put together in float64, in their order.
-A large mean costs no digits, and the bits do not depend on the number of threads.
+and of ``(x - shift) ** 2`` about a shift that is not far from the chunk's mean; the chunks are then put together in float64, in their
+order. A large mean costs no digits, and the bits do not depend on the number of threads.
 
 S. Ioffe, C. Szegedy, "Batch normalization" (2015); J. Ba, J. Kiros, G. Hinton, "Layer normalization" (2016); D. Ulyanov, A. Vedaldi,
 V. Lempitsky, "Instance normalization" (2016); Y. Wu, K. He, "Group normalization" (2018); A. Krizhevsky, I. Sutskever, G. Hinton,
@@ -22,13 +22,15 @@ import numpy as np
 from numba import prange
 
 from .. import elementary  # noqa: F401  (teaches math.exp and math.log to take tiles)
-from ..simd import columns, load, splat, store, stride, take, total, where, zeros
+from ..simd import columns, fma, load, splat, store, stride, take, total, where, zeros
 from . import scalar
 from .channels import VECTORS, WIDTH, read, write
 from .jit import inline, kernel
 
 CHUNK = 512  # pixels per partial sum
-SPAN = 2 * WIDTH  # channels per task of a partial sum
+SAMPLE = 16  # of them that the shift is the mean of
+TOGETHER = 4  # pixels that are added to a partial sum at a time
+TASKS = 4  # of partial sums per thread, if there are channels for as many
 BLOCK = 64  # pixels per task of an elementwise pass
 SEGMENT = 64 * WIDTH  # channels of a row summed in the working precision, before float64 goes on
 STRIP = 16  # rows per task where rows are independent
@@ -40,8 +42,12 @@ def chunks(pixels: int) -> int:
 
 
 @inline
-def _spans(channels):
-    return (channels + SPAN - 1) // SPAN
+def _span(channels, pieces, threads):
+    """Channels per task of a partial sum: all, or where there are few pieces so many that there is work for all threads. Pixels are read
+    one after the other from end to end, which is how memory is fast."""
+    parts = max(1, (TASKS * threads + pieces - 1) // pieces)
+    vectors = (channels + WIDTH - 1) // WIDTH
+    return (vectors + parts - 1) // parts * WIDTH
 
 
 @inline
@@ -56,39 +62,55 @@ def _parameter(array, c, count, missing):
 
 
 @inline
-def _shifted_sums(x, at, pixels, channels, count, shift):
-    """Sums of ``x - shift`` and of its square over ``pixels`` rows from ``at``."""
-    plain, squares = zeros(x, 1, VECTORS), zeros(x, 1, VECTORS)
-    for p in range(pixels):
-        d = read(x, at + p * channels, count) - shift
-        plain = plain + d
-        squares = squares + d * d
-    return plain, squares
+def _add_shifted(x, at, pixels, channels, first, last, shift, plain, squares, place):
+    """Add ``x - shift`` and its square of ``pixels`` pixels from ``at`` to the rows ``plain`` and ``squares`` from ``place``, for channels
+    ``first`` to ``last``."""
+    for c in range(first, last, WIDTH):
+        count = last - c
+        about, sums, sums_of_squares = read(shift, place + c, count), read(plain, place + c, count), read(squares, place + c, count)
+        for p in range(pixels):
+            d = read(x, at + p * channels + c, count) - about
+            sums = sums + d
+            sums_of_squares = fma(d, d, sums_of_squares)
+        write(sums, plain, place + c, count)
+        write(sums_of_squares, squares, place + c, count)
 
 
 @kernel(parallel=True)
 def partial_statistics(x, partials, queue, threads):
-    """``partials[:, n, k, c]`` = shift, sum of ``x - shift`` and sum of ``(x - shift) ** 2`` of chunk ``k``."""
+    """``partials[:, n, k, c]`` = shift, sum of ``x - shift`` and sum of ``(x - shift) ** 2`` of chunk ``k``. The shift is the mean of its
+    first pixels: if it is ``D`` away from that of all, their standard deviation is at least ``D * sqrt(SAMPLE / CHUNK)``, so that little
+    cancels."""
     samples, pixels, channels = x.shape
-    parts, spans = partials.shape[2], _spans(channels)
-    plane = samples * parts * channels
+    parts = partials.shape[2]
+    pieces = samples * parts
+    span = _span(channels, pieces, threads)
+    spans = (channels + span - 1) // span
+    shift, plain, squares = partials[0].reshape(-1), partials[1].reshape(-1), partials[2].reshape(-1)
     queue[0] = 0
     for _ in prange(threads):
         while True:
             task = take(queue, 1)
-            if task >= samples * parts * spans:
+            if task >= pieces * spans:
                 break
-            piece, span = divmod(task, spans)
+            piece, part = divmod(task, spans)
             n, k = divmod(piece, parts)
-            length = min(CHUNK, pixels - k * CHUNK)
-            for c in range(span * SPAN, min(channels, (span + 1) * SPAN), WIDTH):
-                at, to, count = (n * pixels + k * CHUNK) * channels + c, piece * channels + c, channels - c
-                first = read(x, at, count)
-                shift = first + _shifted_sums(x, at, length, channels, count, first)[0] / length
-                plain, squares = _shifted_sums(x, at, length, channels, count, shift)
-                write(shift, partials, to, count)
-                write(plain, partials, plane + to, count)
-                write(squares, partials, 2 * plane + to, count)
+            first, last = part * span, min(channels, (part + 1) * span)
+            length, at, place = min(CHUNK, pixels - k * CHUNK), (n * pixels + k * CHUNK) * channels, piece * channels
+            sample = min(SAMPLE, length)
+            for c in range(first, last, WIDTH):
+                count = last - c
+                sums = zeros(x, 1, VECTORS)
+                for p in range(sample):
+                    sums = sums + read(x, at + p * channels + c, count)
+                write(sums / sample, shift, place + c, count)
+                write(zeros(x, 1, VECTORS), plain, place + c, count)
+                write(zeros(x, 1, VECTORS), squares, place + c, count)
+            together = length // TOGETHER * TOGETHER
+            for p in range(0, together, TOGETHER):
+                _add_shifted(x, at + p * channels, TOGETHER, channels, first, last, shift, plain, squares, place)
+            for p in range(together, length):
+                _add_shifted(x, at + p * channels, 1, channels, first, last, shift, plain, squares, place)
 
 
 @inline
@@ -147,10 +169,11 @@ def normalise(function):
     """The kernel ``normalise``; ``function`` is a scalar function that follows, or None."""
     finish = _same if function is None else scalar.compiled(function)
 
-    @kernel(parallel=True, views=("x", "y"))
-    def normalise(x, y, mean, rstd, weight, bias, queue, threads):
-        """``y`` = ``finish((x - mean) * rstd * weight + bias)``; ``mean`` and ``rstd`` are ``(N, C)``, ``weight`` and ``bias`` ``(C,)`` or
-        of size 0 for 1 and 0. Pixels of ``x`` and ``y`` may have gaps between them."""
+    @kernel(parallel=True, views=("x", "addend", "y"))
+    def normalise(x, residual, addend, y, mean, rstd, weight, bias, queue, threads):
+        """``y`` = ``finish((x - mean) * rstd * weight + bias + addend)``, the addend only where ``residual``; ``mean`` and ``rstd`` are
+        ``(N, C)``, ``weight`` and ``bias`` ``(C,)`` or of size 0 for 1 and 0. Pixels of ``x``, ``addend`` and ``y`` may have gaps between
+        them."""
         samples, pixels, channels = x.shape
         blocks = (pixels + BLOCK - 1) // BLOCK
         queue[0] = 0
@@ -162,11 +185,15 @@ def normalise(function):
                 n, block = divmod(task, blocks)
                 for p in range(block * BLOCK, min(pixels, (block + 1) * BLOCK)):
                     x_at, y_at = n * stride(x, 0) + p * stride(x, 1), n * stride(y, 0) + p * stride(y, 1)
+                    more = n * stride(addend, 0) + p * stride(addend, 1)
                     for c in range(0, channels, WIDTH):
                         count = channels - c
                         factor = read(rstd, n * channels + c, count) * _parameter(weight, c, count, 1.0)
                         centred = read(x, x_at + c, count) - read(mean, n * channels + c, count)
-                        write(finish(centred * factor + _parameter(bias, c, count, 0.0)), y, y_at + c, count)
+                        value = centred * factor + _parameter(bias, c, count, 0.0)
+                        if residual:
+                            value = value + read(addend, more + c, count)
+                        write(finish(value), y, y_at + c, count)
 
     return normalise
 
@@ -209,35 +236,62 @@ def partial_gradients(function, derivative=None, gradient=None):
     """The kernel ``partial_gradients``; ``function`` followed the normalisation, and the others are as in :func:`_before`."""
     before = _before(function, derivative, gradient)
 
+    @inline
+    def add(x, residual, addend, dy, at, pixels, channels, first, last, mean, rstd, weight, bias, statistics, plain, weighted, place):
+        """Add ``pixels`` pixels from ``at`` to the rows ``plain`` and ``weighted`` from ``place``, for channels ``first`` to ``last``, with
+        the statistics from ``statistics`` on."""
+        for c in range(first, last, WIDTH):
+            count = last - c
+            average = read(mean, statistics + c, count)
+            factor = read(rstd, statistics + c, count) * _parameter(weight, c, count, 1.0)
+            offset = _parameter(bias, c, count, 0.0)
+            sums, weighted_sums = read(plain, place + c, count), read(weighted, place + c, count)
+            for p in range(pixels):
+                near = at + p * channels + c
+                centred = read(x, near, count) - average
+                z = fma(centred, factor, offset)
+                if residual:
+                    z = z + read(addend, near, count)
+                d = before(read(dy, near, count), z)
+                sums = sums + d
+                weighted_sums = fma(d, centred, weighted_sums)
+            write(sums, plain, place + c, count)
+            write(weighted_sums, weighted, place + c, count)
+
     @kernel(parallel=True)
-    def partial_gradients(x, dy, mean, rstd, weight, bias, partials, queue, threads):
+    def partial_gradients(x, residual, addend, dy, mean, rstd, weight, bias, partials, queue, threads):
         """``partials[:, n, k, c]`` = sums of ``dz`` and of ``dz * (x - mean)`` over chunk ``k``, where ``dz`` is the gradient of what was
-        normalised (from ``dy``, of what followed)."""
+        normalised and, where ``residual``, added to (from ``dy``, of what followed)."""
         samples, pixels, channels = x.shape
-        parts, spans = partials.shape[2], _spans(channels)
-        plane = samples * parts * channels
+        parts = partials.shape[2]
+        pieces = samples * parts
+        span = _span(channels, pieces, threads)
+        spans = (channels + span - 1) // span
+        plain, weighted = partials[0].reshape(-1), partials[1].reshape(-1)
         queue[0] = 0
         for _ in prange(threads):
             while True:
                 task = take(queue, 1)
-                if task >= samples * parts * spans:
+                if task >= pieces * spans:
                     break
-                piece, span = divmod(task, spans)
+                piece, part = divmod(task, spans)
                 n, k = divmod(piece, parts)
-                for c in range(span * SPAN, min(channels, (span + 1) * SPAN), WIDTH):
-                    count = channels - c
-                    average = read(mean, n * channels + c, count)
-                    factor = read(rstd, n * channels + c, count) * _parameter(weight, c, count, 1.0)
-                    offset = _parameter(bias, c, count, 0.0)
-                    plain, weighted = zeros(x, 1, VECTORS), zeros(x, 1, VECTORS)
-                    for p in range(k * CHUNK, min(pixels, (k + 1) * CHUNK)):
-                        at = (n * pixels + p) * channels + c
-                        centred = read(x, at, count) - average
-                        d = before(read(dy, at, count), centred * factor + offset)
-                        plain = plain + d
-                        weighted = weighted + d * centred
-                    write(plain, partials, piece * channels + c, count)
-                    write(weighted, partials, plane + piece * channels + c, count)
+                first, last = part * span, min(channels, (part + 1) * span)
+                begin, end, place = k * CHUNK, min(pixels, (k + 1) * CHUNK), piece * channels
+                for c in range(first, last, WIDTH):
+                    write(zeros(x, 1, VECTORS), plain, place + c, last - c)
+                    write(zeros(x, 1, VECTORS), weighted, place + c, last - c)
+                together = begin + (end - begin) // TOGETHER * TOGETHER
+                for p in range(begin, together, TOGETHER):
+                    add(
+                        x, residual, addend, dy, (n * pixels + p) * channels, TOGETHER, channels, first, last,
+                        mean, rstd, weight, bias, n * channels, plain, weighted, place,
+                    )  # fmt: skip
+                for p in range(together, end):
+                    add(
+                        x, residual, addend, dy, (n * pixels + p) * channels, 1, channels, first, last,
+                        mean, rstd, weight, bias, n * channels, plain, weighted, place,
+                    )  # fmt: skip
 
     return partial_gradients
 
@@ -292,8 +346,11 @@ def normalise_backward(function, derivative=None, gradient=None):
     before, followed = _before(function, derivative, gradient), function is not None
 
     @kernel(parallel=True)
-    def normalise_backward(x, dy, dx, mean, rstd, weight, bias, slope, offset, queue, threads):
-        """``dx`` from what :func:`merge_slopes` found; with ``slope`` of size 0 the statistics count as constants."""
+    def normalise_backward(
+        x, residual, addend, dy, inward, dx, outward, daddend, mean, rstd, weight, bias, slope, offset, queue, threads
+    ):  # fmt: skip
+        """``dx``, where ``inward``, from what :func:`merge_slopes` found; with ``slope`` of size 0 the statistics count as constants. The
+        gradient of the addend, where ``outward``. Either may be ``dy``."""
         samples, pixels, channels = dy.shape
         blocks = (pixels + BLOCK - 1) // BLOCK
         queue[0] = 0
@@ -309,14 +366,21 @@ def normalise_backward(function, derivative=None, gradient=None):
                         count, of_sample = channels - c, n * channels + c
                         factor = read(rstd, of_sample, count) * _parameter(weight, c, count, 1.0)
                         d = read(dy, at + c, count)
+                        centred = zeros(x, 1, VECTORS)
                         if followed or slope.size:
                             centred = read(x, at + c, count) - read(mean, of_sample, count)
-                            d = before(d, centred * factor + _parameter(bias, c, count, 0.0)) * factor
+                        if followed:
+                            z = centred * factor + _parameter(bias, c, count, 0.0)
+                            if residual:
+                                z = z + read(addend, at + c, count)
+                            d = before(d, z)
+                        if outward:
+                            write(d, daddend, at + c, count)
+                        if inward:
+                            d = d * factor
                             if slope.size:
                                 d = d + (centred * read(slope, of_sample, count) + read(offset, of_sample, count))
-                        else:
-                            d = d * factor
-                        write(d, dx, at + c, count)
+                            write(d, dx, at + c, count)
 
     return normalise_backward
 
@@ -394,27 +458,46 @@ def layer_backward(x, dy, dx, weight, mean, rstd, queue, threads):
                     write((g - plain / channels - normal * (weighted / channels)) * factor, dx, at + c, count)
 
 
+@inline
+def _add_rows(x, dy, row, rows, first, last, mean, rstd, plain, weighted, place):
+    """Add ``rows`` rows to the rows ``plain`` and ``weighted`` from ``place``, for channels ``first`` to ``last``."""
+    channels = x.shape[1]
+    for c in range(first, last, WIDTH):
+        count = last - c
+        sums, weighted_sums = read(plain, place + c, count), read(weighted, place + c, count)
+        for r in range(row, row + rows):
+            d = read(dy, r * channels + c, count)
+            sums = sums + d
+            weighted_sums = fma(d, (read(x, r * channels + c, count) - mean[r]) * rstd[r], weighted_sums)
+        write(sums, plain, place + c, count)
+        write(weighted_sums, weighted, place + c, count)
+
+
 @kernel(parallel=True)
 def layer_partial_gradients(x, dy, mean, rstd, partials, queue, threads):
     """``partials[:, k, c]`` = sums of ``dy`` and of ``dy * (x - mean) * rstd`` over the rows of chunk ``k``."""
     rows, channels = x.shape
-    parts, spans = partials.shape[1], _spans(channels)
+    parts = partials.shape[1]
+    span = _span(channels, parts, threads)
+    spans = (channels + span - 1) // span
+    plain, weighted = partials[0].reshape(-1), partials[1].reshape(-1)
     queue[0] = 0
     for _ in prange(threads):
         while True:
             task = take(queue, 1)
             if task >= parts * spans:
                 break
-            k, span = divmod(task, spans)
-            for c in range(span * SPAN, min(channels, (span + 1) * SPAN), WIDTH):
-                count = channels - c
-                plain, weighted = zeros(x, 1, VECTORS), zeros(x, 1, VECTORS)
-                for row in range(k * CHUNK, min(rows, (k + 1) * CHUNK)):
-                    d = read(dy, row * channels + c, count)
-                    plain = plain + d
-                    weighted = weighted + d * ((read(x, row * channels + c, count) - mean[row]) * rstd[row])
-                write(plain, partials, k * channels + c, count)
-                write(weighted, partials, (parts + k) * channels + c, count)
+            k, part = divmod(task, spans)
+            first, last = part * span, min(channels, (part + 1) * span)
+            begin, end, place = k * CHUNK, min(rows, (k + 1) * CHUNK), k * channels
+            for c in range(first, last, WIDTH):
+                write(zeros(x, 1, VECTORS), plain, place + c, last - c)
+                write(zeros(x, 1, VECTORS), weighted, place + c, last - c)
+            together = begin + (end - begin) // TOGETHER * TOGETHER
+            for row in range(begin, together, TOGETHER):
+                _add_rows(x, dy, row, TOGETHER, first, last, mean, rstd, plain, weighted, place)
+            for row in range(together, end):
+                _add_rows(x, dy, row, 1, first, last, mean, rstd, plain, weighted, place)
 
 
 @kernel

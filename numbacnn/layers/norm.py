@@ -3,6 +3,7 @@ between the batch and them."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from typing import Any, ClassVar
@@ -86,9 +87,9 @@ class _PixelNorm(Layer):
         channels = b["mean"].shape[-1]
         return b["mean"].reshape(-1, channels), b["rstd"].reshape(-1, channels)
 
-    def with_activation(self, activation: Elementwise) -> ActivatedNorm:
-        """This layer and the activation after it as one, for training."""
-        return ActivatedNorm(self, activation)
+    def followed_by(self, residual: bool, activation: Elementwise | None) -> FusedNorm:
+        """This layer and what comes after it as one, for training: a sum with a second input of the same shape, and an activation."""
+        return FusedNorm(self, residual, activation)
 
     def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
         self.run(x, y, p, b, training, None)
@@ -96,73 +97,113 @@ class _PixelNorm(Layer):
     def backward(self, x: np.ndarray, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         self.differentiate(x, dy, dx, p, dp, b, (None,))
 
-    def run(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool, scalar: Scalar | None) -> None:
-        """``y = scalar(normalised x)``."""
-        raise NotImplementedError
+    def run(
+        self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool, scalar: Scalar | None, addend: np.ndarray | None = None
+    ) -> None:
+        """``y = scalar(normalised x + addend)``."""
+        self.find_statistics(self._view(x), p, b, training)
+        self.normalise(x, y, p, b, scalar, addend)
 
-    def _normalise(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, scalar: Scalar | None) -> None:
-        kernels.norm.normalise(scalar)(x, y, *self._per_set(b), _or_nothing(p, "weight", x), _or_nothing(p, "bias", x))
+    def find_statistics(self, x: np.ndarray, p: dict, b: dict, training: bool) -> None:
+        """Fill the arrays of statistics; ``x`` as the kernels see it."""
+        none = np.empty(0, x.dtype)
+        self._find_statistics(x, b, 0.0, (none, none))
+
+    def normalise(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, scalar: Scalar | None, addend: np.ndarray | None = None) -> None:
+        """:meth:`run`, once there are statistics."""
+        weight, bias = _or_nothing(p, "weight", x), _or_nothing(p, "bias", x)
+        more = self._view(x if addend is None else addend)
+        kernels.norm.normalise(scalar)(self._view(x), addend is not None, more, self._view(y), *self._per_set(b), weight, bias)
 
     def _fixed(self) -> bool:
         """Whether mean and variance count as constants."""
         return False
 
-    def differentiate(self, x: np.ndarray, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict, followed: tuple) -> None:
-        """Gradients, where the scalar function ``followed`` (with its derivative, and its gradient from the output)."""
+    def differentiate(
+        self, x: np.ndarray, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict, followed: tuple,
+        addend: np.ndarray | None = None, daddend: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        """Gradients, where a sum with an ``addend`` and the scalar function ``followed`` (with its derivative, and its gradient from the
+        output)."""
         x, dy, fixed = self._view(x), self._view(dy), self._fixed()
+        before = x, addend is not None, x if addend is None else self._view(addend), dy
         norm, groups = kernels.norm, self._group_count(dy.shape[-1])
         (mean, rstd), weight, bias = self._per_set(b), _or_nothing(p, "weight", dy), _or_nothing(p, "bias", dy)
         if dp or not fixed:
-            norm.partial_gradients(*followed)(x, dy, mean, rstd, weight, bias, b["partials"][:2])
+            norm.partial_gradients(*followed)(*before, mean, rstd, weight, bias, b["partials"][:2])
         if dp:
             norm.merge_gradients(b["partials"][:2], rstd, _or_nothing(dp, "weight", dy), _or_nothing(dp, "bias", dy))
-        if dx is None:
+        if dx is None and daddend is None:
             return
         slope = offset = np.empty((0, 0), dy.dtype)
-        if not fixed:
+        if dx is not None and not fixed:
             slope, offset = b["slope"], b["offset"]
             norm.merge_slopes(b["partials"][:2], x.shape[1], groups, rstd, weight, slope, offset)
-        norm.normalise_backward(*followed)(x, dy, self._view(dx), mean, rstd, weight, bias, slope, offset)
+        after = [item for array in (dx, daddend) for item in (array is not None, dy if array is None else self._view(array))]
+        norm.normalise_backward(*followed)(*before, *after, mean, rstd, weight, bias, slope, offset)
 
 
 @dataclasses.dataclass(frozen=True)
-class ActivatedNorm(Layer):
-    """A normalisation and the elementwise activation after it; made by the planner for training. The backward pass computes what lies
-    between the two again, so that nobody keeps it."""
+class FusedNorm(Layer):
+    """A normalisation and what comes after it; made by the planner for training. With ``residual`` it adds a second input of the same
+    shape; then comes the elementwise ``activation``, if any. The backward pass computes what lies between them again, so that nobody
+    keeps it."""
 
     base: _PixelNorm
-    activation: Elementwise
+    residual: bool
+    activation: Elementwise | None
 
     recordable: ClassVar[bool] = True
     backward_reads: ClassVar[tuple[str, ...]] = ("x",)
 
+    @property
+    def arity(self) -> int:  # type: ignore[override]
+        return 1 + self.residual
+
+    @property
+    def in_place(self) -> bool:  # type: ignore[override]
+        return self.residual
+
     def label(self, name: str | None = None) -> str:
         return self.base.label(name)
 
-    def output_shape(self, x: Shape) -> Shape:
-        return self.base.output_shape(x)
+    def _first(self, x: Any) -> Any:
+        """The input that is normalised, or its shape."""
+        return x[0] if self.residual else x
 
-    def parameters(self, x: Shape) -> dict[str, Parameter]:
-        return self.base.parameters(x)
+    def _addend(self, x: Any) -> Any:
+        return x[1] if self.residual else None
 
-    def buffers(self, x: Shape) -> dict[str, Buffer]:
-        return self.base.buffers(x)
+    def output_shape(self, x: Any) -> Shape:
+        return self.base.output_shape(self._first(x))
 
-    def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
-        return self.base.scratch(x, batch, threads, training)
+    def parameters(self, x: Any) -> dict[str, Parameter]:
+        return self.base.parameters(self._first(x))
 
-    def flops(self, x: Shape) -> int:
-        return self.base.flops(x) + self.activation.flops(x)
+    def buffers(self, x: Any) -> dict[str, Buffer]:
+        return self.base.buffers(self._first(x))
 
-    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
-        with kernels.scalar.explained(self.activation.scalar()):
-            self.base.run(x, y, p, b, training, self.activation.scalar())
+    def scratch(self, x: Any, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        return self.base.scratch(self._first(x), batch, threads, training)
 
-    def backward(self, x: np.ndarray, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+    def flops(self, x: Any) -> int:
+        x = self._first(x)
+        return self.base.flops(x) + self.residual * math.prod(x) + (0 if self.activation is None else self.activation.flops(x))
+
+    def forward(self, x: Any, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+        scalar = None if self.activation is None else self.activation.scalar()
+        with self._explained(scalar):
+            self.base.run(self._first(x), y, p, b, training, scalar, self._addend(x))
+
+    def backward(self, x: Any, y: Any, dy: np.ndarray, dx: Any, p: dict, dp: dict, b: dict) -> None:
         activation = self.activation
-        with kernels.scalar.explained(activation.derivative() or activation.scalar()):
-            followed = activation.scalar(), activation.derivative(), activation.gradient_from_output()
-            self.base.differentiate(x, dy, dx, p, dp, b, followed)
+        followed = (None,) if activation is None else (activation.scalar(), activation.derivative(), activation.gradient_from_output())
+        with self._explained(activation and (activation.derivative() or activation.scalar())):
+            self.base.differentiate(self._first(x), dy, self._first(dx), p, dp, b, followed, self._addend(x), self._addend(dx))
+
+    @staticmethod
+    def _explained(scalar: Scalar | None) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if scalar is None else kernels.scalar.explained(scalar)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,9 +269,8 @@ class BatchNorm(_PixelNorm):
     def _fixed(self) -> bool:
         return self.frozen
 
-    def run(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool, scalar: Scalar | None) -> None:
+    def find_statistics(self, x: np.ndarray, p: dict, b: dict, training: bool) -> None:
         running = p["running_mean"], p["running_var"]
-        x, y = self._view(x), self._view(y)
         if not training or self.frozen:
             kernels.norm.running_statistics(*running, float(self.epsilon), *self._per_set(b))
         elif x.shape[1] == 1:
@@ -240,7 +280,6 @@ class BatchNorm(_PixelNorm):
             )
         else:
             self._find_statistics(x, b, float(self.momentum), running)
-        self._normalise(x, y, p, b, scalar)
 
 
 class _SampleNorm(_PixelNorm):
@@ -258,12 +297,6 @@ class _SampleNorm(_PixelNorm):
 
     def flops(self, x: Shape) -> int:
         return 7 * math.prod(x)
-
-    def run(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool, scalar: Scalar | None) -> None:
-        x, y = self._view(x), self._view(y)
-        none = np.empty(0, x.dtype)
-        self._find_statistics(x, b, 0.0, (none, none))
-        self._normalise(x, y, p, b, scalar)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ..tensor import Tensor
 from .constant import constant_part, fix_state
 from .drop import drop_identities
 from .fuse import fuse_epilogues
-from .norm import fuse_activated_norms
+from .norm import fuse_norms
 from .prologue import fuse_prologues
 from .split import split_activations
 
@@ -38,12 +38,12 @@ def for_training(
     gradients go through it to the inputs."""
     nodes = fix_state(nodes, specs, frozen)
     if input_gradients:
-        return fuse_activated_norms(split_activations(nodes), outputs), list(outputs)
+        return fuse_norms(split_activations(nodes), outputs), list(outputs)
     constant, rest = constant_part(nodes, frozen)
     read = {*outputs, *(tensor for node in rest for tensor in node.inputs)}
     made = [tensor for node in constant for tensor in node.outputs if tensor in read]
     fused = fuse_prologues(fuse_epilogues(split_activations(constant), made), made)
-    return fused + fuse_activated_norms(split_activations(rest), outputs), list(outputs)
+    return fused + fuse_norms(split_activations(rest), outputs), list(outputs)
 
 
 def for_inference(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> Rewritten:

@@ -1,11 +1,11 @@
-"""In training, an activation after a normalisation is part of it: the same numbers, with less to keep."""
+"""In training, a residual sum and an activation after a normalisation are part of it: the same numbers, with less to keep."""
 
 import numpy as np
 import pytest
 
 import numbacnn as nc
 from numbacnn.graph import passes
-from numbacnn.layers.norm import ActivatedNorm
+from numbacnn.layers.norm import FusedNorm
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.standard_normal((3, 5, 7, 6)) * 2 + 0.5
@@ -42,18 +42,55 @@ def trained(norm, activation, images=IMAGES):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_same_numbers_as_apart(monkeypatch, norm, activation):
     layers, together = trained(norm, activation)
-    assert isinstance(layers[-1], ActivatedNorm)
-    monkeypatch.setattr(passes, "fuse_activated_norms", lambda nodes, outputs: nodes)
+    assert isinstance(layers[-1], FusedNorm)
+    monkeypatch.setattr(passes, "fuse_norms", lambda nodes, outputs: nodes)
     layers, apart = trained(norm, activation)
-    assert not any(isinstance(layer, ActivatedNorm) for layer in layers)
+    assert not any(isinstance(layer, FusedNorm) for layer in layers)
     for a, b in zip(together, apart, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def block(kind, x):
+    """Two layers that are added up, at least one of them a normalisation."""
+    narrow = nc.Conv2D(6, 3, padding=1, bias=False)(x)
+    if kind == "of the input":  # which wants no gradient
+        return [nc.BatchNorm()(narrow), x]
+    if kind == "before a convolution":  # the normalised input wants none
+        return [narrow, nc.BatchNorm()(x)]
+    if kind == "of two normalisations":
+        return [nc.BatchNorm()(narrow), nc.GroupNorm(3)(nc.Conv2D(6, 1)(x))]
+    frozen = nc.BatchNorm(frozen=True)(narrow)
+    return [nc.Activation("relu")(nc.BatchNorm()(nc.Conv2D(6, 1)(frozen))), nc.InstanceNorm()(frozen)]
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu", None])
+@pytest.mark.parametrize("kind", ["of the input", "before a convolution", "of two normalisations", "of what others read"])
+def test_same_numbers_as_apart_with_a_residual_sum(monkeypatch, kind, activation):
+    x = nc.Input(IMAGES.shape[1:])
+    total = nc.Add()(*block(kind, x))
+    y = total if activation is None else nc.Activation(activation)(total)
+    found = []
+    for fuses in (True, False):
+        if not fuses:
+            monkeypatch.setattr(passes, "fuse_norms", lambda nodes, outputs: nodes)
+        model = nc.Model(x, [y, nc.MaxPool2D(2)(y)], seed=3, dtype="float64")
+        plan = model.training_plan(3)
+        assert any(isinstance(run.node.layer, FusedNorm) and run.node.layer.residual for run in plan.plan.forward) is fuses
+        plan.inputs[0][...] = IMAGES
+        for _ in range(2):
+            plan.forward()
+            for seed, gradient in enumerate(plan.output_gradients):
+                gradient[...] = np.random.default_rng(seed).standard_normal(gradient.shape)
+            plan.backward()
+        found.append([*plan.outputs, *plan.gradients.values(), *model.parameters.values()])
+    for together, apart in zip(*found, strict=True):
+        np.testing.assert_allclose(together, apart, rtol=1e-10, atol=1e-12)
 
 
 def test_functions_of_ones_own():
     bent = nc.activation("bent", lambda x: x * abs(x) + 0.1 * x)
     layers, (_, gradient, *_) = trained(nc.BatchNorm(), bent)
-    assert isinstance(layers[-1], ActivatedNorm)
+    assert isinstance(layers[-1], FusedNorm)
     assert np.isfinite(gradient).all()
 
 
@@ -64,13 +101,13 @@ def test_what_others_read_stays():
     y = nc.Activation("relu")(z)
     for outputs in (nc.Add()(y, z), [y, z]):
         plan = nc.Model(x, outputs).training_plan(2)
-        assert not any(isinstance(run.node.layer, ActivatedNorm) for run in plan.plan.forward)
+        assert not any(isinstance(run.node.layer, FusedNorm) for run in plan.plan.forward)
 
 
 def test_activations_with_parameters_stay():
     x = nc.Input((4, 4, 3))
     plan = nc.Model(x, nc.PReLU()(nc.BatchNorm()(x))).training_plan(2)
-    assert not any(isinstance(run.node.layer, ActivatedNorm) for run in plan.plan.forward)
+    assert not any(isinstance(run.node.layer, FusedNorm) for run in plan.plan.forward)
 
 
 def test_inference_is_the_same():
