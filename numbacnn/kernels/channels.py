@@ -35,3 +35,14 @@ def access(vectors: int) -> tuple[Any, Any]:
 VECTORS = 2
 WIDTH = VECTORS * LANES  # channels of a tile
 read, write = access(VECTORS)
+
+TASKS = 4  # of sums over pixels per thread, if there are channels for as many
+
+
+@inline
+def channel_span(channels, parts, threads):
+    """Channels per task of sums over some parts of the pixels: all, or where there are few parts so many that there is work for all
+    threads. A task goes through its channels pixel by pixel or line by line, which is how memory is fast."""
+    spans = max(1, (TASKS * threads + parts - 1) // parts)
+    vectors = (channels + WIDTH - 1) // WIDTH
+    return (vectors + spans - 1) // spans * WIDTH

@@ -24,13 +24,12 @@ from numba import prange
 from .. import elementary  # noqa: F401  (teaches math.exp and math.log to take tiles)
 from ..simd import columns, fma, load, splat, store, stride, take, total, where, zeros
 from . import scalar
-from .channels import VECTORS, WIDTH, read, write
+from .channels import VECTORS, WIDTH, channel_span, read, write
 from .jit import inline, kernel
 
 CHUNK = 512  # pixels per partial sum
 SAMPLE = 16  # of them that the shift is the mean of
 TOGETHER = 4  # pixels that are added to a partial sum at a time
-TASKS = 4  # of partial sums per thread, if there are channels for as many
 BLOCK = 64  # pixels per task of an elementwise pass
 SEGMENT = 64 * WIDTH  # channels of a row summed in the working precision, before float64 goes on
 STRIP = 16  # rows per task where rows are independent
@@ -39,15 +38,6 @@ STRIP = 16  # rows per task where rows are independent
 def chunks(pixels: int) -> int:
     """Chunks that ``pixels`` fall into."""
     return -(-pixels // CHUNK)
-
-
-@inline
-def _span(channels, pieces, threads):
-    """Channels per task of a partial sum: all, or where there are few pieces so many that there is work for all threads. Pixels are read
-    one after the other from end to end, which is how memory is fast."""
-    parts = max(1, (TASKS * threads + pieces - 1) // pieces)
-    vectors = (channels + WIDTH - 1) // WIDTH
-    return (vectors + parts - 1) // parts * WIDTH
 
 
 @inline
@@ -84,7 +74,7 @@ def partial_statistics(x, partials, queue, threads):
     samples, pixels, channels = x.shape
     parts = partials.shape[2]
     pieces = samples * parts
-    span = _span(channels, pieces, threads)
+    span = channel_span(channels, pieces, threads)
     spans = (channels + span - 1) // span
     shift, plain, squares = partials[0].reshape(-1), partials[1].reshape(-1), partials[2].reshape(-1)
     queue[0] = 0
@@ -265,7 +255,7 @@ def partial_gradients(function, derivative=None, gradient=None):
         samples, pixels, channels = x.shape
         parts = partials.shape[2]
         pieces = samples * parts
-        span = _span(channels, pieces, threads)
+        span = channel_span(channels, pieces, threads)
         spans = (channels + span - 1) // span
         plain, weighted = partials[0].reshape(-1), partials[1].reshape(-1)
         queue[0] = 0
@@ -478,7 +468,7 @@ def layer_partial_gradients(x, dy, mean, rstd, partials, queue, threads):
     """``partials[:, k, c]`` = sums of ``dy`` and of ``dy * (x - mean) * rstd`` over the rows of chunk ``k``."""
     rows, channels = x.shape
     parts = partials.shape[1]
-    span = _span(channels, parts, threads)
+    span = channel_span(channels, parts, threads)
     spans = (channels + span - 1) // span
     plain, weighted = partials[0].reshape(-1), partials[1].reshape(-1)
     queue[0] = 0

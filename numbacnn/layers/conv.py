@@ -459,7 +459,8 @@ class _DepthwiseConvolution(_AnyConvolution):
         elements = conv.depthwise_elements(window, x[-1], places, batch, threads)
         if not training:
             return {"scratch": Buffer((threads, elements), per_sample=False)}
-        elements = max(elements, conv.depthwise_data_gradient_elements(window, size, x[-1], batch, threads))
+        back = conv.depthwise_data_gradient_elements(window, size, x[-1], batch, threads)
+        elements = max(elements, back, conv.depthwise_gradient_elements(window, x[-1], places, batch, threads))
         return {
             "scratch": Buffer((threads, elements), per_sample=False),
             "packed_back": self._packed(x),
@@ -488,7 +489,7 @@ class _DepthwiseConvolution(_AnyConvolution):
         conv, window = kernels.conv, grouped.lifted_window(x.shape[1:])
         x5, dy5 = lifted(x), lifted(dy)
         if "weight" in dp:
-            conv.depthwise_weight_gradients(x5, dy5, dp["weight"], window)
+            conv.depthwise_weight_gradients(x5, dy5, dp["weight"], window, b["scratch"])
         if "bias" in dp:
             conv.channel_sums(dy.reshape(-1, x.shape[-1]), dp["bias"])
         if dx is not None:

@@ -10,18 +10,17 @@ import functools
 
 from numba import prange
 
-from ...simd import LANES, fma, load, load_part, row_sum, store, store_part, stride, take, zeros
+from ...simd import LANES, fma, load, load_part, store, store_part, stride, take, zeros
+from ..channels import VECTORS, WIDTH, channel_span
 from ..jit import inline, kernel
 from .ending import ending
-from .tiles import clear_run, copy_run, inside
+from .tiles import accumulate, clear_run, copy_run, inside
 
 HEIGHTS = (7, 4, 1)
 """Pixels of a tile, neighbours in a line: most maps are a multiple of seven wide."""
 HELD = 4 * LANES
 """Channels of a block, which lie together in patches and packed weights."""
-GRADIENT_VECTORS = 2
-GRADIENT_WIDTH = GRADIENT_VECTORS * LANES
-"""Channels per task of the weight gradient: a cache line or more."""
+GRADIENT_TOGETHER = 8  # lines that the weight gradient takes before the next channels
 
 
 @inline
@@ -140,62 +139,99 @@ def pack_taps(w, taps, scale, packed, queue, threads):
                     packed[block, t, c] = w[taps[t], channel] * scale[channel] if channel < channels else 0
 
 
+@functools.cache
+def _line_products(whole):
+    """The function that adds the products of one line of pixels to the sums of three taps; ``whole``: of a whole tile of channels."""
+
+    @inline
+    def read(array, at, count):
+        return load(array, at, 0, 1, VECTORS) if whole else load_part(array, at, 0, count, 1, VECTORS)
+
+    @inline
+    def add(x, x_at, x_step, dy, dy_at, dy_step, first, last, offset, count, total):
+        for pixel in range(first, last):
+            total = fma(read(x, x_at + pixel * x_step + offset, count), read(dy, dy_at + pixel * dy_step, count), total)
+        return total
+
+    @inline
+    def products(x, x_at, x_step, dy, dy_at, dy_step, ranges, offsets, count, a, b, c):
+        """``a += sum of x[x_at + pixel * x_step + offsets[0]] * dy[dy_at + pixel * dy_step]`` over the pixels in ``ranges[0]``; so
+        ``b`` and ``c``."""
+        (a_first, a_last), (b_first, b_last), (c_first, c_last) = ranges
+        first = max(a_first, b_first, c_first)
+        last = max(first, min(a_last, b_last, c_last))
+        a = add(x, x_at, x_step, dy, dy_at, dy_step, a_first, min(first, a_last), offsets[0], count, a)
+        b = add(x, x_at, x_step, dy, dy_at, dy_step, b_first, min(first, b_last), offsets[1], count, b)
+        c = add(x, x_at, x_step, dy, dy_at, dy_step, c_first, min(first, c_last), offsets[2], count, c)
+        for pixel in range(first, last):
+            near, d = x_at + pixel * x_step, read(dy, dy_at + pixel * dy_step, count)
+            a = fma(read(x, near + offsets[0], count), d, a)
+            b = fma(read(x, near + offsets[1], count), d, b)
+            c = fma(read(x, near + offsets[2], count), d, c)
+        a = add(x, x_at, x_step, dy, dy_at, dy_step, max(last, a_first), a_last, offsets[0], count, a)
+        b = add(x, x_at, x_step, dy, dy_at, dy_step, max(last, b_first), b_last, offsets[1], count, b)
+        c = add(x, x_at, x_step, dy, dy_at, dy_step, max(last, c_first), c_last, offsets[2], count, c)
+        return a, b, c
+
+    return products
+
+
+_whole_lines, _partial_lines = _line_products(True), _line_products(False)
+
+
 @kernel(parallel=True, views=("x", "dy"))
 def depthwise_weight_gradient(x, dy, dw, geometry, queue, threads):
-    """``dw (taps, C)``. A task owns all taps of a block of channels and walks over the output line by line."""
+    """``dw (parts, taps, C)``: the weight gradient of each part of the output's lines. A task owns one part and a span of channels, and
+    takes all of these through some lines before the next ones. Three neighbouring taps share what is read of ``dy``; where there are fewer
+    left, the last one is computed again."""
     queue[0] = 0
     strides, padding, dilation, extent = geometry[0], geometry[1], geometry[2], geometry[3]
     planes, height, width, channels = dy.shape[1], dy.shape[2], dy.shape[3], dy.shape[4]
-    x_step = strides[2] * stride(x, 3)
-    dy_step = stride(dy, 3)
+    lines, parts, taps = dy.shape[0] * planes * height, dw.shape[0], dw.shape[1]
+    span = channel_span(channels, parts, threads)
+    spans = (channels + span - 1) // span
+    x_step, dy_step = strides[2] * stride(x, 3), stride(dy, 3)
+    flat = dw.reshape(-1)
     for _ in prange(threads):
         while True:
-            channel = take(queue, GRADIENT_WIDTH)
-            if channel >= channels:
+            task = take(queue, 1)
+            if task >= parts * spans:
                 break
-            count = min(GRADIENT_WIDTH, channels - channel)
-            for tap in range(extent[0] * extent[1] * extent[2]):
-                store_part(zeros(x, 1, GRADIENT_VECTORS), dw, tap * channels + channel, 0, count)
-            for n in range(dy.shape[0]):
-                for plane in range(planes):
-                    for row in range(height):
-                        dy_row = n * stride(dy, 0) + plane * stride(dy, 1) + row * stride(dy, 2) + channel
-                        for kd in range(extent[0]):
-                            depth = plane * strides[0] - padding[0] + kd * dilation[0]
-                            if not 0 <= depth < x.shape[1]:
-                                continue
-                            for kh in range(extent[1]):
-                                line = row * strides[1] - padding[1] + kh * dilation[1]
-                                if not 0 <= line < x.shape[2]:
+            part, span_at = divmod(task, spans)
+            first_channel, last_channel = span_at * span, min(channels, (span_at + 1) * span)
+            begin, end = part * lines // parts, (part + 1) * lines // parts
+            for start in range(begin, end, GRADIENT_TOGETHER):
+                for channel in range(first_channel, last_channel, WIDTH):
+                    count = min(WIDTH, last_channel - channel)
+                    for k in range(extent[0] * extent[1]):
+                        kd, kh = divmod(k, extent[1])
+                        for kw in range(0, extent[2], 3):
+                            second, third = min(kw + 1, extent[2] - 1), min(kw + 2, extent[2] - 1)
+                            columns = kw * dilation[2] - padding[2], second * dilation[2] - padding[2], third * dilation[2] - padding[2]
+                            ranges = (
+                                inside(columns[0], strides[2], width, x.shape[3]),
+                                inside(columns[1], strides[2], width, x.shape[3]),
+                                inside(columns[2], strides[2], width, x.shape[3]),
+                            )
+                            offsets = columns[0] * stride(x, 3), columns[1] * stride(x, 3), columns[2] * stride(x, 3)
+                            a = zeros(x, 1, VECTORS)
+                            b, c = a, a
+                            for line in range(start, min(end, start + GRADIENT_TOGETHER)):
+                                rest, row = divmod(line, height)
+                                n, plane = divmod(rest, planes)
+                                depth = plane * strides[0] - padding[0] + kd * dilation[0]
+                                x_line = row * strides[1] - padding[1] + kh * dilation[1]
+                                if not (0 <= depth < x.shape[1] and 0 <= x_line < x.shape[2]):
                                     continue
-                                x_row = n * stride(x, 0) + depth * stride(x, 1) + line * stride(x, 2) + channel
-                                for kw in range(extent[2]):
-                                    offset = kw * dilation[2] - padding[2]
-                                    first, last = inside(offset, strides[2], width, x.shape[3])
-                                    x_at = x_row + offset * stride(x, 3) + first * x_step
-                                    dy_at = dy_row + first * dy_step
-                                    to = ((kd * extent[1] + kh) * extent[2] + kw) * channels + channel
-                                    _add_products(x, x_at, x_step, dy, dy_at, dy_step, last - first, dw, to, count)
-
-
-@inline
-def _add_products(x, x_at, x_step, dy, dy_at, dy_step, pixels, dw, to, count):
-    """``dw += sum over pixels of x * dy`` for ``count`` channels."""
-    tall = zeros(x, 4, GRADIENT_VECTORS)
-    one = zeros(x, 1, GRADIENT_VECTORS)
-    if count == GRADIENT_WIDTH:
-        for _ in range(pixels // 4):
-            tall = fma(load(x, x_at, x_step, 4, GRADIENT_VECTORS), load(dy, dy_at, dy_step, 4, GRADIENT_VECTORS), tall)
-            x_at += 4 * x_step
-            dy_at += 4 * dy_step
-        for _ in range(pixels % 4):
-            one = fma(load(x, x_at, x_step, 1, GRADIENT_VECTORS), load(dy, dy_at, dy_step, 1, GRADIENT_VECTORS), one)
-            x_at += x_step
-            dy_at += dy_step
-    else:
-        for _ in range(pixels):
-            one = fma(load_part(x, x_at, 0, count, 1, GRADIENT_VECTORS), load_part(dy, dy_at, 0, count, 1, GRADIENT_VECTORS), one)
-            x_at += x_step
-            dy_at += dy_step
-    total = row_sum(tall) + one + load_part(dw, to, 0, count, 1, GRADIENT_VECTORS)
-    store_part(total, dw, to, 0, count)
+                                x_at = n * stride(x, 0) + depth * stride(x, 1) + x_line * stride(x, 2) + channel
+                                dy_at = n * stride(dy, 0) + plane * stride(dy, 1) + row * stride(dy, 2) + channel
+                                if count == WIDTH:
+                                    a, b, c = _whole_lines(x, x_at, x_step, dy, dy_at, dy_step, ranges, offsets, count, a, b, c)
+                                else:
+                                    a, b, c = _partial_lines(x, x_at, x_step, dy, dy_at, dy_step, ranges, offsets, count, a, b, c)
+                            to = (part * taps + k * extent[2]) * channels + channel
+                            accumulate(a, flat, to + kw * channels, count, start == begin)
+                            if second > kw:
+                                accumulate(b, flat, to + second * channels, count, start == begin)
+                            if third > second:
+                                accumulate(c, flat, to + third * channels, count, start == begin)

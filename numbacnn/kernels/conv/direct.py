@@ -18,7 +18,7 @@ from numba import prange
 from ...simd import LANES, clamp, fma, load, store, stride, take, transpose, zeros
 from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel
-from .tiles import clear_run, copy_run, correlations, inside, strips
+from .tiles import accumulate, clear_run, copy_run, correlations, inside, strips
 
 SUM_BLOCK = 512  # pixels that are summed before they are added to the total
 
@@ -41,15 +41,6 @@ def pack_line(x, n, d, h, column, count, channel, channels, target, at):
             for i in range(middle):
                 copy_run(x, source + i * pixel, target, at + (before + i) * channels, channels)
     clear_run(target, at + (before + middle) * channels, after * channels)
-
-
-@inline
-def _accumulate(sums, sums_at, array, at, count, first):
-    """``array (+)= sums`` for the first ``count`` channels of a panel; ``first`` overwrites."""
-    value = load(sums, sums_at, 0, 1, VECTORS)
-    if not first:
-        value = value + read(array, at, count)
-    write(value, array, at, count)
 
 
 @inline
@@ -330,12 +321,29 @@ def weight_gradient(
                                 further, ci = divmod(done, count)
                                 for i in range(rows):
                                     at = ((tap + kw + further) * channels + channel + ci) * dw.shape[2] + out_channel + done_channels
-                                    _accumulate(sums, i * WIDTH, dw, at, out_count - done_channels, first)
+                                    accumulate(load(sums, i * WIDTH, 0, 1, VECTORS), dw, at, out_count - done_channels, first)
                                     ci += 1
                                     if ci == count:
                                         further, ci = further + 1, 0
                                 done += rows
                     first = False
+
+
+@kernel(parallel=True)
+def add_parts(parts, total, queue, threads):
+    """``total`` of ``parts (parts, *total.shape)``."""
+    queue[0] = 0
+    source, target = parts.reshape(-1), total.reshape(-1)
+    for _ in prange(threads):
+        while True:
+            at = take(queue, WIDTH)
+            if at >= total.size:
+                break
+            count = min(WIDTH, total.size - at)
+            value = zeros(total, 1, VECTORS)
+            for part in range(parts.shape[0]):
+                value = value + read(source, part * total.size + at, count)
+            write(value, target, at, count)
 
 
 @kernel(parallel=True)

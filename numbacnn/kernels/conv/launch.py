@@ -12,7 +12,7 @@ import numpy as np
 from ...simd import LANES
 from ..channels import VECTORS, WIDTH
 from .depthwise import HEIGHTS, HELD, depthwise, depthwise_weight_gradient, pack_taps
-from .direct import convolution, pack_weights, weight_gradient
+from .direct import add_parts, convolution, pack_weights, weight_gradient
 from .ending import EVERYTHING, resolved
 from .tiles import LADDER, MAX_ROWS, NARROW_LADDER, tile_heights
 from .window import NOTHING, Triple, Window, met
@@ -27,6 +27,8 @@ TASKS_PER_THREAD = 4  # enough to even out threads that get less of the machine
 DEPTHWISE_COLUMNS = 256  # of a task of a depthwise convolution, and
 DEPTHWISE_ELEMENTS = 24 * 1024  # of its patch
 LEAST_LINES = 4  # of its output: it reads some more lines of input
+GRADIENT_PARTS = 16  # at most, of the weight gradient of a depthwise convolution, and
+GRADIENT_LINES = 8  # at least, of one
 GRADIENT_PIXELS = 256  # pixels per block of the weight gradient
 GRADIENT_ELEMENTS = 96 * 1024  # of input and gradients that a task of it holds at a time
 COPY_COST = 4  # of a vector: as much as so many times LANES products
@@ -491,6 +493,20 @@ def depthwise_data_gradient(
         depthwise_convolve(dy, taps, zeros, target, part.window, scratch)
 
 
-def depthwise_weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window) -> None:
+def depthwise_gradient_elements(window: Window, channels: int, places: Triple, batch: int, threads: int) -> int:
+    """Scratch elements per thread that :func:`depthwise_weight_gradients` needs."""
+    return _rounded(-(-_gradient_parts(places, batch) * window.taps * channels // threads))
+
+
+def _gradient_parts(places: Triple, batch: int) -> int:
+    """Parts of the output's lines whose weight gradients are added up. They follow from the shape, so that bits don't depend on threads."""
+    return max(1, min(GRADIENT_PARTS, batch * places[0] * places[1] // GRADIENT_LINES))
+
+
+def depthwise_weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window, scratch: np.ndarray) -> None:
     """``dw (kernel..., 1, C)`` of a depthwise convolution."""
-    depthwise_weight_gradient(x, dy, dw.reshape(-1, dw.shape[-1]), _geometry(window))
+    total = dw.reshape(window.taps, -1)
+    count = _gradient_parts(dy.shape[1:4], len(dy))
+    parts = scratch.reshape(-1)[: count * total.size].reshape(count, *total.shape)
+    depthwise_weight_gradient(x, dy, parts, _geometry(window))
+    add_parts(parts, total)

@@ -11,6 +11,7 @@ import numpy as np
 from ...simd import LANES
 from ..channels import WIDTH
 from . import winograd_gradient
+from .direct import add_parts
 from .launch import counts, gradient_blocks
 from .minimal import Extents
 from .tiles import tile_heights
@@ -91,4 +92,4 @@ def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, padding: Tri
         flat[:own].reshape(threads, plan.scratch),
     )  # fmt: skip
     if plan.parts > 1:
-        winograd_gradient.add_parts(parts, total[0])
+        add_parts(parts, total[0])

@@ -11,7 +11,7 @@ import functools
 import numpy as np
 
 from ...simd import LANES, VECTOR_BITS, load, load_part, outer, store, store_part, zeros
-from ..channels import VECTORS, WIDTH
+from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline
 from .ending import ending
 
@@ -187,6 +187,14 @@ def _correlation(rows):
 correlations = _by_height(LADDER, [_correlation(rows) for rows in LADDER])
 """``correlations(rows, first, sums, at, x, x_at, x_line, x_step, g, g_at, lines, columns)``: a tile of a weight gradient, ``sums[i] (+)=
 sum over pixels of x[pixel + i] * g[pixel]``, pixels being ``lines x columns``; ``first`` overwrites."""
+
+
+@inline
+def accumulate(value, array, at, count, first):
+    """``array (+)= value`` for the first ``count`` channels of a panel; ``first`` overwrites."""
+    if not first:
+        value = value + read(array, at, count)
+    write(value, array, at, count)
 
 
 @inline

@@ -16,7 +16,7 @@ from __future__ import annotations
 from numba import prange
 
 from ...simd import LANES, fma, load, store, stride, take, zeros
-from ..channels import VECTORS, WIDTH, access, read, write
+from ..channels import WIDTH, access
 from ..jit import inline, kernel, outline
 from .direct import pack_line
 from .tiles import correlations
@@ -188,20 +188,3 @@ def weight_gradient_parts(x, dy, dw, padding, heights, block_channels, task_pane
                         sums, (panel * block_channels + c) * WIDTH + vector, sum_places,
                         flat, to, channels * out_channels, out_count - done, lines,
                     )  # fmt: skip
-
-
-@kernel(parallel=True)
-def add_parts(parts, total, queue, threads):
-    """``total`` of ``parts (parts, *total.shape)``."""
-    queue[0] = 0
-    source, target = parts.reshape(-1), total.reshape(-1)
-    for _ in prange(threads):
-        while True:
-            at = take(queue, WIDTH)
-            if at >= total.size:
-                break
-            count = min(WIDTH, total.size - at)
-            value = zeros(total, 1, VECTORS)
-            for part in range(parts.shape[0]):
-                value = value + read(source, part * total.size + at, count)
-            write(value, target, at, count)
