@@ -74,7 +74,7 @@ class Trial:
         self.layer, self.shapes, self.batch, self.dtype, self.training = layer, tuple(shapes), batch, np.dtype(dtype), training
         self.given: Any = self.shapes[0] if layer.arity == 1 else self.shapes
         self.output_shapes = _output_shapes(layer, self.given)
-        self.random = np.array([seed + 17, 3], np.uint64)
+        self.random, self.first = np.array([seed + 17, 3], np.uint64), np.zeros(1, np.int64)
         self._guarded: list[tuple[np.ndarray, np.ndarray]] = []  # memory, and which elements of it are nobody's
         generator = np.random.default_rng(seed)
         self.specs = layer.parameters(self.given)
@@ -131,9 +131,9 @@ class Trial:
 
     def _kept(self) -> list[str]:
         """Names of what lasts from forward to backward; scratch does not."""
-        names = [*self._prepared()]
+        names = [*self._prepared()] if not self.layer.prepared_for_forward else []
         if self.training:
-            names += [*self.layer.buffers(self.given), *(["random"] if self.layer.random else [])]
+            names += [*self.layer.buffers(self.given), *(["random", "first"] if self.layer.random else [])]
         return names
 
     def _prepared(self) -> dict[str, Buffer]:
@@ -152,7 +152,7 @@ class Trial:
         for name, buffer in wanted.items():
             arrays[name] = self._filled((self.batch, *buffer.shape) if buffer.per_sample else buffer.shape, buffer.dtype)
         if layer.random and self.training:
-            arrays["random"] = self.random.copy()
+            arrays["random"], arrays["first"] = self.random.copy(), self.first.copy()
         return arrays
 
     def _inputs(self, arrays: Sequence[Any]) -> Any:

@@ -93,12 +93,19 @@ class _PixelNorm(Layer):
     def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
         self.run(x, y, p, b, training, None)
 
+    def forward_again(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict) -> None:
+        self.run_again(x, y, p, b, None)
+
     def backward(self, x: np.ndarray, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         self.differentiate(x, dy, dx, p, dp, b, (None,))
 
     def run(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool, scalar: Scalar | None) -> None:
         """``y = scalar(normalised x)``."""
         raise NotImplementedError
+
+    def run_again(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, scalar: Scalar | None) -> None:
+        """As :meth:`run`, with the statistics that it has found."""
+        self._normalise(self._view(x), self._view(y), p, b, scalar)
 
     def _normalise(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, scalar: Scalar | None) -> None:
         kernels.norm.normalise(scalar)(x, y, *self._per_set(b), _or_nothing(p, "weight", x), _or_nothing(p, "bias", x))
@@ -157,6 +164,10 @@ class ActivatedNorm(Layer):
     def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
         with kernels.scalar.explained(self.activation.scalar()):
             self.base.run(x, y, p, b, training, self.activation.scalar())
+
+    def forward_again(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict) -> None:
+        with kernels.scalar.explained(self.activation.scalar()):
+            self.base.run_again(x, y, p, b, self.activation.scalar())
 
     def backward(self, x: np.ndarray, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         activation = self.activation
