@@ -6,7 +6,8 @@ asked for. Engines take turns: in each round each one runs for a moment, while t
 counts is the ratio within a round. A step is all of it: images and labels as NumPy arrays in, the loss as a number out.
 
 ``--memory`` measures memory instead: the most that each engine's process held, and how much more that is than after the import of its
-library. ``--recompute cheap`` and ``--recompute blocks`` add numbacnn with recomputation to the engines. ``--curves`` trains on different batches in all engines, with nothing dropped at random, and tells how far the losses are apart.
+library. ``--recompute cheap`` and ``--recompute blocks`` add numbacnn with recomputation to the engines. ``--curves`` trains on different
+batches in all engines, with nothing dropped at random, and tells how far the losses are apart.
 """
 
 from __future__ import annotations
