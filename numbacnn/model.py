@@ -13,10 +13,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
-from . import kernels
+from . import arrays, kernels
 from .errors import ConfigError, ShapeError, UnknownNameError, WeightsError
 from .graph import passes
 from .graph.build import Graph, Node
@@ -26,6 +27,7 @@ from .graph.measure import Measured, Measurement, progress_bar
 from .graph.parameters import Parameters, ParameterStore
 from .graph.passes.methods import with_measured_methods
 from .graph.plan import Plan, make_plan
+from .graph.recompute import checked_recompute
 from .graph.run import InferencePlan, TrainingPlan, Walk
 from .graph.sections import Section, WalkPlan, find_sections, make_walk
 from .graph.tensor import Input, Tensor
@@ -84,6 +86,7 @@ class Model:
         self.preprocessing: Preprocessing | None = None
         self.exact = False
         self._plans: OrderedDict[tuple, Any] = OrderedDict()
+        self._accumulated: WeakValueDictionary[frozenset[str], np.ndarray] = WeakValueDictionary()  # gradients, by what is frozen
         self._lock = threading.RLock()
 
     @property
@@ -178,20 +181,39 @@ class Model:
                     del self._plans[made]
         return tuple(rows)
 
-    def training_plan(self, batch_size: int, input_gradients: bool = False) -> TrainingPlan:
+    def training_plan(
+        self, batch_size: int, input_gradients: bool = False, *, recompute: str | None = None, accumulate: bool = False
+    ) -> TrainingPlan:
         """What runs forward and backward on batches of that size (see :class:`~numbacnn.graph.run.TrainingPlan`). Plans
-        are kept, so that asking at every step costs nothing. ``input_gradients`` asks for gradients of the inputs too."""
-        batch_size = _checked_batch_size(batch_size)
+        are kept, so that asking at every step costs nothing.
+
+        ``input_gradients`` asks for gradients of the inputs too. ``recompute`` is that of :class:`~numbacnn.training.trainer.Trainer`. With
+        ``accumulate`` gradients of parameters are added to those of earlier batches, whatever their sizes, until
+        :meth:`~numbacnn.graph.run.TrainingPlan.clear_gradients`. Raises ConfigError for a ``recompute`` that there is not."""
+        batch_size, recompute = _checked_batch_size(batch_size), checked_recompute(recompute)
         frozen = frozenset(self.store.frozen)
         threads = kernels.jit.num_threads()
-        key = ("training", batch_size, threads, self.exact, frozen, input_gradients)
-        return self._cached(key, lambda: TrainingPlan(self._plan(batch_size, True, input_gradients, threads), self.store, self.seed))
+        key = ("training", batch_size, threads, self.exact, frozen, input_gradients, recompute, accumulate)
 
-    def memory(self, batch_size: int, training: bool = True) -> int:
+        def make() -> TrainingPlan:
+            plan = self._training_plan(batch_size, input_gradients, threads, recompute, accumulate)
+            return TrainingPlan(plan, self.store, self.seed, self._shared_gradients(frozen) if accumulate else None)
+
+        return self._cached(key, make)
+
+    def _shared_gradients(self, frozen: frozenset[str]) -> np.ndarray:
+        """What plans add gradients to. It lives as long as one of them does."""
+        found = self._accumulated.get(frozen)
+        if found is None or found.size != self.store.trainable.size:
+            found = self._accumulated[frozen] = arrays.zeros(self.store.trainable.size, self.store.dtype)
+        return found
+
+    def memory(self, batch_size: int, training: bool = True, recompute: str | None = None) -> int:
         """Bytes of all arrays that training (or inference) at that batch size needs: parameters, activations,
-        gradients, scratch. Found by planning: nothing is allocated. An optimizer's state comes on top."""
+        gradients, scratch. Found by planning: nothing is allocated. An optimizer's state comes on top. ``recompute`` is that of
+        :class:`~numbacnn.training.trainer.Trainer`."""
         size, threads = _checked_batch_size(batch_size), _expected_threads()
-        planned = self._plan(size, True, False, threads) if training else self._walk(size, threads)
+        planned = self._training_plan(size, False, threads, checked_recompute(recompute)) if training else self._walk(size, threads)
         return self.store.nbytes + planned.nbytes
 
     # Parameters ------------------------------------------------------------------------------------------------------
@@ -348,9 +370,14 @@ class Model:
 
     def _plan(self, batch_size: int, training: bool, input_gradients: bool, threads: int) -> Plan:
         """For a whole batch at once."""
-        if not training:
-            nodes, outputs = self._inference_nodes()
-            return self._section_plan(Section(nodes, self.graph.inputs, outputs, batch_size), threads)
+        if training:
+            return self._training_plan(batch_size, input_gradients, threads)
+        nodes, outputs = self._inference_nodes()
+        return self._section_plan(Section(nodes, self.graph.inputs, outputs, batch_size), threads)
+
+    def _training_plan(
+        self, batch_size: int, input_gradients: bool, threads: int, recompute: str | None = None, accumulate: bool = False
+    ) -> Plan:
         nodes, outputs = passes.for_training(self._nodes(), self.graph.outputs, self.store.specs, self.store.frozen, input_gradients)
         return make_plan(
             nodes,
@@ -363,6 +390,8 @@ class Model:
             dtype=self.dtype,
             frozen=self.store.frozen,
             input_gradients=input_gradients,
+            recompute=recompute,
+            accumulate=accumulate,
         )
 
     def _inference_plan(self, batch_size: int) -> InferencePlan | Walk:

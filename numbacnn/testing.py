@@ -74,7 +74,7 @@ class Trial:
         self.layer, self.shapes, self.batch, self.dtype, self.training = layer, tuple(shapes), batch, np.dtype(dtype), training
         self.given: Any = self.shapes[0] if layer.arity == 1 else self.shapes
         self.output_shapes = _output_shapes(layer, self.given)
-        self.random = np.array([seed + 17, 3], np.uint64)
+        self.random, self.first = np.array([seed + 17, 3], np.uint64), np.zeros(1, np.int64)
         self._guarded: list[tuple[np.ndarray, np.ndarray]] = []  # memory, and which elements of it are nobody's
         generator = np.random.default_rng(seed)
         self.specs = layer.parameters(self.given)
@@ -129,11 +129,24 @@ class Trial:
             _require(in_place is not None or _same(array, before), "backward changes dy, which others may need")
         return dx, dp
 
+    def forward_again(self) -> list[np.ndarray]:
+        """Outputs as recomputation makes them, after :meth:`forward`, from the inputs, buffers and parameters that it has left. Only a
+        layer that defines ``forward_again`` finds the buffers filled. :meth:`backward` then goes on from here."""
+        layer, buffers = self.layer, self.layer.buffers(self.given)
+        own = type(layer).forward_again is not Layer.forward_again
+        kept = {name: self._b[name] for name in self._kept() if own or name not in buffers}
+        self._b = {**self._arrays(), **kept}
+        self._y_seen = [self._filled((self.batch, *shape)) for shape in self.output_shapes]
+        layer.prepare(self.given, self.batch, self.state, self._b, True)
+        layer.forward_again(self._inputs(self._x_seen), self._outputs(self._y_seen), self.state, self._b)
+        self._check_guards("forward_again")
+        return self._y_seen
+
     def _kept(self) -> list[str]:
         """Names of what lasts from forward to backward; scratch does not."""
-        names = [*self._prepared()]
+        names = [*self._prepared()] if not self.layer.prepared_for_forward else []
         if self.training:
-            names += [*self.layer.buffers(self.given), *(["random"] if self.layer.random else [])]
+            names += [*self.layer.buffers(self.given), *(["random", "first"] if self.layer.random else [])]
         return names
 
     def _prepared(self) -> dict[str, Buffer]:
@@ -152,7 +165,7 @@ class Trial:
         for name, buffer in wanted.items():
             arrays[name] = self._filled((self.batch, *buffer.shape) if buffer.per_sample else buffer.shape, buffer.dtype)
         if layer.random and self.training:
-            arrays["random"] = self.random.copy()
+            arrays["random"], arrays["first"] = self.random.copy(), self.first.copy()
         return arrays
 
     def _inputs(self, arrays: Sequence[Any]) -> Any:
@@ -609,6 +622,21 @@ def _check_random(case: LayerCase) -> None:
         _assert_same(a, b, "step 5 of a plan, run twice")
 
 
+def _check_again(case: LayerCase) -> None:
+    """A layer that may run forward again in the same step gives the same outputs and gradients then, and changes nothing else."""
+    trial = case.trial(PRIME_BATCH)
+    if case.layer.alias or not case.layer.repeatable(trial.given):
+        return
+    expected = [array.copy() for array in trial.forward()]
+    gradients, state = _gradients(*trial.backward()), {name: array.copy() for name, array in trial.state.items()}
+    for array, before in zip(trial.forward_again(), expected):
+        _assert_same(array, before, "forward_again against forward")
+    for name, array in trial.state.items():
+        _require(_same(array, state[name]), f"forward_again changes the parameter {name!r}")
+    for name, gradient in _gradients(*trial.backward()).items():
+        _assert_same(gradient, gradients[name], f"{name} after forward_again")
+
+
 def _check_predict(case: LayerCase) -> None:
     """A model takes inputs in any memory layout, and gives what the layer gives."""
     trial = case.trial(PRIME_BATCH, "float32", training=False)
@@ -696,6 +724,7 @@ CHECKS: dict[str, Callable[[LayerCase], None]] = {
     "views": _check_views,
     "threads": _check_threads,
     "random": _check_random,
+    "again": _check_again,
     "predict": _check_predict,
     "save": _check_save,
 }

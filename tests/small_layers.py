@@ -1,6 +1,7 @@
 """Small layers in NumPy that, between them, use every part of the protocol that the planner looks at."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -8,8 +9,15 @@ from numbacnn.errors import ShapeError
 from numbacnn.layers.base import Buffer, Layer, Parameter
 
 
+class Repeatable(Layer):
+    """Does the same again when it is run again, though it is not recordable."""
+
+    def repeatable(self, x):
+        return True
+
+
 @dataclasses.dataclass(frozen=True)
-class Twice(Layer):
+class Twice(Repeatable):
     """In place, reads nothing."""
 
     in_place = True
@@ -26,7 +34,7 @@ class Twice(Layer):
 
 
 @dataclasses.dataclass(frozen=True)
-class Square(Layer):
+class Square(Repeatable):
     """In place as far as the arithmetic goes, but backward reads the input."""
 
     in_place = True
@@ -42,7 +50,7 @@ class Square(Layer):
 
 
 @dataclasses.dataclass(frozen=True)
-class Tanh(Layer):
+class Tanh(Repeatable):
     """In place, backward reads the output."""
 
     in_place = True
@@ -58,7 +66,7 @@ class Tanh(Layer):
 
 
 @dataclasses.dataclass(frozen=True)
-class Gate(Layer):
+class Gate(Repeatable):
     """Leaves a mask for backward, and needs scratch in both directions."""
 
     backward_reads = ()
@@ -84,7 +92,7 @@ class Gate(Layer):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sum(Layer):
+class Sum(Repeatable):
     """Any number of inputs; in place over any of them."""
 
     arity = None
@@ -110,7 +118,7 @@ class Sum(Layer):
 
 
 @dataclasses.dataclass(frozen=True)
-class Product(Layer):
+class Product(Repeatable):
     """Two inputs, both read by backward."""
 
     arity = 2
@@ -119,6 +127,9 @@ class Product(Layer):
 
     def output_shape(self, x):
         return x[0]
+
+    def flops(self, x):
+        return 100 * math.prod(x[0])  # not cheap
 
     def forward(self, x, y, p, b, training):
         np.multiply(*x, out=y)
@@ -143,7 +154,7 @@ class Bend(Layer):
 
 
 @dataclasses.dataclass(frozen=True)
-class Halves(Layer):
+class Halves(Repeatable):
     """Two outputs."""
 
     backward_reads = ()
@@ -184,6 +195,9 @@ class Affine(Layer):
         y[...] = x * b.get("copy", p["weight"]) + p["bias"]
         if training:
             p["count"][...] += 1
+
+    def forward_again(self, x, y, p, b):
+        self.forward(x, y, p, b, False)
 
     def backward(self, x, y, dy, dx, p, dp, b):
         axes = tuple(range(dy.ndim - 1))

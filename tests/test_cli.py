@@ -118,6 +118,8 @@ def test_version():
         (["train", "lenet5", "digits", "--rate", "nan"], "nan is not a finite number"),
         (["train", "lenet5", "digits", "--batch-size", "-3"], "'--batch-size'"),
         (["train", "lenet5", "digits", "--seed", "-1"], "'--seed'"),
+        (["train", "lenet5", "digits", "--accumulate", "0"], "'--accumulate'"),
+        (["train", "lenet5", "digits", "--recompute", "all"], "recompute is 'all'; it takes None, 'cheap' or 'blocks'"),
         (["train", "lenet5", "digits", "--threads", "100000"], "100000 threads were asked for"),
         (["train", "lenet5", "digits", "--input-size", "28xx"], "'28xx' is not a size"),
         (["train", "lenet5", "digits", "--input-size", "2²"], "'2²' is not a size"),
@@ -405,7 +407,7 @@ def test_options_of_an_optimizer_count_with_that_optimizer():
 
 def test_train_speaks_to_people(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = run("train", "cnn", "digits", "--epochs", 1)
+    result = run("train", "cnn", "digits", "--epochs", 1, "--recompute", "blocks", "--accumulate", 2)
     assert result.exit_code == 0
     assert "accuracy" in result.stdout.splitlines()[-1]
     assert os.path.join("runs", "cnn-digits") in result.stdout

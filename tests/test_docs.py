@@ -127,6 +127,18 @@ def test_how_to_transfer(run_code):
     assert made["trainer"].optimizer.groups[0] == ("logits.*", (("rate_factor", 1.0),))
 
 
+def test_how_to_save_memory(run_code, capsys):
+    """On a small network in place of its ResNet-50."""
+    code = "\n".join(blocks("docs/how-to/memory.md"))
+    large = 'nc.create("resnet50", input_shape=(64, 64, 3), classes=10)'
+    assert code.count(large) == 1
+    made = run_code(code.replace(large, 'nc.create("resnet20", input_shape=(32, 32, 3))').replace(">> 20", "", 1))
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [mode for mode, *_ in told] == ["None", "cheap", "blocks"]
+    assert sorted((int(size) for _, size, _ in told), reverse=True) == [int(size) for _, size, _ in told]
+    assert (made["trainer"].recompute, made["trainer"].accumulate) == ("blocks", 4)
+
+
 def test_the_source_distribution_has_what_the_tests_read():
     with open(ROOT / "pyproject.toml", "rb") as file:
         project = tomllib.load(file)

@@ -14,7 +14,7 @@ LAYERS = [Dropout(0.3), SpatialDropout(0.3), StochasticDepth(0.3)]
 
 
 def stream(key=12345678901234567, step=0):
-    return {"random": np.array([key, step], np.uint64)}
+    return {"random": np.array([key, step], np.uint64), "first": np.zeros(1, np.int64)}
 
 
 def kept(layer, shape, key=1, step=0, dtype=np.float32):

@@ -191,7 +191,7 @@ def test_norm_residual_and_activation_become_the_epilogue():
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_sum_in_place_over_any_input(position):
+def test_sum_in_place_over_the_first_two_inputs(position):
     x = nc.Input((3, 4))
     parts = [nc.Dense(4)(x), x, x]
     parts[0], parts[position] = parts[position], parts[0]
@@ -201,7 +201,7 @@ def test_sum_in_place_over_any_input(position):
     total = batch @ p["dense1.weight"] + p["dense1.bias"] + 2 * batch
     np.testing.assert_allclose(unfused(model, batch)[0], total @ p["dense2.weight"] + p["dense2.bias"], rtol=1e-12)
     add = model.training_plan(2).plan.forward[1]
-    assert add.y[0].block is add.x[position].block
+    assert (add.y[0].block is add.x[position].block) == (position < 2)  # over a third one it would round otherwise
     plan = model.training_plan(2, input_gradients=True)
     plan.inputs[0][...] = batch
     plan.forward()

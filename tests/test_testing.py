@@ -193,6 +193,23 @@ class WritesGaps(Tilt):
         super().forward(x, as_if_dense(y), p, b, training)
 
 
+class EverNewAgain(Noise):
+    def forward_again(self, x, y, p, b):
+        y[...] = x * np.random.default_rng().random()
+
+
+class MovesAgain(Tilt):
+    def forward_again(self, x, y, p, b):
+        self.forward(x, y, p, b, False)
+        p["weight"] += 1
+
+
+class SpoilsBuffers(Tilt):
+    def forward_again(self, x, y, p, b):
+        self.forward(x, y, p, {**b}, False)
+        b["slope"][...] = 0
+
+
 class EverNewNoise(Noise):
     def forward(self, x, y, p, b, training):
         if training:
@@ -229,6 +246,9 @@ def test_a_right_layer_passes_every_check(layer, shape):
         (Unequal, "config", "equal layer"),
         (SameNoise, "random", "same numbers"),
         (EverNewNoise, "random", "drawn twice"),
+        (EverNewAgain, "again", "forward_again against forward"),
+        (MovesAgain, "again", "forward_again changes the parameter 'weight'"),
+        (SpoilsBuffers, "again", "dx after forward_again"),
     ],
 )
 def test_a_wrong_layer_is_found(layer, check, words):

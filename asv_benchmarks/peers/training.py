@@ -6,7 +6,8 @@ asked for. Engines take turns: in each round each one runs for a moment, while t
 counts is the ratio within a round. A step is all of it: images and labels as NumPy arrays in, the loss as a number out.
 
 ``--memory`` measures memory instead: the most that each engine's process held, and how much more that is than after the import of its
-library. ``--curves`` trains on different batches in all engines, with nothing dropped at random, and tells how far the losses are apart.
+library. ``--recompute cheap`` and ``--recompute blocks`` add numbacnn with recomputation to the engines. ``--curves`` trains on different
+batches in all engines, with nothing dropped at random, and tells how far the losses are apart.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ CASES = (  # name, input shape, batch
 CURVES = ("lenet5", "resnet20", "vgg16_bn", "convnext_tiny")
 ENGINES = ("numbacnn", "torch", "torch channels-last")
 COMPILED = "torch compiled"
+RECOMPUTING = {f"numbacnn {mode}": mode for mode in ("cheap", "blocks")}  # engines, and the Trainer's recompute
 RATE, MOMENTUM = 0.01, 0.9
 CLASSES = 10  # that labels are drawn from
 POOL = 8  # different batches of a curve, one after the other
@@ -56,19 +58,19 @@ Case = tuple[str, tuple[int, ...], int]
 
 def prepared(engine: str, case: Case, folder: Path, threads: int, calm: bool) -> Any:
     """A function of images and labels that makes a step and gives the loss."""
-    if engine == "numbacnn":
-        return _numbacnn(case, folder, threads, calm)
+    if not engine.startswith("torch"):
+        return _numbacnn(case, folder, threads, calm, RECOMPUTING.get(engine))
     return _torch(engine, case, folder, threads, calm)
 
 
-def _numbacnn(case: Case, folder: Path, threads: int, calm: bool) -> Any:
+def _numbacnn(case: Case, folder: Path, threads: int, calm: bool, recompute: str | None) -> Any:
     import numbacnn as nc
 
     name, shape, _ = case
     nc.set_num_threads(threads)
     model = nc.create(name, input_shape=shape, **options_of(name, calm))
     model.load_weights(folder / "weights.pth")
-    trainer = nc.Trainer(model, optimizer=nc.SGD(RATE, momentum=MOMENTUM))
+    trainer = nc.Trainer(model, optimizer=nc.SGD(RATE, momentum=MOMENTUM), recompute=recompute)
     return trainer.step
 
 
@@ -127,7 +129,7 @@ def work(engine: str, case: Case, folder: Path, threads: int, line: Any) -> None
 def work_memory(engine: str, case: Case, folder: Path, threads: int, line: Any) -> None:
     """Send the bytes that this process held after importing the engine's library, and the most that it has held after some steps."""
     ((images, labels),) = batches(case, 1)
-    if engine == "numbacnn":
+    if not engine.startswith("torch"):
         import numbacnn.kernels.jit  # noqa: F401  numbacnn alone loads no Numba yet
     else:
         import torch  # noqa: F401
@@ -169,7 +171,7 @@ def compare(case: Case, threads: int, engines: list[str], rounds: int, seconds: 
         "milliseconds": {engine: milliseconds(values) for engine, values in times.items()},
         "least milliseconds": {engine: 1e3 * value for engine, value in least.items()},
         "first seconds": first,
-        "ratio": ratio(times, "numbacnn", [engine for engine in engines if engine not in ("numbacnn", COMPILED)]),
+        "ratio": ratio(times, "numbacnn", [engine for engine in engines if engine in ENGINES[1:]]),
     }
     row["images per second"] = {engine: case[2] / value * 1e3 for engine, value in row["milliseconds"].items()}
     return row
@@ -252,13 +254,14 @@ def report_curves(cases: list[Case], threads: int, engines: list[str], steps: in
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--seconds", default=1.0, show_default=True, help="That an engine trains in a round.")
 @click.option("--compiled", is_flag=True, help="torch.compile too, which takes minutes.")
+@click.option("--recompute", type=click.Choice(list(RECOMPUTING.values())), multiple=True, help="numbacnn with this recomputation too.")
 @click.option("--memory", is_flag=True, help="Measure memory instead of time.")
 @click.option("--curves", is_flag=True, help=f"Compare losses instead of times. [default networks: {', '.join(CURVES)}]")
 @click.option("--steps", default=200, show_default=True, help="Of a curve.")
 @click.option("--json", "path", help="Write the figures to this file.")
 def main(
-    networks: tuple[str, ...], threads: int | None, rounds: int, seconds: float, compiled: bool, memory: bool, curves: bool, steps: int,
-    path: str | None,
+    networks: tuple[str, ...], threads: int | None, rounds: int, seconds: float, compiled: bool, recompute: tuple[str, ...], memory: bool,
+    curves: bool, steps: int, path: str | None,
 ) -> None:  # fmt: skip
     """Time training steps beside PyTorch, or measure memory, or compare losses."""
     unknown = set(networks) - {name for name, _, _ in CASES}
@@ -266,7 +269,7 @@ def main(
         raise click.UsageError(f"There is no case of {', '.join(sorted(unknown))}; there are {', '.join(sorted({c[0] for c in CASES}))}.")
     wanted = networks or (CURVES if curves else [name for name, _, _ in CASES])
     cases = [case for case in CASES if case[0] in wanted]
-    engines = [*ENGINES, *([COMPILED] if compiled else [])]
+    engines = [*ENGINES, *([COMPILED] if compiled else []), *(engine for engine, mode in RECOMPUTING.items() if mode in recompute)]
     count = threads or len(os.sched_getaffinity(0))
     if curves:
         report_curves(cases, count, engines, steps, path)

@@ -74,6 +74,18 @@ OPTIMIZER_OPTIONS = ("rate", "momentum", "weight_decay")
     metavar="N|HxW",
     help="What images are resized to. [default: what the architecture says, or nothing]",
 )
+@click.option(
+    "--accumulate",
+    type=options.POSITIVE,
+    default=1,
+    show_default=True,
+    help="Micro-batches that a step cuts its batch into, to save memory; batch normalisation sees each by itself.",
+)
+@click.option(
+    "--recompute",
+    metavar="cheap|blocks",
+    help="Save memory, and compute twice: outputs of layers with little arithmetic (cheap), or most of the forward pass (blocks).",
+)
 @options.data_folder
 @click.option("--seed", type=options.SEED, default=0, show_default=True, help="Of the initial weights, the order of images, and dropout.")
 @click.option("--output", type=options.FOLDER, help="Folder for model, history and checkpoints. [default: runs/ARCHITECTURE-DATASET]")
@@ -88,10 +100,12 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
     and says how to go on.
     """
     options.use(given["threads"], given["device"])
+    from ..graph.recompute import checked_recompute
     from ..training.trainer import Trainer, TrainingInterrupted
 
     spec: Any = registry.find("architecture", architecture).spec
     recipe = chosen(given, spec.recipe)
+    saving = {"recompute": checked_recompute(given["recompute"]), "accumulate": given["accumulate"]}
     shape = pretrained_shape(architecture, given["weights"])
     size = given["input_size"] or (None if shape is None else shape[:-1]) or spec.input_size
     train, test = open_splits(dataset, given["data_folder"], size, None if shape is None else shape[-1])
@@ -99,7 +113,7 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
     if given["freeze_until"] is not None:
         model.freeze_until(given["freeze_until"])
     loss = make_loss(recipe, given["label_smoothing"])
-    trainer = Trainer(model, loss, make_optimizer(recipe), schedule=recipe["schedule"], seed=given["seed"])
+    trainer = Trainer(model, loss, make_optimizer(recipe), schedule=recipe["schedule"], seed=given["seed"], **saving)
     epochs = given["epochs"] or recipe.get("epochs") or default_epochs(len(train), recipe["batch_size"])
     output = given["output"] or Path("runs", f"{architecture}-{Path(dataset).resolve().name}".replace(":", "-"))
     if not as_json:

@@ -229,32 +229,43 @@ class TrainingPlan(_Bound):
 
     Write a batch into ``inputs``, call :meth:`forward`, write the loss's gradients of ``outputs`` into
     ``output_gradients``, call :meth:`backward`, and find the parameters' gradients in ``gradients`` (views, by name, of
-    ``flat_gradients``, which is laid out like ``store.trainable``; frozen ones are zero and take no memory). ``input_gradients`` holds the
-    gradients of the inputs where they were asked for, else it is None.
+    ``flat_gradients``, which is laid out like ``store.trainable``; frozen ones are zero and take no memory). A plan that accumulates adds
+    them to what is there, until :meth:`clear_gradients`. ``input_gradients`` holds the gradients of the inputs where they were asked for,
+    else it is None.
 
     ``outputs``, ``output_gradients`` and ``inputs`` keep their contents until the next step.
     """
 
-    def __init__(self, plan: Plan, store: ParameterStore, seed: int):
+    def __init__(self, plan: Plan, store: ParameterStore, seed: int, flat_gradients: np.ndarray | None = None):
         super().__init__(plan, store)
         self.output_gradients = [self.array(slot) for slot in plan.output_gradients]
-        self.flat_gradients = arrays.zeros(store.trainable.size, store.dtype)
+        self.flat_gradients = arrays.zeros(store.trainable.size, store.dtype) if flat_gradients is None else flat_gradients
         self.gradients = {name: store.view(name, self.flat_gradients) for name, spec in store.specs.items() if spec.trainable}
         self.input_gradients = self._input_gradients() if plan.input_gradients else None
         self._streams = {
             run.node: np.array([random_key(seed, run.node.name), 0], np.uint64) for run in plan.forward if run.node.layer.random
         }
+        self._first = np.zeros(1, np.int64)
         self._forward_steps = [step for run in plan.forward for step in self._bind_forward(run)]
-        self._backward_steps = [step for run in plan.backward for step in self._bind_backward(run)]
+        self._backward_steps = [
+            step for run in plan.backward for step in (self._bind_again(run) if isinstance(run, Forward) else self._bind_backward(run))
+        ]
 
     @property
     def nbytes(self) -> int:
         return super().nbytes + self.plan.parameter_gradient_bytes
 
-    def set_step(self, step: int) -> None:
-        """Give random layers the streams of training step ``step``."""
+    def set_step(self, step: int, first: int = 0) -> None:
+        """Give random layers the streams of training step ``step``, of which this batch is the samples from number ``first`` on."""
+        self._first[0] = first
         for stream in self._streams.values():
             stream[1] = step
+
+    def clear_gradients(self) -> None:
+        """Forget what a plan that accumulates has added up."""
+        for name in {combine.target for run in self.plan.backward if isinstance(run, Backward) for combine in run.after}:
+            if isinstance(name, str):
+                self.gradients[name].fill(0)
 
     def forward(self) -> None:
         """Fill ``outputs`` from ``inputs``."""
@@ -277,8 +288,10 @@ class TrainingPlan(_Bound):
 
     def _b(self, run: Forward | Backward) -> dict[str, np.ndarray]:
         b = {**self._named(run.buffers), **self._named(run.scratch), **self.prepared[run.node]}
+        if isinstance(run, Forward):
+            b |= self._named(run.prepared)
         if run.node in self._streams:
-            b["random"] = self._streams[run.node]
+            b["random"], b["first"] = self._streams[run.node], self._first
         return b
 
     def _bind_forward(self, run: Forward) -> list[Step]:
@@ -288,9 +301,20 @@ class TrainingPlan(_Bound):
             found = derived.arrays(self.plan.dtype)
             steps.append((derived.compute, (self.store.view, found)))
             p.update(found)
-        if self.prepared[node]:
-            steps += self._steps(node, node.layer.prepare, node.shapes, self.plan.batch, p, self.prepared[node], trains)
+        steps += self._bind_prepare(run, {**self.prepared[node], **self._named(run.prepared)}, p)
         return steps + self._steps(node, node.layer.forward, self._grouped(node, run.x), self._outputs(run.y), p, self._b(run), trains)
+
+    def _bind_again(self, run: Forward) -> list[Step]:
+        """A forward call after the first; prepared arrays that stay are as they were."""
+        node, p = run.node, self._parameters(run.node)
+        steps = self._bind_prepare(run, self._named(run.prepared), p)
+        return steps + self._steps(node, node.layer.forward_again, self._grouped(node, run.x), self._outputs(run.y), p, self._b(run))
+
+    def _bind_prepare(self, run: Forward, prepared: dict[str, np.ndarray], p: dict[str, np.ndarray]) -> list[Step]:
+        node = run.node
+        if not prepared:
+            return []
+        return self._steps(node, node.layer.prepare, node.shapes, self.plan.batch, p, prepared, not node.constant)
 
     def _bind_backward(self, run: Backward) -> list[Step]:
         node = run.node

@@ -54,29 +54,31 @@ def _kept(index, seed, threshold):
 
 
 @kernel(parallel=True)
-def elements(x, y, random, rate, queue, threads):
-    """``y = x / (1 - rate)`` with probability ``1 - rate``, else 0, for each element of dense arrays of one axis.
+def elements(x, y, random, first, rate, queue, threads):
+    """``y = x / (1 - rate)`` with probability ``1 - rate``, else 0, for each element of dense arrays ``(samples, elements)``.
 
-    ``random`` is uint64 ``(key, step)``. Backward is the same of ``dy``.
+    ``random`` is uint64 ``(key, step)``. The samples are those of a larger batch from number ``first[0]`` on, and meet the fate that
+    they have there. Backward is the same of ``dy``.
     """
+    before = first[0] * x.shape[1]
     threshold = int(np.ceil(rate * RESOLUTION))
     factor = 1.0 / (1.0 - rate)
     queue[0] = 0
     for _ in prange(threads):
         while True:
-            block = take(queue, 1)
-            start = block * BLOCK
-            if start >= x.size:
+            block = before // BLOCK + take(queue, 1)
+            origin = block * BLOCK - before
+            if origin >= x.size:
                 break
-            stop = min(start + BLOCK, x.size)
+            stop = min(origin + BLOCK, x.size)
             seed = _seed(random, block)
-            for at in range(start, stop, WIDTH):
-                kept = _kept(columns(1, VECTORS) + (at - start), seed, threshold)
+            for at in range(max(origin, 0), stop, WIDTH):
+                kept = _kept(columns(1, VECTORS) + (at - origin), seed, threshold)
                 write(where(kept, read(x, at, stop - at) * factor, 0.0), y, at, stop - at)
 
 
 @kernel(parallel=True)
-def groups(x, y, random, rate, by_channel, queue, threads):
+def groups(x, y, random, first, rate, by_channel, queue, threads):
     """As :func:`elements` for arrays ``(samples, positions, channels)``: all positions of a channel of a sample share their fate,
     and without ``by_channel`` all of a sample."""
     samples, positions, channels = x.shape
@@ -91,10 +93,10 @@ def groups(x, y, random, rate, by_channel, queue, threads):
             sample = task // tasks
             if sample >= samples:
                 break
-            first = task % tasks * per_task
-            seed = _seed(random, sample)
+            begin = task % tasks * per_task
+            seed = _seed(random, first[0] + sample)
             for c in range(0, channels, WIDTH):
                 kept = _kept((columns(1, VECTORS) + c) * int(by_channel), seed, threshold)
-                for position in range(first, min(first + per_task, positions)):
+                for position in range(begin, min(begin + per_task, positions)):
                     at = (sample * positions + position) * channels + c
                     write(where(kept, read(x, at, channels - c) * factor, 0.0), y, at, channels - c)

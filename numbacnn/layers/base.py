@@ -68,7 +68,9 @@ class Layer:
                         planner can free or reuse their memory.
     ``in_place``        ``forward`` works when ``y`` is ``x``, and ``backward`` when ``dx`` is ``dy``. The planner
                         makes them so wherever nobody else needs the old values. Of several inputs ``y`` may be any
-                        one of the same shape, and any one entry of ``dx`` may be ``dy``.
+                        one of the same shape (the planner takes the first or second), and any one entry of ``dx`` may be ``dy``.
+    ``prepared_for_forward``  ``backward`` does not read the arrays of :meth:`prepared`. In training they then share memory with
+                        what is needed at other times.
     ``alias``           ``y`` is ``x`` seen in another shape (Flatten, Reshape): ``forward`` and ``backward`` are
                         never called, the planner makes a view.
     ``reads_views``     in inference, ``forward`` may be given inputs that are some channels of a wider array: channels are dense, but
@@ -77,7 +79,10 @@ class Layer:
     ``concatenates``    ``y`` is the inputs one after the other. ``forward`` leaves alone what lies in its place in ``y`` already, as
                         the planner lets inputs do where ``reads_views`` and ``writes_views`` of the layers around allow it.
     ``splits``          the outputs are ``x``, cut, one after the other. ``forward`` leaves alone those that lie in ``x``.
-    ``random``          in training, ``b["random"]`` is a uint64 array ``(key, step)`` that is new at every step.
+    ``random``          in training, ``b["random"]`` is a uint64 array ``(key, step)`` that is new at every step, and ``b["first"]``
+                        an int64 array of one number: how many samples of the step were in micro-batches before this one (0 without
+                        gradient accumulation). What is drawn follows from these and the place in the batch; where that counts
+                        from ``first`` on, micro-batches draw what the whole batch would. Both arrays stay as they are.
     ``recordable``      ``forward`` and ``backward`` do nothing but shape arithmetic and calls of kernels. The planner
                         then calls them once, keeps the kernel calls, and afterwards runs only those.
     ``fusable``         the layer can compute what follows it: it has a field ``activation``, which the planner turns into a
@@ -97,6 +102,7 @@ class Layer:
     arity: ClassVar[int | None] = 1
     backward_reads: ClassVar[tuple[str, ...]] = ("x", "y")
     in_place: ClassVar[bool] = False
+    prepared_for_forward: ClassVar[bool] = False
     alias: ClassVar[bool] = False
     reads_views: ClassVar[bool] = False
     writes_views: ClassVar[bool] = False
@@ -148,6 +154,22 @@ class Layer:
         """Overwrite ``dx`` and the arrays in ``dp``. ``dx`` (or an entry of it) is None where no gradient is
         wanted, and ``dp`` lacks frozen parameters. The graph does all accumulation."""
         raise NotImplementedError(f"{type(self).__name__} does not define backward")
+
+    def repeatable(self, x: Any) -> bool:
+        """Whether :meth:`forward_again` may be called, on inputs of shape(s) ``x``; the outputs of other layers are always kept. By default
+        that holds for recordable layers without state (parameters that are not learned), and for those that define ``forward_again``."""
+        if type(self).forward_again is not Layer.forward_again:
+            return True
+        return self.recordable and all(parameter.trainable for parameter in self.parameters(x).values())
+
+    def forward_again(self, x: Any, y: Any, p: dict, b: dict) -> None:
+        """With recomputation, fill ``y`` once more after the ``forward`` of a training step, from the same ``x`` and ``p``: with the same
+        bits, and without a change of parameters that are not learned. Called where ``y`` was not kept, maybe several times before
+        ``backward``.
+
+        By default that is ``forward``, which fills the buffers too. A layer that defines this method, such as one with running statistics,
+        finds the buffers as ``forward`` left them, and leaves them alone."""
+        self.forward(x, y, p, b, True)
 
     def with_fixed_state(self) -> Layer:
         """This layer as it is trained while its state (parameters that are not learned, such as running statistics) is frozen."""

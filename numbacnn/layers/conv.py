@@ -42,6 +42,7 @@ class _AnyConvolution(Fusable):
     axes: ClassVar[int]
     reads_views: ClassVar[bool] = True
     writes_views: ClassVar[bool] = True
+    prepared_for_forward: ClassVar[bool] = True
 
     size: Any
     stride: Any

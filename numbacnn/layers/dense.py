@@ -39,6 +39,7 @@ class Dense(Fusable):
 
     reads_views: ClassVar[bool] = True
     writes_views: ClassVar[bool] = True
+    prepared_for_forward: ClassVar[bool] = True
     stem: ClassVar[str] = "dense"
 
     def __post_init__(self) -> None:

@@ -28,15 +28,15 @@ class _Dropping(Layer):
 
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
         if training:
-            self._drop(x, y, b["random"])
+            self._drop(x, y, b["random"], b["first"])
         else:
             kernels.pointwise.forward(kernels.activations.identity)(*lines(x, y))
 
     def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
         if dx is not None:
-            self._drop(dy, dx, b["random"])
+            self._drop(dy, dx, b["random"], b["first"])
 
-    def _drop(self, x: Any, y: Any, random: Any) -> None:
+    def _drop(self, x: Any, y: Any, *random: Any) -> None:
         raise NotImplementedError
 
     def flops(self, x: Shape) -> int:
@@ -51,8 +51,9 @@ class Dropout(_Dropping):
 
     stem: ClassVar[str] = "dropout"
 
-    def _drop(self, x: Any, y: Any, random: Any) -> None:
-        kernels.dropout.elements(x.reshape(-1), y.reshape(-1), random, float(self.rate))
+    def _drop(self, x: Any, y: Any, *random: Any) -> None:
+        shape = (x.shape[0], math.prod(x.shape[1:]))
+        kernels.dropout.elements(x.reshape(shape), y.reshape(shape), *random, float(self.rate))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +64,9 @@ class SpatialDropout(_Dropping):
 
     stem: ClassVar[str] = "spatial_dropout"
 
-    def _drop(self, x: Any, y: Any, random: Any) -> None:
+    def _drop(self, x: Any, y: Any, *random: Any) -> None:
         shape = (x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
-        kernels.dropout.groups(x.reshape(shape), y.reshape(shape), random, float(self.rate), True)
+        kernels.dropout.groups(x.reshape(shape), y.reshape(shape), *random, float(self.rate), True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ class StochasticDepth(_Dropping):
 
     stem: ClassVar[str] = "stochastic_depth"
 
-    def _drop(self, x: Any, y: Any, random: Any) -> None:
+    def _drop(self, x: Any, y: Any, *random: Any) -> None:
         channels = x.shape[-1] if x.ndim > 1 else 1
         shape = (x.shape[0], math.prod(x.shape[1:-1]), channels)
-        kernels.dropout.groups(x.reshape(shape), y.reshape(shape), random, float(self.rate), False)
+        kernels.dropout.groups(x.reshape(shape), y.reshape(shape), *random, float(self.rate), False)

@@ -106,6 +106,8 @@ class FusedEpilogue(Layer):
     normalised: bool = False
     gated: bool = False
 
+    prepared_for_forward: ClassVar[bool] = True
+
     def with_prologue(self, activation: Layer | None, normalised: bool, gated: bool) -> Layer:
         return dataclasses.replace(self, prologue=activation, normalised=normalised, gated=gated)
 

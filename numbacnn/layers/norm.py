@@ -94,6 +94,9 @@ class _PixelNorm(Layer):
     def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
         self.run(x, y, p, b, training, None)
 
+    def forward_again(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict) -> None:
+        self.normalise(x, y, p, b, None)
+
     def backward(self, x: np.ndarray, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         self.differentiate(x, dy, dx, p, dp, b, (None,))
 
@@ -191,9 +194,16 @@ class FusedNorm(Layer):
         return self.base.flops(x) + self.residual * math.prod(x) + (0 if self.activation is None else self.activation.flops(x))
 
     def forward(self, x: Any, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
-        scalar = None if self.activation is None else self.activation.scalar()
-        with self._explained(scalar):
-            self.base.run(self._first(x), y, p, b, training, scalar, self._addend(x))
+        with self._explained(self._scalar):
+            self.base.run(self._first(x), y, p, b, training, self._scalar, self._addend(x))
+
+    def forward_again(self, x: Any, y: np.ndarray, p: dict, b: dict) -> None:
+        with self._explained(self._scalar):
+            self.base.normalise(self._first(x), y, p, b, self._scalar, self._addend(x))
+
+    @property
+    def _scalar(self) -> Scalar | None:
+        return None if self.activation is None else self.activation.scalar()
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: Any, p: dict, dp: dict, b: dict) -> None:
         activation = self.activation

@@ -145,5 +145,5 @@ def check_fingerprint(folder: str | os.PathLike, saved: Mapping[str, Any], curre
 
 
 def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
     return text if len(text) <= 120 else text[:117] + "..."

@@ -26,7 +26,7 @@ class Loss:
     recordable: ClassVar[bool] = False
 
     def targets(self, labels: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """``labels`` as the array that :meth:`compute` takes, for outputs of that ``shape`` (batch first) and ``dtype``.
+        """``labels`` as the array that :meth:`compute` takes, batch first, for outputs of that ``shape`` (batch first) and ``dtype``.
         Raises ShapeError or DataError for labels that do not fit."""
         labels = np.asarray(labels)
         if labels.shape != tuple(shape):
@@ -36,7 +36,7 @@ class Loss:
     def compute(self, outputs: np.ndarray, targets: np.ndarray, gradient: np.ndarray, total: np.ndarray, scale: float = 1.0) -> None:
         """Fill ``gradient`` (shaped like ``outputs``) with ``scale`` times the gradient of the batch's loss, and ``total``
         (float64) with ``scale`` times the loss and the number that the sum was divided by, the weight of this batch in
-        the mean over several."""
+        the mean over several, which follows from ``targets``."""
         raise NotImplementedError(f"{type(self).__name__} does not define compute")
 
     @property

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from .. import kernels
 from ..data.loader import Loader
 from ..data.sources import open_dataset
 from ..errors import ConfigError, DivergenceError, NumbacnnError, ShapeError
+from ..graph.recompute import checked_recompute
+from ..layers.checks import is_integer
 from ..model import Model
 from . import callbacks as callback_room
 from . import checkpoint as checkpoints
@@ -54,6 +56,14 @@ class Trainer:
         schedule: a registered name or a Schedule, by which :meth:`fit` changes the rate.
         seed: of the order of the training data. All other randomness has the model's seed.
         callbacks: registered names or Callbacks, for :meth:`fit`.
+        recompute: what is computed twice to save memory, with the same bits in every result. ``"cheap"`` runs layers that do little
+            arithmetic (normalisation, activations, concatenation, pooling) again for the backward pass, and does not keep their
+            outputs. ``"blocks"`` keeps what goes from one block of layers to the next, and runs the forward pass of a block again
+            before its backward pass (T. Chen et al., 2016, arXiv:1604.06174). None keeps everything that the backward pass reads.
+        accumulate: into how many micro-batches a step cuts its batch, one after the other; their gradients are added up to that of
+            the loss over the whole batch, for one update. It takes the memory of a micro-batch. Losses that are no (weighted) mean over
+            samples are the mean of those of the micro-batches, and batch normalisation takes its statistics from each micro-batch, and
+            moves the running ones after each; with other layers, dropout among them, a step is the same up to rounding.
 
     ``steps`` counts the updates so far, ``epochs`` the epochs; ``history`` is that of the run that :meth:`fit` is at or
     was last at. ``updater`` holds the optimizer's state.
@@ -70,8 +80,11 @@ class Trainer:
         *,
         schedule: str | Schedule = "constant",
         loss_weights: Sequence[float] | None = None,
+        recompute: str | None = None,
+        accumulate: int = 1,
     ):
         self.model, self.seed = model, _checked_seed(seed)
+        self.recompute, self.accumulate = checked_recompute(recompute), _checked_parts(accumulate)
         self.losses = _each_output(model, loss)
         self.loss_weights = _checked_weights(loss_weights, len(self.losses))
         self.optimizer = optimizers.resolve(optimizer)
@@ -81,7 +94,7 @@ class Trainer:
         self.updater = Updater(self.optimizer, model.store)
         self.epochs = 0
         self.history = self._new_history()
-        self._batches: dict[tuple[int, bool], _Batch] = {}
+        self._batches: dict[tuple[int, bool, bool], _Batch] = {}
         self._state_before = model.store.state.copy()
         self._stopped = False
 
@@ -98,40 +111,57 @@ class Trainer:
 
         Raises DivergenceError for a loss that is not finite; the model is then as it was before.
         """
-        return self._step(images, labels, 1.0)[0]
+        return self._step(images, labels, 1.0).loss
 
     def gradients(self, images: Any, labels: Any) -> dict[str, np.ndarray]:
         """Gradients of the loss of a batch, without an update: a copy for each trainable parameter by name, and
         ``"input"`` for the images (a tuple for several inputs). The model stays as it was."""
-        batch = self._loaded(images, labels, input_gradients=True)
-        self._forward(batch)
-        batch.plan.backward()
+        parts = []
+        for batch in self._forward(images, labels, input_gradients=True):
+            batch.plan.backward()
+            parts.append([array.copy() for array in batch.plan.input_gradients])
         self._restore_state()
-        inputs = tuple(array.copy() for array in batch.plan.input_gradients)
+        inputs = tuple(map(_joined, zip(*parts)))
         found = {name: gradient.copy() for name, gradient in batch.plan.gradients.items()}
         return {**found, "input": inputs[0] if len(inputs) == 1 else inputs}
 
-    def _step(self, images: Any, labels: Any, factor: float) -> tuple[float, _Batch]:
-        batch = self._loaded(images, labels)
-        loss = self._forward(batch)
-        if not math.isfinite(loss):
-            self._restore_state()
-            raise DivergenceError(
-                f"The loss of step {self.steps + 1} is {loss} at rate {self.optimizer.rate * factor:g}; the model is as it was before this "
-                "step. Try a smaller rate or clip_norm, and see whether the data is finite and scaled."
-            )
-        batch.plan.backward()
+    def _step(self, images: Any, labels: Any, factor: float) -> _Outcome:
+        outcome = _Outcome(copied=self.accumulate > 1)
+        for batch in self._forward(images, labels):
+            outcome.add(batch)
+            if not math.isfinite(outcome.loss):
+                self._restore_state()
+                raise DivergenceError(
+                    f"The loss of step {self.steps + 1} is {outcome.loss} at rate {self.optimizer.rate * factor:g}; the model is as it was "
+                    "before this step. Try a smaller rate or clip_norm, and see whether the data is finite and scaled."
+                )
+            batch.plan.backward()
         self.updater.apply(batch.update, factor)
-        return loss, batch
+        return outcome
 
-    def _loaded(self, images: Any, labels: Any, input_gradients: bool = False) -> _Batch:
-        """The batch's images and targets, copied to where a plan reads them."""
+    def _forward(self, images: Any, labels: Any, input_gradients: bool = False) -> Iterator[_Batch]:
+        """The micro-batches of a batch, one after the other, each with the loss and the gradients of the outputs: its part in those of the
+        whole batch. The backward pass is up to the caller."""
         inputs = self.model._checked_inputs(images)
-        plan = self.model.training_plan(len(inputs[0]), input_gradients)
         if self.updater.store is not self.model.store:
             raise ConfigError("The model got another head after this Trainer was made: make a new Trainer.")
-        targets = self._targets(labels, plan.outputs)
-        key = len(inputs[0]), input_gradients
+        count = len(inputs[0])
+        targets = self._targets(labels, [(count, *tensor.shape) for tensor in self.model.graph.outputs], self.model.dtype)
+        parts = _parts(count, self.accumulate)
+        shares = self._shares(targets, parts) if len(parts) > 1 else [None]
+        if self._state_before.size:
+            np.copyto(self._state_before, self.model.store.state)
+        for part, share in zip(parts, shares):
+            batch = self._loaded([array[part] for array in inputs], [array[part] for array in targets], input_gradients, len(parts) > 1)
+            if len(parts) > 1 and part is parts[0]:
+                batch.plan.clear_gradients()
+            batch.forward(self.steps, part.start, share)
+            yield batch
+
+    def _loaded(self, inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], input_gradients: bool, accumulate: bool) -> _Batch:
+        """Images and targets, copied to where a plan reads them."""
+        key = len(inputs[0]), input_gradients, accumulate
+        plan = self.model.training_plan(len(inputs[0]), input_gradients, recompute=self.recompute, accumulate=accumulate)
         batch = self._batches.get(key)
         if batch is None or not batch.fits(plan, targets):
             if len(self._batches) >= BATCH_KINDS:
@@ -140,23 +170,27 @@ class Trainer:
         batch.load(inputs, targets)
         return batch
 
-    def _targets(self, labels: Any, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        given = [labels] * len(outputs)
-        if len(outputs) > 1 and isinstance(labels, (tuple, list)):
-            if len(labels) != len(outputs):
-                raise ShapeError(f"The model has {len(outputs)} outputs; {len(labels)} arrays of labels were given.")
+    def _targets(self, labels: Any, shapes: Sequence[tuple[int, ...]], dtype: Any) -> list[np.ndarray]:
+        """What the losses take, for outputs of these shapes."""
+        given = [labels] * len(shapes)
+        if len(shapes) > 1 and isinstance(labels, (tuple, list)):
+            if len(labels) != len(shapes):
+                raise ShapeError(f"The model has {len(shapes)} outputs; {len(labels)} arrays of labels were given.")
             given = list(labels)
-        return [loss.targets(entry, array.shape, array.dtype) for loss, entry, array in zip(self.losses, given, outputs)]
+        return [loss.targets(entry, shape, dtype) for loss, entry, shape in zip(self.losses, given, shapes)]
 
-    def _forward(self, batch: _Batch) -> float:
-        """Loss of the loaded batch; leaves the gradients of the outputs."""
-        if self._state_before.size:
-            np.copyto(self._state_before, self.model.store.state)
-        batch.plan.set_step(self.steps)
-        batch.plan.forward()
-        with kernels.jit.launch_guard():
-            kernels.jit.run(batch.losses)
-        return float(batch.totals[:, 0].sum())
+    def _shares(self, targets: Sequence[np.ndarray], parts: Sequence[slice]) -> np.ndarray:
+        """``(parts, outputs)``: the weight of each part's loss in that of the batch, the part's divisor over the sum of all. A divisor
+        follows from the targets, so that any outputs tell it before the network has run."""
+        divisors = np.empty((len(parts), len(targets)))
+        for number, part in enumerate(parts):
+            totals = _totals(len(targets), part.stop - part.start)
+            for loss, target, tensor, total in zip(self.losses, targets, self.model.graph.outputs, totals):
+                outputs = np.zeros((part.stop - part.start, *tensor.shape), self.model.dtype)
+                loss.compute(outputs, target[part].copy(), np.empty_like(outputs), total)
+            divisors[number] = totals[:, 1]
+        whole = divisors.sum(axis=0)
+        return divisors / np.where(whole == 0, 1, whole)
 
     def _restore_state(self) -> None:
         """Undo what the forward pass did to running statistics."""
@@ -177,7 +211,7 @@ class Trainer:
             if interrupt:
                 interrupt.check()
             outputs = self._predict(images)
-            targets = self._targets(labels, outputs)
+            targets = self._targets(labels, [output.shape for output in outputs], outputs[0].dtype)
             totals = _totals(len(outputs), len(outputs[0]))
             for loss, weight, output, target, total in zip(self.losses, self.loss_weights, outputs, targets, totals):
                 loss.compute(output, target, np.empty_like(output), total, weight)
@@ -279,6 +313,46 @@ class _Batch:
         for own, given in zip(self.targets, targets):
             np.copyto(own, given)
 
+    def forward(self, step: int, first: int, share: np.ndarray | None) -> None:
+        """Fill ``totals`` and the gradients of the outputs. The batch is all of a step, or the samples from ``first`` on, of which each
+        output's loss counts by its ``share`` in that of the step."""
+        self.plan.set_step(step, first)
+        self.plan.forward()
+        with kernels.jit.launch_guard():
+            kernels.jit.run(self.losses)
+        if share is not None:
+            self.totals[:, 0] *= share
+            for gradient, factor in zip(self.plan.output_gradients, share):
+                np.multiply(gradient, factor, out=gradient)
+
+
+class _Outcome:
+    """What came out of a batch: ``totals``, a row ``(loss, divisor)`` for each output, and for metrics the first output and its targets.
+    Without ``copied`` these are views, which last until the next batch."""
+
+    def __init__(self, copied: bool) -> None:
+        self.totals: Any = 0.0
+        self._copied = copied
+        self._parts: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, batch: _Batch) -> None:
+        """Enter a batch, or a further part of one."""
+        self.totals = self.totals + batch.totals
+        part = batch.plan.outputs[0], batch.targets[0]
+        self._parts.append((part[0].copy(), part[1].copy()) if self._copied else part)
+
+    @property
+    def loss(self) -> float:
+        return float(self.totals[:, 0].sum())
+
+    @property
+    def outputs(self) -> np.ndarray:
+        return _joined([outputs for outputs, _ in self._parts])
+
+    @property
+    def targets(self) -> np.ndarray:
+        return _joined([targets for _, targets in self._parts])
+
 
 _EPOCHS = "number of epochs (on which the schedule depends)"
 
@@ -355,14 +429,14 @@ class _Run:
             for images, labels in batches:
                 if trainer.schedule.per_step:
                     factor = self._factor(self.batch)
-                loss, batch = trainer._step(images, labels, factor)
+                outcome = trainer._step(images, labels, factor)
                 count = _count(images)
                 self.batch += 1
                 self.images += count
-                self.means.add_losses(batch.totals)
-                self.means.measure(trainer.metrics, batch.plan.outputs[0], batch.targets[0])
+                self.means.add_losses(outcome.totals)
+                self.means.measure(trainer.metrics, outcome.outputs, outcome.targets)
                 for callback in watchers:
-                    callback.on_step_end(trainer, trainer.steps, loss)
+                    callback.on_step_end(trainer, trainer.steps, outcome.loss)
                 display.step(count, self.means.values)
                 if self.every and trainer.steps % self.every == 0 and self.batch < len(self.loader):
                     self.seconds += time.perf_counter() - start
@@ -459,6 +533,7 @@ class _Run:
             "schedule": repr(trainer.schedule),
             "metrics": [repr(metric) for metric in trainer.metrics],
             "batch size": self.loader.batch_size,
+            "gradient accumulation": f"{trainer.accumulate} micro-batches" if trainer.accumulate > 1 else None,
             "seed": trainer.seed,
             "shuffle": bool(self.loader.shuffle),
             "number of training samples": len(self.loader.dataset),
@@ -529,6 +604,25 @@ def _totals(outputs: int, samples: int) -> np.ndarray:
 def _count(images: Any) -> int:
     """Samples of a batch, whose images are an array or a tuple of them."""
     return len(images[0]) if isinstance(images, tuple) else len(images)
+
+
+def _parts(samples: int, count: int) -> list[slice]:
+    """At most ``count`` micro-batches, all of one size but the last, which may be smaller: two sizes need two plans at most."""
+    size = max(1, -(-samples // count))
+    return [slice(start, min(start + size, samples)) for start in range(0, max(samples, 1), size)]
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Parts of a batch one after the other."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _checked_parts(accumulate: Any) -> int:
+    if not is_integer(accumulate, 1):
+        raise ConfigError(
+            f"A trainer was given accumulate={accumulate!r}; it takes a number of micro-batches, a whole number of at least 1."
+        )
+    return int(accumulate)
 
 
 def _checked_seed(seed: Any) -> int:
