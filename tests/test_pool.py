@@ -365,3 +365,14 @@ def test_of_several_that_are_not_numbers_the_last_gets_the_gradient():
     x, y, argmax = np.array([np.nan, 5, np.nan, 1]).reshape(1, 1, 1, 4, 1), np.zeros((1, 1, 1, 1, 1)), np.zeros((1, 1, 1, 1, 1), np.int32)
     pool_kernels.max_forward(x, y, argmax, np.array([[[0, 1, 1]], [[0, 1, 1]], [[0, 4, 1]]], np.int64))
     assert argmax.ravel() == [2]
+
+
+@pytest.mark.parametrize("side", [16, 17])
+def test_taps_of_small_windows_are_kept_in_a_byte(side):
+    x = np.random.default_rng(0).permutation(np.arange(side * side * 3.0)).reshape(1, side, side, 3)
+    layer = layers.GlobalMaxPool2D()
+    driver = Driver(layer, x)
+    y = driver.forward()
+    assert layer.buffers(x.shape[1:])["argmax"].dtype == ("uint8" if side == 16 else "int32")
+    dx, _ = driver.backward(np.ones_like(y))
+    np.testing.assert_array_equal(dx, (x == x.max(axis=(1, 2))[:, None, None]).astype(float))

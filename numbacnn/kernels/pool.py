@@ -70,11 +70,6 @@ def _in_elements(x):
 
 
 @inline
-def _in_pixels(x):
-    return x.shape[2] * x.shape[3], x.shape[3], 1
-
-
-@inline
 def _pixel(y, n, d, h, w):
     """Offset of a pixel in elements."""
     return n * stride(y, 0) + d * stride(y, 1) + h * stride(y, 2) + w * stride(y, 3)
@@ -127,29 +122,39 @@ def _pixel_max(x, at, taps, steps, y, to, count):
         _narrow_max(x, at + done, taps, steps, y, to + done, count - done)
 
 
-@inline
-def _window_argmax(x, argmax, at, steps, first, pixel_steps, taps, count):
-    """The maxima, and the pixel of the sample where each was first met; ``first`` is the first tap's. What is not a number beats every
-    number, and the last of them counts, as in PyTorch."""
-    best, chosen = splat(x, -np.inf, 1, VECTORS), splat(argmax, first, 1, VECTORS)
-    for i in range(taps[0]):
-        for j in range(taps[1]):
-            near = at + i * steps[0] + j * steps[1]
-            pixel = first + i * pixel_steps[0] + j * pixel_steps[1]
-            for _k in range(taps[2]):
-                value = read(x, near, count)
-                better = (value > best) | (value != value)  # noqa: PLR0124 (true of what is not a number)
-                best = where(better, value, best)
-                chosen = where(better, pixel, chosen)
-                near += steps[2]
-                pixel += pixel_steps[2]
-    return best, chosen
+@functools.cache
+def _window_argmax(vectors):
+    """The function that writes the maxima of a window, of at most so many vectors of channels, and the number of the tap where each was
+    first met. What is not a number beats every number, and the last of them counts, as in PyTorch."""
+    read, write = access(vectors)
+
+    @inline
+    def maximum(x, at, taps, steps, y, to, argmax, place, count):
+        best, chosen = splat(x, -np.inf, 1, vectors), splat(argmax, 0, 1, vectors)
+        tap = 0
+        for i in range(taps[0]):
+            for j in range(taps[1]):
+                near = at + i * steps[0] + j * steps[1]
+                for _k in range(taps[2]):
+                    value = read(x, near, count)
+                    better = (value > best) | (value != value)  # noqa: PLR0124 (true of what is not a number)
+                    best = where(better, value, best)
+                    chosen = where(better, tap, chosen)
+                    near += steps[2]
+                    tap += 1
+        write(best, y, to, count)
+        write(chosen, argmax, place, count)
+
+    return maximum
+
+
+_argmax, _narrow_argmax = _window_argmax(VECTORS), _window_argmax(1)
 
 
 @kernel(parallel=True, views=("x", "y"))
 def max_forward(x, y, argmax, windows, queue, threads):
-    """``y`` = maximum of each window; ``argmax`` (int32, as ``y``, or of size 0 where it is not wanted) = pixel of the
-    sample ``(d * H + h) * W + w`` that it came from."""
+    """``y`` = maximum of each window; ``argmax`` (whole numbers, as ``y``, or of size 0 where it is not wanted) = the number of the
+    window's tap that it came from, the last axis being counted first."""
     stretches, span, spans, tasks = _partition(y.shape)
     _, depth, height, width, channels = y.shape
     queue[0] = 0
@@ -166,15 +171,55 @@ def max_forward(x, y, argmax, windows, queue, threads):
                 if argmax.size == 0:
                     _pixel_max(x, at + channel, taps, steps, y, to + channel, end - channel)
                     continue
-                pixel, _taps, pixel_steps = _window(windows, d, h, w, _in_pixels(x))
+                place = (row + w) * channels
                 for c in range(channel, end, WIDTH):
-                    best, chosen = _window_argmax(x, argmax, at + c, steps, pixel, pixel_steps, taps, channels - c)
-                    write(best, y, to + c, channels - c)
-                    write(chosen, argmax, (row + w) * channels + c, channels - c)
+                    if end - c > LANES:
+                        _argmax(x, at + c, taps, steps, y, to + c, argmax, place + c, end - c)
+                    else:
+                        _narrow_argmax(x, at + c, taps, steps, y, to + c, argmax, place + c, end - c)
+
+
+@inline
+def _tap_of(windows, axis, place, pixel):
+    """The tap with which a window meets a pixel along an axis, or -1."""
+    tap, step = pixel - windows[axis, place, 0], windows[axis, place, 2]
+    if step > 1:
+        if tap % step:
+            return -1
+        tap //= step
+    return tap if tap < windows[axis, place, 1] else -1
+
+
+@functools.cache
+def _gather(vectors):
+    """The function that writes the gradient of a pixel, of at most so many vectors of channels."""
+    read, write = access(vectors)
+
+    @inline
+    def gather(dy, argmax, at, windows, covers, d, h, w, dx, to, count):
+        _, _, height, width, channels = dy.shape
+        sums = zeros(dx, 1, vectors)
+        for i in range(covers[0, d, 0], covers[0, d, 0] + covers[0, d, 1]):
+            tap_d = _tap_of(windows, 0, i, d)
+            for j in range(covers[1, h, 0], covers[1, h, 0] + covers[1, h, 1]):
+                tap_h = _tap_of(windows, 1, j, h)
+                for k in range(covers[2, w, 0], covers[2, w, 0] + covers[2, w, 1]):
+                    tap_w = _tap_of(windows, 2, k, w)
+                    if min(tap_d, tap_h, tap_w) < 0:
+                        continue
+                    tap = (tap_d * windows[1, j, 1] + tap_h) * windows[2, k, 1] + tap_w
+                    near = at + ((i * height + j) * width + k) * channels
+                    sums = sums + where(read(argmax, near, count) == tap, read(dy, near, count), 0.0)
+        write(sums, dx, to, count)
+
+    return gather
+
+
+_gather_panel, _gather_vector = _gather(VECTORS), _gather(1)
 
 
 @kernel(parallel=True)
-def max_backward(dy, argmax, dx, covers, queue, threads):
+def max_backward(dy, argmax, dx, windows, covers, queue, threads):
     """``dx`` = sum of ``dy`` over the windows whose maximum the pixel is."""
     stretches, span, spans, tasks = _partition(dx.shape)
     _, depth, height, width, channels = dx.shape
@@ -186,20 +231,15 @@ def max_backward(dy, argmax, dx, covers, queue, threads):
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, dx.shape, stretches, span, spans)
-            sample = n * places_d * places_h * places_w
+            sample = n * places_d * places_h * places_w * channels
+            row = ((n * depth + d) * height + h) * width
             for w in range(first, last):
-                pixel = (d * height + h) * width + w
-                place, places, steps = _cover(covers, d, h, w, dy.shape)
+                to = (row + w) * channels
                 for c in range(channel, end, WIDTH):
-                    at, count = (sample + place) * channels + c, channels - c
-                    sums = zeros(dx, 1, VECTORS)
-                    for i in range(places[0]):
-                        for j in range(places[1]):
-                            near = at + (i * steps[0] + j * steps[1]) * channels
-                            for _k in range(places[2]):
-                                sums = sums + where(read(argmax, near, count) == pixel, read(dy, near, count), 0.0)
-                                near += channels
-                    write(sums, dx, (n * depth * height * width + pixel) * channels + c, count)
+                    if end - c > LANES:
+                        _gather_panel(dy, argmax, sample + c, windows, covers, d, h, w, dx, to + c, end - c)
+                    else:
+                        _gather_vector(dy, argmax, sample + c, windows, covers, d, h, w, dx, to + c, end - c)
 
 
 # Average -------------------------------------------------------------------------------------------------------------

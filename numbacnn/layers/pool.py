@@ -112,11 +112,13 @@ class _Max(_Pool):
     """The largest element; not a number, if there is one. The gradient goes to the first of equal ones."""
 
     def buffers(self, x: Shape) -> dict[str, Buffer]:
-        return {"argmax": Buffer(self.output_shape(x), "int32")}
+        windows, _, _ = _tables(self.axis_windows(x))
+        most_taps = math.prod(windows[..., 1].max(axis=1).tolist())
+        return {"argmax": Buffer(self.output_shape(x), "uint8" if most_taps <= 256 else "int32")}
 
     def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
         shape = x.shape[1:]
-        argmax = b["argmax"] if training else np.empty((0, *y.shape[1:]), np.int32)
+        argmax = b["argmax"] if training else np.empty((0, *y.shape[1:]), np.uint8)
         x, y, argmax = self._views(shape, [x], [y, argmax])
         kernels.pool.max_forward(x, y, argmax, _tables(self.axis_windows(shape))[0])
 
@@ -125,7 +127,7 @@ class _Max(_Pool):
             return
         shape = dx.shape[1:]
         dx, dy, argmax = self._views(shape, [dx], [dy, b["argmax"]])
-        kernels.pool.max_backward(dy, argmax, dx, _tables(self.axis_windows(shape))[1])
+        kernels.pool.max_backward(dy, argmax, dx, *_tables(self.axis_windows(shape))[:2])
 
 
 class _Average(_Pool):
