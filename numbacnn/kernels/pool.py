@@ -11,7 +11,7 @@ code:
 ``shares[axis, place]``   1 / what the window counts as in an average (padding may count). Shares of the axes are multiplied.
 
 A task is a stretch of one row, and a span of channels, of the array that is written: every element is written by one
-task, and backward gathers from all windows that hold a pixel instead of scattering.
+task, and backward gathers from all windows that hold a pixel instead of scattering, unless each pixel is in one window.
 """
 
 from __future__ import annotations
@@ -240,6 +240,52 @@ def max_backward(dy, argmax, dx, windows, covers, queue, threads):
                         _gather_panel(dy, argmax, sample + c, windows, covers, d, h, w, dx, to + c, end - c)
                     else:
                         _gather_vector(dy, argmax, sample + c, windows, covers, d, h, w, dx, to + c, end - c)
+
+
+@functools.cache
+def _scatter(vectors):
+    """The function that writes the gradients of a window's pixels, of at most so many vectors of channels."""
+    read, write = access(vectors)
+
+    @inline
+    def scatter(dy, argmax, at, dx, to, taps, steps, count):
+        chosen, gradient = read(argmax, at, count), read(dy, at, count)
+        tap = 0
+        for i in range(taps[0]):
+            for j in range(taps[1]):
+                near = to + i * steps[0] + j * steps[1]
+                for _k in range(taps[2]):
+                    write(where(chosen == tap, gradient, 0.0), dx, near, count)
+                    near += steps[2]
+                    tap += 1
+
+    return scatter
+
+
+_scatter_panel, _scatter_vector = _scatter(VECTORS), _scatter(1)
+
+
+@kernel(parallel=True)
+def max_backward_apart(dy, argmax, dx, windows, queue, threads):
+    """:func:`max_backward` where each pixel is in exactly one window: what is written is read once."""
+    stretches, span, spans, tasks = _partition(dy.shape)
+    _, depth, height, width, channels = dy.shape
+    queue[0] = 0
+    for _ in prange(threads):
+        while True:
+            task = take(queue, 1)
+            if task >= tasks:
+                break
+            n, d, h, first, last, channel, end = _place(task, dy.shape, stretches, span, spans)
+            row = ((n * depth + d) * height + h) * width
+            for w in range(first, last):
+                tap, taps, steps = _window(windows, d, h, w, _in_elements(dx))
+                at, to = (row + w) * channels, n * stride(dx, 0) + tap
+                for c in range(channel, end, WIDTH):
+                    if end - c > LANES:
+                        _scatter_panel(dy, argmax, at + c, dx, to + c, taps, steps, end - c)
+                    else:
+                        _scatter_vector(dy, argmax, at + c, dx, to + c, taps, steps, end - c)
 
 
 # Average -------------------------------------------------------------------------------------------------------------

@@ -37,6 +37,12 @@ class _AxisWindows:
     step: int = 1
     counts: tuple[int, ...] | None = None  # what each window counts as in an average; None: its pixels
 
+    @property
+    def apart(self) -> bool:
+        """Whether each pixel is in exactly one window."""
+        windows = (range(start, stop, self.step) for start, stop in zip(self.starts, self.stops))
+        return sorted(pixel for window in windows for pixel in window if 0 <= pixel < self.size) == list(range(self.size))
+
 
 def _sliding_windows(
     size: int, kernel: int, stride: int, dilation: int, padding: tuple[int, int], places: int, count_padding: bool
@@ -127,7 +133,12 @@ class _Max(_Pool):
             return
         shape = dx.shape[1:]
         dx, dy, argmax = self._views(shape, [dx], [dy, b["argmax"]])
-        kernels.pool.max_backward(dy, argmax, dx, *_tables(self.axis_windows(shape))[:2])
+        axes = self.axis_windows(shape)
+        windows, covers, _ = _tables(axes)
+        if all(axis.apart for axis in axes):
+            kernels.pool.max_backward_apart(dy, argmax, dx, windows)
+        else:
+            kernels.pool.max_backward(dy, argmax, dx, windows, covers)
 
 
 class _Average(_Pool):
