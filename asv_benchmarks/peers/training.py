@@ -12,12 +12,12 @@ batches in all engines, with nothing dropped at random, and tells how far the lo
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ COMPILED = "torch compiled"
 RECOMPUTING = {f"numbacnn {mode}": mode for mode in ("cheap", "blocks")}  # engines, and the Trainer's recompute
 RATE, MOMENTUM = 0.01, 0.9
 CLASSES = 10  # that labels are drawn from
-POOL = 8  # different batches of a curve, one after the other
+CALM_RATE = 0.002  # for curves, which should tell how engines differ, not how a step that is too large swings
+SIGNAL = 0.05  # standard deviation of what the images of a class have in common, that of the rest being 1
 
 
 Case = tuple[str, tuple[int, ...], int]
@@ -70,7 +71,7 @@ def _numbacnn(case: Case, folder: Path, threads: int, calm: bool, recompute: str
     nc.set_num_threads(threads)
     model = nc.create(name, input_shape=shape, **options_of(name, calm))
     model.load_weights(folder / "weights.pth")
-    trainer = nc.Trainer(model, optimizer=nc.SGD(RATE, momentum=MOMENTUM), recompute=recompute)
+    trainer = nc.Trainer(model, optimizer=nc.SGD(CALM_RATE if calm else RATE, momentum=MOMENTUM), recompute=recompute)
     return trainer.step
 
 
@@ -87,7 +88,7 @@ def _torch(engine: str, case: Case, folder: Path, threads: int, calm: bool) -> A
         zoo.without_chance(module)
     layout = channels_last_layout(1 + len(shape)) if engine == "torch channels-last" else torch.contiguous_format
     module = module.to(memory_format=layout)
-    optimizer = torch.optim.SGD(module.parameters(), RATE, momentum=MOMENTUM)
+    optimizer = torch.optim.SGD(module.parameters(), CALM_RATE if calm else RATE, momentum=MOMENTUM)
     forward = torch.compile(module) if engine == COMPILED else module
 
     def step(images: np.ndarray, labels: np.ndarray) -> float:
@@ -101,11 +102,13 @@ def _torch(engine: str, case: Case, folder: Path, threads: int, calm: bool) -> A
     return step
 
 
-def batches(case: Case, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Images and labels, the same in every process."""
+def batches(case: Case, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Images and labels, the same in every process, and never the same twice: noise, and faintly a pattern for each class."""
     name, shape, batch = case
+    patterns = SIGNAL * drawn(name, shape, CLASSES, count)
     labels = np.random.default_rng(0).integers(0, CLASSES, (count, batch))
-    return [(drawn(name, shape, batch, seed), labels[seed]) for seed in range(count)]
+    for seed in range(count):
+        yield drawn(name, shape, batch, seed) + patterns[labels[seed]], labels[seed]
 
 
 def work(engine: str, case: Case, folder: Path, threads: int, line: Any) -> None:
@@ -143,7 +146,7 @@ def work_memory(engine: str, case: Case, folder: Path, threads: int, line: Any) 
 def work_curve(engine: str, case: Case, folder: Path, threads: int, steps: int, line: Any) -> None:
     """Send the losses of so many steps."""
     step = prepared(engine, case, folder, threads, calm=True)
-    line.send([step(*batch) for batch in itertools.islice(itertools.cycle(batches(case, POOL)), steps)])
+    line.send([step(*batch) for batch in batches(case, steps)])
 
 
 # Measuring ---------------------------------------------------------------------------------------------------------
