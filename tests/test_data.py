@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from numbacnn.data import images as image_files
-from numbacnn.data.dataset import ArrayDataset, Dataset, Resized, as_input
+from numbacnn.data.dataset import ArrayDataset, Dataset, Normalised, Resized, as_input
 from numbacnn.data.folder import ImageFolder
 from numbacnn.data.loader import Loader
 from numbacnn.data.sources import open_dataset
@@ -484,6 +484,24 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert labels_of(one.epoch(4)) != labels_of(one.epoch(5))
     assert labels_of(one.epoch(4)) != labels_of(Loader(Counting(50), 8, seed=2).epoch(4))
     assert one.order(0)[:8].tolist() == [2, 41, 20, 19, 21, 0, 1, 27]  # the same in every version of NumPy
+
+
+def test_a_data_set_that_changes_from_epoch_to_epoch():
+    class Growing(Counting):
+        def at_epoch(self, number):
+            grown = Growing(self.length)
+            grown.added = number
+            return grown
+
+        def batch(self, indices):
+            images, labels = super().batch(indices)
+            return images + self.added, labels
+
+    for view, factor in ((Growing(9), 1), (Normalised(Growing(9), [0.0], [0.5]), 2)):
+        loader = Loader(view, 4, seed=1)
+        for number in (3, 0):
+            for images, labels in loader.epoch(number):
+                np.testing.assert_array_equal(images[:, 0, 0, 0], factor * (labels + number))
 
 
 def test_without_shuffling():

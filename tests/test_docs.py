@@ -1,16 +1,19 @@
-"""The code in README.md and docs/how-to, and examples/digits.py, run as they stand."""
+"""The code in README.md and docs/how-to, examples/digits.py and examples/fashion_mnist.py, run as they stand."""
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 import runpy
+import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numbacnn_datasets import mnist
 
 import numbacnn as nc
 from numbacnn.kernels import choices
@@ -51,6 +54,51 @@ def test_the_example(run_code, capsys):
     assert made["trainer"].evaluate("digits")["accuracy"] > 0.6
     images = np.zeros((2, 8, 8, 1), np.float32)
     np.testing.assert_array_equal(nc.load("digits.safetensors").predict(images), made["model"].predict(images))
+
+
+@pytest.fixture(scope="module")
+def fashion():
+    return runpy.run_path(str(ROOT / "examples" / "fashion_mnist.py"))
+
+
+@pytest.mark.skipif(not Path(mnist.DEBIAN_FOLDER).is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+def test_learning_fashion_mnist(fashion, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fashion_mnist.py", "--epochs", "2", "--images", "160", "--held-out", "64"])
+    fashion["main"]()
+    told = capsys.readouterr().out
+    first, second = json.loads(Path("fashion_mnist.json").read_text())
+    assert f"accuracy {100 * second['val_accuracy']:.2f} %" in told
+    assert second["loss"] < first["loss"]
+    assert nc.load("fashion_mnist.safetensors").predict(np.zeros((3, 28, 28, 1), np.float32)).shape == (3, 10)
+
+
+def test_what_happens_to_an_image_follows_from_seed_epoch_and_index(fashion):
+    data = nc.ArrayDataset(np.random.default_rng(0).random((40, 9, 7, 2)).astype(np.float32) + 1, np.arange(40))
+    options = {"padding": 1, "erased": 2, "share": 0.5}
+    augmented = fashion["Augmented"](data, seed=3, **options).at_epoch(2)
+    images, labels = augmented.batch(np.arange(40))
+    np.testing.assert_array_equal(labels, np.arange(40))
+    np.testing.assert_array_equal(augmented.batch(np.array([7, 3]))[0], images[[7, 3]])
+    np.testing.assert_array_equal(fashion["Augmented"](data, seed=3, epoch=2, **options).batch(np.arange(40))[0], images)
+    for other in (augmented.at_epoch(1), fashion["Augmented"](data, seed=4, epoch=2, **options)):
+        assert (other.batch(np.arange(40))[0] != images).any(axis=(1, 2, 3)).sum() > 30
+    places, mirrored, squares = set(), 0, 0
+    for image, whole in zip(images, data.batch(np.arange(40))[0]):
+        framed = np.pad(whole, ((1, 1), (1, 1), (0, 0)))
+        candidates = [(y, x, turn) for y in range(3) for x in range(3) for turn in (1, -1)]
+        cuts = [framed[y : y + 9, x : x + 7][:, ::turn] for y, x, turn in candidates]
+        fitting = [k for k, cut in enumerate(cuts) if ((image == cut) | (image == 0)).all()]
+        erased = [int(((image == 0) & (cuts[k] > 0)).any(axis=2).sum()) for k in fitting]
+        best = int(np.argmin(erased))
+        y, x, turn = candidates[fitting[best]]
+        places.add((y, x))
+        mirrored += turn < 0
+        squares += erased[best] > 0
+        assert erased[best] in (0, 1, 2, 4), "a square of side 2, or the part of it that is on the image"
+    assert len(places) == 9
+    assert 10 < mirrored < 30
+    assert 10 < squares < 30
 
 
 def test_the_readme_shows_the_example():

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
-from .dataset import Batch, Dataset
+from .dataset import Batch, Dataset, at_epoch
 
 
 class Loader:
@@ -69,15 +69,15 @@ class Loader:
         """
         if not 0 <= start <= len(self):
             raise ConfigError(f"An epoch of {len(self)} batches cannot start at batch {start}.")
-        return self._batches(self.order(number), start)
+        return self._batches(at_epoch(self.dataset, number), self.order(number), start)
 
-    def _batches(self, order: NDArray[np.int64], start: int) -> Iterator[Batch]:
+    def _batches(self, dataset: Dataset, order: NDArray[np.int64], start: int) -> Iterator[Batch]:
         ahead: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="numbacnn-loader")
         try:
             for at in range(start, len(self)):
                 indices = order[at * self.batch_size : (at + 1) * self.batch_size]
-                ahead.append(pool.submit(self._prepare, indices))
+                ahead.append(pool.submit(_prepare, dataset, indices))
                 if len(ahead) > self.workers + 1:
                     yield ahead.popleft().result()
             while ahead:
@@ -85,18 +85,20 @@ class Loader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _prepare(self, indices: NDArray[np.int64]) -> Batch:
-        images, labels = self.dataset.batch(indices)
-        shape = self.dataset.input_shape
-        several = bool(shape) and isinstance(shape[0], tuple)
-        given, shapes = (images, shape) if several else ((images,), (shape,))
-        if len(given) != len(shapes):
-            raise DataError(f"{self.dataset!r} gave a batch of {len(given)} arrays of images; {len(shapes)} were asked for.")
-        for array, one in zip(given, shapes):
-            wanted = (len(indices), *one)
-            if np.shape(array) != wanted:
-                raise DataError(f"{self.dataset!r} gave a batch of images of shape {np.shape(array)}; {wanted} was asked for.")
-        for array in labels if isinstance(labels, tuple) else (labels,):
-            if len(array) != len(indices):
-                raise DataError(f"{self.dataset!r} gave {len(array)} labels for {len(indices)} images.")
-        return images, labels
+
+def _prepare(dataset: Dataset, indices: NDArray[np.int64]) -> Batch:
+    """A batch. Raises DataError where it is not what the data set says."""
+    images, labels = dataset.batch(indices)
+    shape = dataset.input_shape
+    several = bool(shape) and isinstance(shape[0], tuple)
+    given, shapes = (images, shape) if several else ((images,), (shape,))
+    if len(given) != len(shapes):
+        raise DataError(f"{dataset!r} gave a batch of {len(given)} arrays of images; {len(shapes)} were asked for.")
+    for array, one in zip(given, shapes):
+        wanted = (len(indices), *one)
+        if np.shape(array) != wanted:
+            raise DataError(f"{dataset!r} gave a batch of images of shape {np.shape(array)}; {wanted} was asked for.")
+    for array in labels if isinstance(labels, tuple) else (labels,):
+        if len(array) != len(indices):
+            raise DataError(f"{dataset!r} gave {len(array)} labels for {len(indices)} images.")
+    return images, labels
