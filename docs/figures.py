@@ -71,7 +71,7 @@ def profile() -> None:
     timeline.set_yticks(range(len(stages)), stages)
     timeline.set_xlabel("ms")
     title = f"A training step of ResNet-20 on {found.batch} images, {found.threads} thread{'s' if found.threads > 1 else ''}"
-    timeline.set_title(f"{title}: {1e3 * found.step_seconds:.1f} ms; forward from top to bottom, then back")
+    timeline.set_title(f"{title}: forward from top to bottom, then back")
     timeline.grid(alpha=0.3, axis="x")
     for place, phase in enumerate(("backward", "forward")):
         left = 0.0

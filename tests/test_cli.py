@@ -128,6 +128,7 @@ def test_version():
         (["predict", "nothing.safetensors", "x.png"], "no model 'nothing.safetensors'"),
         (["predict", "nothing.safetensors"], "Missing argument 'FILES...'"),
         (["summary", "lenet6"], "Did you mean 'lenet5'"),
+        (["train", "lenet5", "digits", "--workers", "0"], "--workers"),
         (["cache", "warm", "lenet6"], "Did you mean 'lenet5'"),
         (["cache", "warm", "lenet5", "resnet51"], "no architecture named 'resnet51'. Did you mean 'resnet"),
         (["cache", "warm"], "Missing argument 'ARCHITECTURE...'"),

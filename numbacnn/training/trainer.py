@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -192,9 +192,9 @@ class Trainer:
         of :meth:`fit` may be."""
         return self._evaluate(self._open(dataset, "test"), batch_size, None)
 
-    def _evaluate(self, dataset: Any, batch_size: int, interrupt: _Interrupt | None) -> dict[str, float]:
+    def _evaluate(self, dataset: Any, batch_size: int, interrupt: _Interrupt | None, workers: int | None = None) -> dict[str, float]:
         means = Means()
-        for images, labels in Loader(dataset, batch_size, shuffle=False).epoch(0):
+        for images, labels in Loader(dataset, batch_size, shuffle=False, workers=workers).epoch(0):
             if interrupt:
                 interrupt.check()
             outputs = self._predict(images)
@@ -237,6 +237,7 @@ class Trainer:
         *,
         shuffle: bool = True,
         checkpoint_every: int | None = None,
+        workers: int | None = None,
     ) -> History:
         """Train for a number of epochs.
 
@@ -250,6 +251,8 @@ class Trainer:
             resume: goes on from there, if anything is there, with the same bits as if there had been no break. ``epochs``
                 still counts from the beginning of the run, and may only change with a schedule that does not depend on it.
             progress: True for a bar, False for silence; None means a bar on a terminal, else a line per epoch.
+            workers: threads that prepare batches ahead, in their order however many there are; None takes one per core, up to 8. Where
+                steps wait for them, the line of the epoch tells, and the entry ``waited_seconds`` of the history.
 
         Ctrl-C finishes the step, saves the run and raises TrainingInterrupted; a second one raises KeyboardInterrupt at
         once. Raises DivergenceError as :meth:`step` does, and where parameters are no longer finite after an epoch; ConfigError where
@@ -262,7 +265,7 @@ class Trainer:
         if self.model.classes is None and data.classes is not None:
             self.model.classes = tuple(data.classes)
         held_out = None if validation is None else self._open(validation, "test")
-        run = _Run(self, Loader(data, batch_size, shuffle, self.seed), held_out, int(epochs), checkpoint, checkpoint_every)
+        run = _Run(self, Loader(data, batch_size, shuffle, self.seed, workers=workers), held_out, int(epochs), checkpoint, checkpoint_every)
         return run.go(resume, progress)
 
     def stop(self) -> None:
@@ -315,7 +318,7 @@ class _Run:
         self.frozen = sorted(trainer.model.store.frozen)  # before callbacks may change it
         self.batch = 0  # batches of the current epoch that are done
         self.means = Means()
-        self.seconds = 0.0
+        self.seconds = self.waited = 0.0
         self.images = 0
 
     # The run ---------------------------------------------------------------------------------------------------------
@@ -333,65 +336,72 @@ class _Run:
             if resume and not resumed:
                 display.note(f"There is no checkpoint in {self.folder!r} to resume from; the run begins anew.")
             self._call("on_train_begin")
+            end = self.first_epoch + self.epochs
+            batches: Any = self.loader.epochs(trainer.epochs, self.batch, end - trainer.epochs)
             try:
-                while trainer.epochs < self.first_epoch + self.epochs and not trainer._stopped:
-                    self._epoch(interrupt, display)
+                with contextlib.closing(batches):  # ends the loader's threads
+                    while trainer.epochs < end and not trainer._stopped:
+                        self._epoch(batches, interrupt, display)
             except _Interrupted:
                 raise self._interrupted() from None
         self._call("on_train_end", trainer.history)
         return trainer.history
 
-    def _epoch(self, interrupt: _Interrupt, display: display_room.Silent) -> None:
+    def _epoch(self, batches: Iterator[Any], interrupt: _Interrupt, display: display_room.Silent) -> None:
         trainer, number = self.trainer, self.trainer.epochs - self.first_epoch + 1
         display.begin_epoch(number, self.epochs, len(self.loader), self.batch)
         if self.batch == 0:
             self._call("on_epoch_begin", number)
-        self._steps(interrupt, display)
+        self._steps(batches, interrupt, display)
         interrupt.check()
         self._check_finite()
         record: dict[str, Any] = {"epoch": number, **self.means.values()}
         if self.validation is not None:
             display.phase("validation")
-            found = trainer._evaluate(self.validation, EVALUATION_BATCH, interrupt)
+            found = trainer._evaluate(self.validation, EVALUATION_BATCH, interrupt, self.loader.workers)
             record.update((f"val_{name}", value) for name, value in found.items())
         record["rate"] = trainer.optimizer.rate * self._factor(len(self.loader) - 1)
-        record["seconds"] = round(self.seconds, 3)
+        record["seconds"], record["waited_seconds"] = round(self.seconds, 3), round(self.waited, 3)
         record["images_per_second"] = round(self.images / max(self.seconds, 1e-9), 1)
         trainer.history.append(record)
         trainer.epochs += 1
-        self.batch, self.means, self.seconds, self.images = 0, Means(), 0.0, 0
+        self.batch, self.means, self.seconds, self.waited, self.images = 0, Means(), 0.0, 0.0, 0
         self._call("on_epoch_end", number, record)
         trainer.schedule.check(record)
         self._save()
         display.end_epoch(record, self.epochs)
 
-    def _steps(self, interrupt: _Interrupt, display: display_room.Silent) -> None:
+    def _steps(self, batches: Iterator[Any], interrupt: _Interrupt, display: display_room.Silent) -> None:
         """What remains of the epoch's steps."""
         trainer = self.trainer
         watchers = [c for c in trainer.callbacks if type(c).on_step_end is not callback_room.Callback.on_step_end]
         factor = self._factor(self.batch)
         start = time.perf_counter()
-        batches: Any = self.loader.epoch(trainer.epochs, self.batch)
-        with contextlib.closing(batches):  # ends the loader's threads
-            for images, labels in batches:
-                if trainer.schedule.per_step:
-                    factor = self._factor(self.batch)
-                loss, batch = trainer._step(images, labels, factor)
-                count = _count(images)
-                self.batch += 1
-                self.images += count
-                self.means.add_losses(batch.totals)
-                self.means.measure(trainer.metrics, batch.plan.outputs[0], batch.targets[0])
-                for callback in watchers:
-                    callback.on_step_end(trainer, trainer.steps, loss)
-                display.step(count, self.means.values)
-                if self.every and trainer.steps % self.every == 0 and self.batch < len(self.loader):
-                    self.seconds += time.perf_counter() - start
-                    self._save()
-                    start = time.perf_counter()
-                if interrupt.wanted:
-                    break
+        while self.batch < len(self.loader) and not interrupt.wanted:
+            images, labels = self._next(batches)
+            if trainer.schedule.per_step:
+                factor = self._factor(self.batch)
+            loss, batch = trainer._step(images, labels, factor)
+            count = _count(images)
+            self.batch += 1
+            self.images += count
+            self.means.add_losses(batch.totals)
+            self.means.measure(trainer.metrics, batch.plan.outputs[0], batch.targets[0])
+            for callback in watchers:
+                callback.on_step_end(trainer, trainer.steps, loss)
+            display.step(count, self.means.values)
+            if self.every and trainer.steps % self.every == 0 and self.batch < len(self.loader):
+                self.seconds += time.perf_counter() - start
+                self._save()
+                start = time.perf_counter()
         self.seconds += time.perf_counter() - start
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        """The next batch, and how long it took until it was there."""
+        asked = time.perf_counter()
+        batch = next(batches)
+        self.waited += time.perf_counter() - asked
+        return batch
 
     def _factor(self, batch: int) -> float:
         trainer = self.trainer
@@ -431,6 +441,7 @@ class _Run:
             "batch": self.batch,
             "means": self.means.sums,
             "seconds": self.seconds,
+            "waited": self.waited,
             "images": self.images,
             "history": list(trainer.history),
             "stopped": trainer._stopped,
@@ -461,7 +472,7 @@ class _Run:
         trainer.updater.steps = state["steps"]
         trainer.epochs, self.first_epoch, self.batch = state["epoch"], state["first_epoch"], state["batch"]
         self.means = Means(state["means"])
-        self.seconds, self.images = state["seconds"], state["images"]
+        self.seconds, self.waited, self.images = state["seconds"], state.get("waited", 0.0), state["images"]
         trainer.history.extend(state["history"])
         trainer._stopped = state["stopped"]
         store.frozen = set(state["frozen"])
