@@ -56,8 +56,8 @@ def digits() -> None:
 def profile() -> None:
     """A training step of ResNet-20: when which layer runs, and which kinds of layers take how long."""
     model = nc.create("resnet20")
-    images = np.random.default_rng(0).random((32, *model.inputs[0].shape), np.float32)
-    found = nc.Trainer(model, optimizer=nc.SGD(0.01, momentum=0.9)).profile(images, np.arange(32) % 10, steps=15)
+    images = np.random.default_rng(0).random((8, *model.inputs[0].shape), np.float32)
+    found = nc.Trainer(model, optimizer=nc.SGD(0.01, momentum=0.9)).profile(images, np.arange(8) % 10, steps=99)
     times = {row: 1e3 * row.seconds for row in found.rows}
     ends = dict(zip(found.rows, np.cumsum(list(times.values()))))
     kinds = sorted({row.type for row in found.rows}, key=lambda kind: -sum(time for row, time in times.items() if row.type == kind))
