@@ -86,15 +86,16 @@ def test_the_phases_of_a_first_prediction_add_up():
 def test_the_peer_of_the_fashion_example_is_the_same_network(tmp_path):
     import torch
 
-    model = fashion.recipe().residual_network(seed=1)
+    example = fashion.recipe()
+    model = example.residual_network(8, seed=1)
     model.export(tmp_path / "weights.safetensors", "pytorch")
-    peer = fashion.twin()
+    peer = fashion.twin(example.STEM, 8)
     fashion.load(peer, tmp_path / "weights.safetensors")
     images = np.random.default_rng(0).random((2, 28, 28, 1), np.float32)
     with torch.no_grad():
         wanted = peer.eval()(torch.from_numpy(fashion.channels_first(images))).numpy()
     np.testing.assert_allclose(model.predict(images), wanted, rtol=1e-4, atol=1e-5)
-    decaying, spared = fashion.groups(peer, fashion.recipe().OPTIMIZER)
+    decaying, spared = fashion.groups(peer, example.OPTIMIZER)
     specs = [spec for spec in model.store.specs.values() if spec.trainable]
     assert len(decaying["params"]) == sum(spec.decay for spec in specs)
     assert len(spared["params"]) == sum(not spec.decay for spec in specs)

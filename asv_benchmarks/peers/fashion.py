@@ -53,7 +53,7 @@ def _learn_numbacnn(example: SimpleNamespace, train: Any, test: Any, folder: Pat
     import numbacnn as nc
 
     nc.set_num_threads(options.threads)
-    model = example.residual_network(seed=options.seed)
+    model = example.residual_network(options.width, options.seed)
     model.load_weights(folder / "weights.safetensors")
     losses: list[float] = []
 
@@ -79,7 +79,7 @@ def _learn_torch(engine: str, example: SimpleNamespace, train: Any, test: Any, f
 
     torch.set_num_threads(options.threads)
     layout = torch.channels_last if engine == "torch channels-last" else torch.contiguous_format
-    module = twin()
+    module = twin(example.STEM, options.width)
     load(module, folder / "weights.safetensors")
     module = module.to(memory_format=layout)
     optimizer = torch.optim.SGD(groups(module, example.OPTIMIZER), momentum=example.OPTIMIZER.momentum, nesterov=example.OPTIMIZER.nesterov)
@@ -121,7 +121,7 @@ def _learn_torch(engine: str, example: SimpleNamespace, train: Any, test: Any, f
         line.send({"epoch": epoch + 1, **figures, "seconds": seconds, "losses": losses})
 
 
-def twin() -> Any:
+def twin(stem: int, width: int) -> Any:
     """The example's network as a PyTorch module with our names of parameters."""
     from torch import nn
     from torch.nn import functional
@@ -149,9 +149,10 @@ def twin() -> Any:
     class ResidualNetwork(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.stem = ConvNorm(1, 32, 3)
-            self.stage1, self.stage2, self.stage3 = Block(32, 32, 1), Block(32, 64, 2), Block(64, 128, 2)
-            self.head = nn.ModuleDict({"logits": nn.Linear(128, 10)})
+            self.stem = ConvNorm(1, stem, 3)
+            self.stage1, self.stage2 = Block(stem, width, 1), Block(width, 2 * width, 2)
+            self.stage3 = Block(2 * width, 4 * width, 2)
+            self.head = nn.ModuleDict({"logits": nn.Linear(4 * width, 10)})
 
         def forward(self, x: Any) -> Any:
             h = functional.max_pool2d(functional.relu(self.stem(x)), 2)
@@ -203,8 +204,9 @@ def told(epoch: int, records: dict[str, dict[str, Any]]) -> str:
     return f"epoch {epoch:2}  " + " | ".join(cells)
 
 
-@click.command(epilog="Example: python -m asv_benchmarks.peers.fashion --epochs 15 --json fashion.json")
-@click.option("--epochs", default=15, show_default=True, help="Passes over the images.")
+@click.command(epilog="Example: python -m asv_benchmarks.peers.fashion --epochs 20 --json fashion.json")
+@click.option("--epochs", default=20, show_default=True, help="Passes over the images.")
+@click.option("--width", type=int, help="Filters of the first block. [default: the example's]")
 @click.option("--images", type=int, help="Train on the first so many only, for a trial.")
 @click.option("--held-out", default=0, help="Test on the last so many training images, in place of the test images.")
 @click.option("--seed", default=0, show_default=True, help="Of weights, order and augmentation.")
@@ -212,15 +214,23 @@ def told(epoch: int, records: dict[str, dict[str, Any]]) -> str:
 @click.option("--engine", "engines", multiple=True, type=click.Choice(ENGINES), help="One or several. [default: all]")
 @click.option("--json", "path", help="Write the figures to this file after each epoch.")
 def main(
-    epochs: int, images: int | None, held_out: int, seed: int, threads: int | None, engines: tuple[str, ...], path: str | None
+    epochs: int,
+    width: int | None,
+    images: int | None,
+    held_out: int,
+    seed: int,
+    threads: int | None,
+    engines: tuple[str, ...],
+    path: str | None,
 ) -> None:
     """Learn Fashion-MNIST in both, and tell accuracy and seconds of each epoch."""
     chosen = engines or ENGINES
     count = threads or len(os.sched_getaffinity(0))
-    options = SimpleNamespace(epochs=epochs, images=images, held_out=held_out, seed=seed, threads=count)
+    example = recipe()
+    options = SimpleNamespace(epochs=epochs, width=width or example.WIDTH, images=images, held_out=held_out, seed=seed, threads=count)
     epoch_records: list[dict[str, dict[str, Any]]] = []
     with tempfile.TemporaryDirectory() as place:
-        model = recipe().residual_network(seed=seed)
+        model = example.residual_network(options.width, seed)
         model.export(Path(place) / "weights.safetensors", "pytorch")
         workers = {engine: started(learn, engine, Path(place), options) for engine in chosen}
         for epoch in range(1, epochs + 1):
@@ -232,7 +242,10 @@ def main(
             records = {engine: records[engine] for engine in chosen}
             epoch_records.append(records)
             click.echo(told(epoch, records))
-            write(path, {"threads": count, "seed": seed, "images": images, "held out": held_out, "epochs": epoch_records})
+            write(
+                path,
+                {"threads": count, "seed": seed, "width": options.width, "images": images, "held out": held_out, "epochs": epoch_records},
+            )
         for process, _ in workers.values():
             process.join()
     reference = "torch" if "torch" in chosen else chosen[-1]
