@@ -53,6 +53,45 @@ def digits() -> None:
     figure.savefig(IMAGES / "digits.png", dpi=110)
 
 
+def profile() -> None:
+    """A training step of ResNet-20: when which layer runs, and which kinds of layers take how long."""
+    model = nc.create("resnet20")
+    images = np.random.default_rng(0).random((8, *model.inputs[0].shape), np.float32)
+    found = nc.Trainer(model, optimizer=nc.SGD(0.01, momentum=0.9)).profile(images, np.arange(8) % 10, steps=99)
+    times = {row: 1e3 * row.seconds for row in found.rows}
+    ends = dict(zip(found.rows, np.cumsum(list(times.values()))))
+    kinds = sorted({row.type for row in found.rows}, key=lambda kind: -sum(time for row, time in times.items() if row.type == kind))
+    colours = dict(zip(kinds, plt.get_cmap("tab20").colors))
+    stages = ["update", "loss", "head", "stage3", "stage2", "stage1", "stem", "input"]
+
+    figure, (timeline, shares) = plt.subplots(2, 1, figsize=(11, 5), layout="constrained", height_ratios=(3, 1))
+    for row, time in times.items():
+        stage = row.phase if row.phase in stages else row.layer.partition(".")[0]
+        timeline.broken_barh([(ends[row] - time, time)], (stages.index(stage) - 0.4, 0.8), facecolor=colours[row.type])
+    timeline.set_yticks(range(len(stages)), stages)
+    timeline.set_xlabel("ms")
+    title = f"A training step of ResNet-20 on {found.batch} images, {found.threads} thread{'s' if found.threads > 1 else ''}"
+    timeline.set_title(f"{title}: forward from top to bottom, then back")
+    timeline.grid(alpha=0.3, axis="x")
+    for place, phase in enumerate(("backward", "forward")):
+        left = 0.0
+        for kind in kinds:
+            width = sum(time for row, time in times.items() if (row.type, row.phase) == (kind, phase))
+            shares.barh(place, width, left=left, color=colours[kind], label=kind if place == 0 else None)
+            left += width
+    shares.set_yticks((0, 1), ("backward", "forward"))
+    shares.set_xlabel("ms")
+    shares.legend(*_shown(shares, 6), ncols=6, loc="upper center", bbox_to_anchor=(0.5, -0.45), frameon=False)
+    figure.savefig(IMAGES / "profile.png", dpi=110)
+
+
+def _shown(axis: plt.Axes, count: int) -> tuple[list, list]:
+    """The first entries of a legend."""
+    handles, labels = axis.get_legend_handles_labels()
+    return handles[:count], labels[:count]
+
+
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
     digits()
+    profile()

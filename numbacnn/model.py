@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from . import arrays, kernels
+from .cores import core_count
 from .errors import ConfigError, ShapeError, UnknownNameError, WeightsError
 from .graph import passes
 from .graph.build import Graph, Node
@@ -531,7 +532,7 @@ def _expected_threads() -> int:
         return jit.num_threads()
     if "NUMBA_NUM_THREADS" in os.environ:
         return max(1, int(os.environ["NUMBA_NUM_THREADS"]))
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return core_count()
 
 
 def load(path: str | Path) -> Model:

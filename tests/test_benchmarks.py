@@ -8,7 +8,7 @@ import pytest
 from asv_benchmarks import first_image
 from asv_benchmarks.benchmarks import bench_convolution, bench_layers
 from asv_benchmarks.benchmarks.common import Training
-from asv_benchmarks.peers import roofline
+from asv_benchmarks.peers import fashion, roofline
 from numbacnn.kernels import jit
 from numbacnn.paths import cache_folder
 
@@ -80,6 +80,25 @@ def test_the_phases_of_a_first_prediction_add_up():
     assert set(found["seconds"]) == set(first_image.PHASES)
     assert sum(found["seconds"].values()) == pytest.approx(found["total"])
     assert found["kernels"]
+
+
+@pytest.mark.oracle
+def test_the_peer_of_the_fashion_example_is_the_same_network(tmp_path):
+    import torch
+
+    example = fashion.recipe()
+    model = example.residual_network(8, seed=1)
+    model.export(tmp_path / "weights.safetensors", "pytorch")
+    peer = fashion.twin(example.STEM, 8)
+    fashion.load(peer, tmp_path / "weights.safetensors")
+    images = np.random.default_rng(0).random((2, 28, 28, 1), np.float32)
+    with torch.no_grad():
+        wanted = peer.eval()(torch.from_numpy(fashion.channels_first(images))).numpy()
+    np.testing.assert_allclose(model.predict(images), wanted, rtol=1e-4, atol=1e-5)
+    decaying, spared = fashion.groups(peer, example.OPTIMIZER)
+    specs = [spec for spec in model.store.specs.values() if spec.trainable]
+    assert len(decaying["params"]) == sum(spec.decay for spec in specs)
+    assert len(spared["params"]) == sum(not spec.decay for spec in specs)
 
 
 def test_a_backward_pass_without_anything_to_run_is_refused():

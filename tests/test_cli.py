@@ -130,6 +130,7 @@ def test_version():
         (["predict", "nothing.safetensors", "x.png"], "no model 'nothing.safetensors'"),
         (["predict", "nothing.safetensors"], "Missing argument 'FILES...'"),
         (["summary", "lenet6"], "Did you mean 'lenet5'"),
+        (["train", "lenet5", "digits", "--workers", "0"], "--workers"),
         (["cache", "warm", "lenet6"], "Did you mean 'lenet5'"),
         (["cache", "warm", "lenet5", "resnet51"], "no architecture named 'resnet51'. Did you mean 'resnet"),
         (["cache", "warm"], "Missing argument 'ARCHITECTURE...'"),
@@ -250,6 +251,19 @@ def test_a_plugin_command_that_fails_on_a_file(install):
 
 
 # Cache and doctor ----------------------------------------------------------------------------------------------------
+
+
+def test_profile(trained, tmp_path):
+    folder, _ = trained
+    args = ["profile", "lenet5", "--batch", "4", "--steps", "1"]
+    text = run(*args, "--rows", "2", "--sort", "network", "--trace", tmp_path / "trace.json").stdout
+    assert text.splitlines()[4].split()[:4] == ["batch", "copy", "input", "4"]
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    found = json.loads(run("profile", folder, "--batch", "4", "--steps", "1", "--optimizer", "adamw", "--json").stdout)
+    assert found["batch"] == 4
+    assert {"batch", "AdamW", "SoftmaxCrossEntropy"} <= {row["layer"] for row in found["rows"]}
+    assert "--steps" in refused(*args[:-1], "0")
+    assert "--input-shape and --classes are for architectures" in refused("profile", folder, "--classes", "3")
 
 
 def test_optimize(tmp_path, monkeypatch):

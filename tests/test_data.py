@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from numbacnn.data import images as image_files
-from numbacnn.data.dataset import ArrayDataset, Dataset, Resized, as_input
+from numbacnn.data.dataset import ArrayDataset, Dataset, Normalised, Resized, as_input
 from numbacnn.data.folder import ImageFolder
 from numbacnn.data.loader import Loader
 from numbacnn.data.sources import open_dataset
@@ -266,6 +267,23 @@ def test_files_that_are_no_images(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own, about the tags of the truncated TIFF
+def test_large_photographs_are_decoded_at_a_part_of_their_size(tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    waves = np.sin(np.linspace(0, 20, 640))[:, None, None] * np.cos(np.linspace(0, 15, 480))[None, :, None] * [100, 80, 60] + 128
+    Image.fromarray(waves.astype(np.uint8)).save(tmp_path / "photo.jpg", quality=95, exif=exif)
+    decoded = []
+    load = JpegImageFile.load
+    monkeypatch.setattr(JpegImageFile, "load", lambda image: (decoded.append(image.size), load(image))[1])
+    found = image_files.read_image(tmp_path / "photo.jpg", 3, (60, 40))
+    assert decoded[0] == (120, 160)
+    expected = ImageOps.exif_transpose(Image.open(tmp_path / "photo.jpg")).resize((40, 60), Image.Resampling.BILINEAR)
+    assert np.abs(255 * found - np.asarray(expected, np.float32)).max() < 3
+    decoded.clear()
+    image_files.read_image(tmp_path / "photo.jpg", 3, (200, 250))
+    assert decoded[0] == (480, 640)
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "tiff", "bmp", "webp"])
 def test_truncated_image_files(tmp_path, suffix):
     path = save(tmp_path / f"whole.{suffix}", noise(64, 64, 3))
@@ -484,6 +502,49 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert labels_of(one.epoch(4)) != labels_of(one.epoch(5))
     assert labels_of(one.epoch(4)) != labels_of(Loader(Counting(50), 8, seed=2).epoch(4))
     assert one.order(0)[:8].tolist() == [2, 41, 20, 19, 21, 0, 1, 27]  # the same in every version of NumPy
+
+
+def test_a_data_set_that_changes_from_epoch_to_epoch():
+    class Growing(Counting):
+        def at_epoch(self, number):
+            grown = Growing(self.length)
+            grown.added = number
+            return grown
+
+        def batch(self, indices):
+            images, labels = super().batch(indices)
+            return images + self.added, labels
+
+    for view, factor in ((Growing(9), 1), (Normalised(Growing(9), [0.0], [0.5]), 2)):
+        loader = Loader(view, 4, seed=1)
+        for number in (3, 0):
+            for images, labels in loader.epoch(number):
+                np.testing.assert_array_equal(images[:, 0, 0, 0], factor * (labels + number))
+
+
+def test_epochs_follow_each_other():
+    loader = Loader(Counting(23), 5, seed=3)
+    expected = [*labels_of(loader.epoch(2, 3)), *labels_of(loader.epoch(3)), *labels_of(loader.epoch(4))]
+    assert labels_of(loader.epochs(2, 3, 3)) == expected
+    assert labels_of(loader.epochs(2, 3, 0)) == []
+
+
+def test_the_next_epoch_is_prepared_before_it_is_asked_for():
+    dataset = Counting(20)
+    batches = Loader(dataset, 5, workers=2).epochs(0, 0, 2)
+    for _ in range(4):
+        next(batches)
+    deadline = time.monotonic() + 5
+    while dataset.calls < 7 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert dataset.calls == 7, "three ahead of the four that were taken"
+    batches.close()
+
+
+def test_a_worker_per_core(monkeypatch):
+    for cores, workers in ((1, 1), (2, 2), (64, 8)):
+        monkeypatch.setattr("numbacnn.data.loader.core_count", lambda cores=cores: cores)
+        assert Loader(Counting(4), 2).workers == workers
 
 
 def test_without_shuffling():

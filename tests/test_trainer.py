@@ -8,6 +8,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from numbacnn.errors import ConfigError, DataError, DivergenceError, ShapeError,
 from numbacnn.training import callbacks, losses, metrics, schedules
 from numbacnn.training.history import History
 from numbacnn.training.optimizers import SGD, Adam
+from numbacnn.training.progress import describe
 from numbacnn.training.schedules import Progress
 from numbacnn.training.trainer import Trainer
 
@@ -233,7 +235,7 @@ def fitted(seed=0, **options):
 def test_fit_gives_a_record_per_epoch():
     _, trainer, history = fitted(validation=small_data(12, seed=1))
     assert [record["epoch"] for record in history] == [1, 2, 3]
-    names = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "rate", "seconds", "images_per_second"]
+    names = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "rate", "seconds", "waited_seconds", "images_per_second"]
     assert all(list(record) == names for record in history)
     assert trainer.steps == 3 * 4  # 25 images in batches of 8: the last one is short
     assert history is trainer.history
@@ -492,6 +494,19 @@ def test_resuming_from_nothing_says_so(tmp_path, capsys):
     assert "no checkpoint" in capsys.readouterr().out
     Trainer(small_model(), schedule="constant").fit(small_data(), batch_size=8, checkpoint=tmp_path, resume=True)
     assert "no checkpoint" not in capsys.readouterr().out
+
+
+def test_waiting_for_data_is_told(capsys):
+    class Slow(nc.ArrayDataset):
+        def batch(self, indices):
+            time.sleep(0.02)
+            return super().batch(indices)
+
+    trainer = Trainer(small_model())
+    history = trainer.fit(Slow(*small_data()), epochs=2, batch_size=8, workers=1)
+    assert all(0.02 < record["waited_seconds"] <= record["seconds"] for record in history)
+    assert "% of it waiting for data)" in capsys.readouterr().out
+    assert "waiting" not in describe({**history[0], "waited_seconds": 0.04 * history[0]["seconds"]}, 2)
 
 
 def test_plain_lines_where_there_is_no_terminal(capsys):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from ..cores import core_count
 from ..errors import ConfigError
 from ..paths import cache_folder
 from . import options
@@ -95,7 +96,7 @@ def warm(
 
     uses = [Use(name, input_shape, classes, batch, training, threads) for name in dict.fromkeys(architectures) for batch in batches]
     start = time.perf_counter()
-    result = warmed(uses, processes or options.core_count(), show=not as_json)
+    result = warmed(uses, processes or core_count(), show=not as_json)
     seconds = time.perf_counter() - start
     if as_json:
         told = {"compiled": len(result.compiled), "found": result.found, "seconds": seconds, "processes": result.processes}

@@ -89,6 +89,7 @@ OPTIMIZER_OPTIONS = ("rate", "momentum", "weight_decay")
 @options.data_folder
 @click.option("--seed", type=options.SEED, default=0, show_default=True, help="Of the initial weights, the order of images, and dropout.")
 @click.option("--output", type=options.FOLDER, help="Folder for model, history and checkpoints. [default: runs/ARCHITECTURE-DATASET]")
+@click.option("--workers", type=options.POSITIVE, help="Threads that prepare images. [default: one per core, up to 8]")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the output folder, if there is one.")
 @options.machine
 @options.as_json
@@ -131,6 +132,7 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
             checkpoint=output / "checkpoints",
             resume=given["resume"],
             progress=False if as_json else None,
+            workers=given["workers"],
         )
     except TrainingInterrupted:
         click.echo(f"numbacnn: interrupted after step {trainer.steps}, and saved. To go on: {resuming(context)}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -20,7 +21,9 @@ Batch = tuple[Any, Any]
 class Dataset(Protocol):
     """What training, evaluation and the loader need of a data set. Any object with these four will do.
 
-    ``batch`` may be called from several threads at once, and gives the same arrays whenever it gets the same indices.
+    ``batch`` may be called from several threads at once, and gives the same arrays whenever it gets the same indices. One whose images
+    change from epoch to epoch (augmentation) has a method ``at_epoch(number)`` too, which gives the data set of that epoch, as long as
+    this one; numbers begin with 0.
     For a model with several inputs ``input_shape`` and the images of a batch are tuples, with an entry for each; for one with several
     outputs so are the labels (one array of labels serves all outputs).
     """
@@ -43,6 +46,12 @@ class Dataset(Protocol):
         """Images ``(n, height, width, channels)`` as float32, usually in [0, 1], and labels ``(n,)`` as int64 class indices
         (or float32 targets of any shape ``(n, ...)``)."""
         ...
+
+
+def at_epoch(dataset: Dataset, number: int) -> Dataset:
+    """What the data set is in epoch ``number``: another one where it has a method ``at_epoch``, else itself."""
+    own = getattr(dataset, "at_epoch", None)
+    return dataset if own is None else own(number)
 
 
 class ArrayDataset:
@@ -135,6 +144,12 @@ class _View:
     def batch(self, indices: NDArray[np.integer]) -> Batch:
         images, labels = self._dataset.batch(indices)
         return self._changed(images), labels
+
+    def at_epoch(self, number: int) -> _View:
+        """The view of what its data set is in that epoch."""
+        view = copy.copy(self)
+        view._dataset = at_epoch(self._dataset, number)
+        return view
 
     def _changed(self, images: Any) -> Any:
         raise NotImplementedError

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"))
 """File names that count as images when a folder is searched, in lower case."""
 
+GAP = 2  # how many times as large as asked for an image has to stay when it is decoded at less than its size
+
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _GREY_MODES = frozenset(("1", "L", "LA", "La", "F"))
 
@@ -30,7 +32,8 @@ def read_image(path: str | os.PathLike, channels: int | None = None, size: tuple
 
     ``channels`` 1 converts to grey (ITU-R 601 luma), 3 to red, green, blue (transparency is dropped), 4 adds alpha; None gives 1
     for grey files and 3 for all others. ``size`` ``(height, width)`` resizes bilinearly, with antialiasing where it shrinks. The
-    camera's EXIF orientation is applied; of an animation the first frame is read.
+    camera's EXIF orientation is applied; of an animation the first frame is read. A JPEG file much larger than ``size`` is decoded at a
+    half, a quarter or an eighth of its own.
     Raises DataError for a file that is missing, damaged or no image.
     """
     if channels is not None and channels not in _MODES:
@@ -38,6 +41,10 @@ def read_image(path: str | os.PathLike, channels: int | None = None, size: tuple
     size = None if size is None else checked_size(size)
     with opened(path) as image:
         channels = channels or native_channels(image)
+        if size is not None:
+            # A JPEG decoder gives a half, a quarter or an eighth of each side for a fraction of the work: no less than twice what is asked
+            # for, so that resizing still has the last word (as Pillow's thumbnails do). The longer side, as EXIF may turn the image.
+            image.draft(image.mode, (GAP * max(size), GAP * max(size)))
         return _to_array(image, channels, size)
 
 

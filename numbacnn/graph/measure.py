@@ -151,15 +151,16 @@ class Measurement:
 
 
 @contextlib.contextmanager
-def progress_bar(shapes: int) -> Iterator[Callable[[], None]]:
-    """A bar over so many shapes, drawn by rich on standard error; nothing where that is no terminal. Gives what is called after each."""
+def progress_bar(total: int, text: str = "measuring layers") -> Iterator[Callable[[], None]]:
+    """A bar over so many pieces of work, drawn by rich on standard error; nothing where there are none, or that is no terminal. Gives what
+    is called after each."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("measuring layers", total=shapes)
+    with Progress(*columns, console=console, transient=True, disable=not (total and console.is_terminal)) as progress:
+        task = progress.add_task(text, total=total)
         yield lambda: progress.advance(task)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -100,6 +101,7 @@ class _Bound:
 def _speaking(node: Node, function: Callable) -> Callable:
     """The function, with the node's name in front of what it finds wrong."""
 
+    @functools.wraps(function)
     def call(*arguments: Any) -> None:
         try:
             function(*arguments)
@@ -247,9 +249,7 @@ class TrainingPlan(_Bound):
         }
         self._first = np.zeros(1, np.int64)
         self._forward_steps = [step for run in plan.forward for step in self._bind_forward(run)]
-        self._backward_steps = [
-            step for run in plan.backward for step in (self._bind_again(run) if isinstance(run, Forward) else self._bind_backward(run))
-        ]
+        self._backward_steps = [step for run in plan.backward for step in self._bind_back(run)]
 
     @property
     def nbytes(self) -> int:
@@ -281,6 +281,12 @@ class TrainingPlan(_Bound):
         with kernels.jit.launch_guard(), self.lock:
             kernels.jit.run(self._backward_steps)
 
+    def steps(self) -> tuple[list[tuple[Forward, Step]], list[tuple[Forward | Backward, Step]]]:
+        """What :meth:`forward` and :meth:`backward` run, each with the call of a layer that it is part of. Bound anew, for a profile: a
+        step of training does not need to know."""
+        forward = [(run, step) for run in self.plan.forward for step in self._bind_forward(run)]
+        return forward, [(run, step) for run in self.plan.backward for step in self._bind_back(run)]
+
     def _input_gradients(self) -> list[np.ndarray]:
         """An input that no gradient reaches, such as one of whole numbers, has zeros."""
         slots = self.plan.input_gradients
@@ -303,6 +309,10 @@ class TrainingPlan(_Bound):
             p.update(found)
         steps += self._bind_prepare(run, {**self.prepared[node], **self._named(run.prepared)}, p)
         return steps + self._steps(node, node.layer.forward, self._grouped(node, run.x), self._outputs(run.y), p, self._b(run), trains)
+
+    def _bind_back(self, run: Forward | Backward) -> list[Step]:
+        """What runs on the way back."""
+        return self._bind_again(run) if isinstance(run, Forward) else self._bind_backward(run)
 
     def _bind_again(self, run: Forward) -> list[Step]:
         """A forward call after the first; prepared arrays that stay are as they were."""

@@ -132,6 +132,7 @@ COMMANDS = {
     "evaluate": "Measure a saved model on a data set.",
     "predict": "Name what is on images.",
     "summary": "Show the layers of an architecture or a saved model.",
+    "profile": "Tell where the time of a training step goes.",
     "optimize": "Measure and remember the fastest convolutions on this machine.",
     "plugins": "Show all plugins, and why one is not in use.",
     "cache": "Compiled kernels: info, clear, warm.",

@@ -34,7 +34,8 @@ def score(value: Any, falling: bool) -> float:
 
 class History(list[dict[str, Any]]):
     """A list with one record per epoch: ``epoch`` (from 1 on), ``loss``, the metrics, the same with ``val_`` in front for the
-    validation data, ``rate``, ``seconds`` and ``images_per_second`` (of training alone).
+    validation data, ``rate``, ``seconds`` and ``images_per_second`` (of training alone), and ``waited_seconds``, how many of them steps
+    waited for their batch.
 
     ``falling`` names the entries that improve by getting smaller: the loss, and the metrics that say so.
     """

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ConfigError, ShapeError
 from . import named
 
-RESERVED = ("epoch", "loss", "rate", "seconds", "images_per_second")  # entries of the epochs' records that are no metrics
+RESERVED = ("epoch", "loss", "rate", "seconds", "waited_seconds", "images_per_second")  # entries of the epochs' records that are no metrics
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,13 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 REDRAW = 0.1  # seconds between two updates of the bar
+WAITING = 0.05  # share of an epoch that steps wait for data, from which on it is told
+UNSHOWN = ("epoch", "rate", "seconds", "waited_seconds", "images_per_second")  # entries of a record that are not told by name and value
 
 
 def describe(record: Mapping[str, Any], epochs: int) -> str:
     """An epoch's record as a line of text."""
-    shown = [f"{name} {value:.4f}" for name, value in record.items() if name not in ("epoch", "rate", "seconds", "images_per_second")]
+    shown = [f"{name} {value:.4f}" for name, value in record.items() if name not in UNSHOWN]
     speed = f"{record['images_per_second']:,.0f} images/s, {record['seconds']:.1f} s"
-    return f"epoch {record['epoch']}/{epochs}: {', '.join(shown)} ({speed})"
+    share = record["waited_seconds"] / max(record["seconds"], 1e-9)
+    waiting = f", {100 * share:.0f} % of it waiting for data" if share > WAITING else ""
+    return f"epoch {record['epoch']}/{epochs}: {', '.join(shown)} ({speed}{waiting})"
 
 
 class Silent:

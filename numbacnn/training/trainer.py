@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from .history import History
 from .metrics import Means
 from .optimizers import Optimizer, Updater
 from .schedules import Progress, Schedule
+
+if TYPE_CHECKING:
+    from ..inspect.profile import Profile
 
 EVALUATION_BATCH = 256  # images that evaluate runs at once, unless told otherwise
 BATCH_KINDS = 4  # batch sizes that stay bound
@@ -142,12 +145,8 @@ class Trainer:
     def _forward(self, images: Any, labels: Any, input_gradients: bool = False) -> Iterator[_Batch]:
         """The micro-batches of a batch, one after the other, each with the loss and the gradients of the outputs: its part in those of the
         whole batch. The backward pass is up to the caller."""
-        inputs = self.model._checked_inputs(images)
-        if self.updater.store is not self.model.store:
-            raise ConfigError("The model got another head after this Trainer was made: make a new Trainer.")
-        count = len(inputs[0])
-        targets = self._targets(labels, [(count, *tensor.shape) for tensor in self.model.graph.outputs], self.model.dtype)
-        parts = _parts(count, self.accumulate)
+        inputs, targets = self._checked(images, labels)
+        parts = _parts(len(inputs[0]), self.accumulate)
         shares = self._shares(targets, parts) if len(parts) > 1 else [None]
         if self._state_before.size:
             np.copyto(self._state_before, self.model.store.state)
@@ -157,6 +156,14 @@ class Trainer:
                 batch.plan.clear_gradients()
             batch.forward(self.steps, part.start, share)
             yield batch
+
+    def _checked(self, images: Any, labels: Any) -> tuple[Sequence[np.ndarray], list[np.ndarray]]:
+        """Arrays for the model's inputs, and what the losses take."""
+        inputs = self.model._checked_inputs(images)
+        if self.updater.store is not self.model.store:
+            raise ConfigError("The model got another head after this Trainer was made: make a new Trainer.")
+        shapes = [(len(inputs[0]), *tensor.shape) for tensor in self.model.graph.outputs]
+        return inputs, self._targets(labels, shapes, self.model.dtype)
 
     def _loaded(self, inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], input_gradients: bool, accumulate: bool) -> _Batch:
         """Images and targets, copied to where a plan reads them."""
@@ -198,6 +205,24 @@ class Trainer:
             np.copyto(self.model.store.state, self._state_before)
             self.model.store.touch()
 
+    def profile(self, data: Any, labels: Any = None, *, batch_size: int = 64, steps: int = 5, progress: bool = False) -> Profile:
+        """Where the time of a training step goes: a :class:`~numbacnn.inspect.profile.Profile`, to be printed or saved as a trace.
+
+        Args:
+            data, labels: a batch, as :meth:`step` takes it; or, without ``labels``, what ``train`` of :meth:`fit` may be. Its first
+                ``batch_size`` samples (of the order of epoch 0) are the batch then, and the profile says too how long a thread takes to
+                prepare one.
+            steps: so many steps are timed call by call, and as many as a whole, in turn. Figures are medians over them.
+            progress: a bar on a terminal.
+
+        All steps are real ones, updates included. Parameters, running statistics, the optimizer's arrays and the number of steps are as
+        before afterwards, bit for bit; copies of them are kept meanwhile. Raises as :meth:`step` does, and ConfigError for numbers of
+        steps or of samples that are no whole numbers of at least 1.
+        """
+        from . import profiling
+
+        return profiling.profiled(self, data, labels, batch_size, steps, progress)
+
     # Evaluation ------------------------------------------------------------------------------------------------------
 
     def evaluate(self, dataset: Any, batch_size: int = EVALUATION_BATCH) -> dict[str, float]:
@@ -205,9 +230,9 @@ class Trainer:
         of :meth:`fit` may be."""
         return self._evaluate(self._open(dataset, "test"), batch_size, None)
 
-    def _evaluate(self, dataset: Any, batch_size: int, interrupt: _Interrupt | None) -> dict[str, float]:
+    def _evaluate(self, dataset: Any, batch_size: int, interrupt: _Interrupt | None, workers: int | None = None) -> dict[str, float]:
         means = Means()
-        for images, labels in Loader(dataset, batch_size, shuffle=False).epoch(0):
+        for images, labels in Loader(dataset, batch_size, shuffle=False, workers=workers).epoch(0):
             if interrupt:
                 interrupt.check()
             outputs = self._predict(images)
@@ -250,6 +275,7 @@ class Trainer:
         *,
         shuffle: bool = True,
         checkpoint_every: int | None = None,
+        workers: int | None = None,
     ) -> History:
         """Train for a number of epochs.
 
@@ -263,6 +289,8 @@ class Trainer:
             resume: goes on from there, if anything is there, with the same bits as if there had been no break. ``epochs``
                 still counts from the beginning of the run, and may only change with a schedule that does not depend on it.
             progress: True for a bar, False for silence; None means a bar on a terminal, else a line per epoch.
+            workers: threads that prepare batches ahead, in their order however many there are; None takes one per core, up to 8. Where
+                steps wait for them, the line of the epoch tells, and the entry ``waited_seconds`` of the history.
 
         Ctrl-C finishes the step, saves the run and raises TrainingInterrupted; a second one raises KeyboardInterrupt at
         once. Raises DivergenceError as :meth:`step` does, and where parameters are no longer finite after an epoch; ConfigError where
@@ -275,7 +303,7 @@ class Trainer:
         if self.model.classes is None and data.classes is not None:
             self.model.classes = tuple(data.classes)
         held_out = None if validation is None else self._open(validation, "test")
-        run = _Run(self, Loader(data, batch_size, shuffle, self.seed), held_out, int(epochs), checkpoint, checkpoint_every)
+        run = _Run(self, Loader(data, batch_size, shuffle, self.seed, workers=workers), held_out, int(epochs), checkpoint, checkpoint_every)
         return run.go(resume, progress)
 
     def stop(self) -> None:
@@ -368,7 +396,7 @@ class _Run:
         self.frozen = sorted(trainer.model.store.frozen)  # before callbacks may change it
         self.batch = 0  # batches of the current epoch that are done
         self.means = Means()
-        self.seconds = 0.0
+        self.seconds = self.waited = 0.0
         self.images = 0
 
     # The run ---------------------------------------------------------------------------------------------------------
@@ -386,65 +414,72 @@ class _Run:
             if resume and not resumed:
                 display.note(f"There is no checkpoint in {self.folder!r} to resume from; the run begins anew.")
             self._call("on_train_begin")
+            end = self.first_epoch + self.epochs
+            batches: Any = self.loader.epochs(trainer.epochs, self.batch, end - trainer.epochs)
             try:
-                while trainer.epochs < self.first_epoch + self.epochs and not trainer._stopped:
-                    self._epoch(interrupt, display)
+                with contextlib.closing(batches):  # ends the loader's threads
+                    while trainer.epochs < end and not trainer._stopped:
+                        self._epoch(batches, interrupt, display)
             except _Interrupted:
                 raise self._interrupted() from None
         self._call("on_train_end", trainer.history)
         return trainer.history
 
-    def _epoch(self, interrupt: _Interrupt, display: display_room.Silent) -> None:
+    def _epoch(self, batches: Iterator[Any], interrupt: _Interrupt, display: display_room.Silent) -> None:
         trainer, number = self.trainer, self.trainer.epochs - self.first_epoch + 1
         display.begin_epoch(number, self.epochs, len(self.loader), self.batch)
         if self.batch == 0:
             self._call("on_epoch_begin", number)
-        self._steps(interrupt, display)
+        self._steps(batches, interrupt, display)
         interrupt.check()
         self._check_finite()
         record: dict[str, Any] = {"epoch": number, **self.means.values()}
         if self.validation is not None:
             display.phase("validation")
-            found = trainer._evaluate(self.validation, EVALUATION_BATCH, interrupt)
+            found = trainer._evaluate(self.validation, EVALUATION_BATCH, interrupt, self.loader.workers)
             record.update((f"val_{name}", value) for name, value in found.items())
         record["rate"] = trainer.optimizer.rate * self._factor(len(self.loader) - 1)
-        record["seconds"] = round(self.seconds, 3)
+        record["seconds"], record["waited_seconds"] = round(self.seconds, 3), round(self.waited, 3)
         record["images_per_second"] = round(self.images / max(self.seconds, 1e-9), 1)
         trainer.history.append(record)
         trainer.epochs += 1
-        self.batch, self.means, self.seconds, self.images = 0, Means(), 0.0, 0
+        self.batch, self.means, self.seconds, self.waited, self.images = 0, Means(), 0.0, 0.0, 0
         self._call("on_epoch_end", number, record)
         trainer.schedule.check(record)
         self._save()
         display.end_epoch(record, self.epochs)
 
-    def _steps(self, interrupt: _Interrupt, display: display_room.Silent) -> None:
+    def _steps(self, batches: Iterator[Any], interrupt: _Interrupt, display: display_room.Silent) -> None:
         """What remains of the epoch's steps."""
         trainer = self.trainer
         watchers = [c for c in trainer.callbacks if type(c).on_step_end is not callback_room.Callback.on_step_end]
         factor = self._factor(self.batch)
         start = time.perf_counter()
-        batches: Any = self.loader.epoch(trainer.epochs, self.batch)
-        with contextlib.closing(batches):  # ends the loader's threads
-            for images, labels in batches:
-                if trainer.schedule.per_step:
-                    factor = self._factor(self.batch)
-                outcome = trainer._step(images, labels, factor)
-                count = _count(images)
-                self.batch += 1
-                self.images += count
-                self.means.add_losses(outcome.totals)
-                self.means.measure(trainer.metrics, outcome.outputs, outcome.targets)
-                for callback in watchers:
-                    callback.on_step_end(trainer, trainer.steps, outcome.loss)
-                display.step(count, self.means.values)
-                if self.every and trainer.steps % self.every == 0 and self.batch < len(self.loader):
-                    self.seconds += time.perf_counter() - start
-                    self._save()
-                    start = time.perf_counter()
-                if interrupt.wanted:
-                    break
+        while self.batch < len(self.loader) and not interrupt.wanted:
+            images, labels = self._next(batches)
+            if trainer.schedule.per_step:
+                factor = self._factor(self.batch)
+            outcome = trainer._step(images, labels, factor)
+            count = _count(images)
+            self.batch += 1
+            self.images += count
+            self.means.add_losses(outcome.totals)
+            self.means.measure(trainer.metrics, outcome.outputs, outcome.targets)
+            for callback in watchers:
+                callback.on_step_end(trainer, trainer.steps, outcome.loss)
+            display.step(count, self.means.values)
+            if self.every and trainer.steps % self.every == 0 and self.batch < len(self.loader):
+                self.seconds += time.perf_counter() - start
+                self._save()
+                start = time.perf_counter()
         self.seconds += time.perf_counter() - start
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        """The next batch, and how long it took until it was there."""
+        asked = time.perf_counter()
+        batch = next(batches)
+        self.waited += time.perf_counter() - asked
+        return batch
 
     def _factor(self, batch: int) -> float:
         trainer = self.trainer
@@ -484,6 +519,7 @@ class _Run:
             "batch": self.batch,
             "means": self.means.sums,
             "seconds": self.seconds,
+            "waited": self.waited,
             "images": self.images,
             "history": list(trainer.history),
             "stopped": trainer._stopped,
@@ -514,7 +550,7 @@ class _Run:
         trainer.updater.steps = state["steps"]
         trainer.epochs, self.first_epoch, self.batch = state["epoch"], state["first_epoch"], state["batch"]
         self.means = Means(state["means"])
-        self.seconds, self.images = state["seconds"], state["images"]
+        self.seconds, self.waited, self.images = state["seconds"], state.get("waited", 0.0), state["images"]
         trainer.history.extend(state["history"])
         trainer._stopped = state["stopped"]
         store.frozen = set(state["frozen"])
