@@ -13,7 +13,7 @@ from ...simd import LANES
 from ..channels import VECTORS, WIDTH
 from .depthwise import HEIGHTS, HELD, depthwise, depthwise_weight_gradient, pack_taps
 from .direct import convolution, pack_weights, weight_gradient
-from .ending import EVERYTHING, resolved
+from .ending import EVERYTHING, is_long, resolved
 from .tiles import LADDER, MAX_ROWS, NARROW_LADDER, tile_heights
 from .window import NOTHING, Triple, Window, met
 
@@ -187,7 +187,7 @@ def convolve(
     one_line = plan.whole_lines and all(pixel_step(array) == array.strides[3] for array in (y, more))
     heights = tile_heights(plan.rows * plan.columns if one_line else plan.columns, NARROW_LADDER if narrow else LADDER)
     function, low, high = resolved(activation)
-    convolution(not plan.flat, narrow, function)(
+    convolution(not plan.flat, narrow, function, is_long(activation))(
         x, *_before(prologue, bias), packed, bias, addend is not None, more, low, high, y,
         _int_array(plan.offsets), plan.length, heights, window.groups,
         _geometry(window), plan.rows, plan.columns, one_line, plan.task_panels, plan.pass_panels, scratch,
