@@ -438,16 +438,23 @@ def depthwise_elements(window: Window, channels: int, places: Triple, batch: int
     return depthwise_blocks(window, channels, places, batch, threads).scratch
 
 
+def depthwise_stretches(places: Triple) -> int:
+    """How many stretches of lines of pixels :func:`depthwise_convolve` sums, whatever the number of threads."""
+    return places[0] * places[1] * -(-places[2] // DEPTHWISE_COLUMNS)
+
+
 def depthwise_convolve(
     x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window, scratch: np.ndarray,
-    addend: np.ndarray | None = None, activation: Callable | None = None,
+    addend: np.ndarray | None = None, activation: Callable | None = None, sums: np.ndarray | None = None,
 ) -> None:  # fmt: skip
-    """``y = activation(depthwise conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack_depthwise`."""
+    """``y = activation(depthwise conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack_depthwise`. ``sums
+    (N, stretches, C)`` gets the sums of ``y`` over each of :func:`depthwise_stretches`."""
     plan = depthwise_blocks(window, y.shape[4], y.shape[1:4], y.shape[0], scratch.shape[0])
     assert plan.scratch <= scratch.shape[1], "a patch must fit the scratch of its thread"
     function, low, high = resolved(activation)
     depthwise(plan.height, function)(
         x, packed, bias, addend is not None, y if addend is None else addend, low, high, y,
+        np.empty((0, 0, 0), y.dtype) if sums is None else sums,
         _int_array(plan.offsets), _geometry(window), plan.rows, plan.columns, scratch,
     )  # fmt: skip
 
