@@ -19,13 +19,14 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .simd import Tile, bits, convert, each, floor, from_bits, power, square_root, where
+from .simd import Tile, bits, clamp, convert, each, floor, from_bits, power, square_root, where
 
 INFINITY, NAN = math.inf, math.nan
 LOG2_E = math.log2(math.e)
 LN2_HIGH, LN2_LOW = 0.693359375, math.log(2) - 0.693359375  # the product of the first with an exponent is exact in float32
 ROUNDING = 1.5 * 2.0**23  # adding it to a float32 rounds to an integer and leaves that in the lowest bits
 EXP_LOWEST, EXP_HIGHEST = -87.33654, 88.72283  # exp of these is the smallest normal and the largest float32
+BIASED_ROUNDING = ROUNDING + 126.0  # so that the lowest bits are the exponent field of half the power of two
 SMALLEST_NORMAL = 2.0**-126
 SQRT_HALF_BITS = int(np.float32(math.sqrt(0.5)).view(np.int32))
 
@@ -100,6 +101,19 @@ def _erf(x):
     return where(size > 1.0, where(x < 0.0, -beyond, beyond), x * p)
 
 
+def _logistic_denominator(x):
+    """1 + e**-x = 1 + 2**(n - 1) * 2 e**-r with r = x + n * ln 2 in +-0.35. Error 2.5 ulp.
+
+    A multiply-add takes the place of exp's special cases: clamped, e**-x is infinite where it should be; the smallest don't count beside 1.
+    """
+    clipped = clamp(x, -89.0, 40.0)
+    shifted = clipped * -LOG2_E + BIASED_ROUNDING
+    n = shifted - BIASED_ROUNDING
+    r = clipped + n * LN2_HIGH + n * LN2_LOW
+    q = ((0.08379566669464111 - 0.016579434275627136 * r) * r - 0.33335295319557190) * r + 0.9999830126762390
+    return 1.0 + ((q * r - 1.999999403953552) * r + 2.0) * from_bits(bits(shifted) << 23)
+
+
 FLOAT32 = {math.exp: _exp, math.expm1: _expm1, math.log: _log, math.log1p: _log1p, math.tanh: _tanh, math.erf: _erf}
 ELEMENTWISE = (
     math.sin, math.cos, math.tan, math.asin, math.acos, math.atan, math.sinh, math.cosh, math.asinh, math.acosh, math.atanh,
@@ -137,6 +151,21 @@ def _fabs(x):
 def _floor(x):
     if isinstance(x, Tile):
         return lambda x: floor(x)
+
+
+# Functions that math lacks -------------------------------------------------------------------------------------------
+
+
+def logistic_denominator(x):
+    """``1 + e**-x``, of which sigmoid is the reciprocal; infinite where ``e**-x`` is. For kernels and functions that go into them."""
+    return 1.0 + math.exp(-x)
+
+
+@overload(logistic_denominator)
+def _denominator(x):
+    if isinstance(x, Tile) and x.dtype == types.float32:
+        return _logistic_denominator
+    return lambda x: 1.0 + math.exp(-x)
 
 
 # Powers --------------------------------------------------------------------------------------------------------------

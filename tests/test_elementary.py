@@ -13,7 +13,9 @@ from llvmlite import binding
 from numba.core.errors import TypingError
 
 from numbacnn import elementary
+from numbacnn.kernels import activations
 from numbacnn.kernels.jit import JIT_DISABLED, inline, kernel
+from numbacnn.kernels.scalar import compiled
 from numbacnn.simd import (
     LANES,
     apply,
@@ -34,11 +36,13 @@ from numbacnn.simd import (
 INF, NAN = math.inf, math.nan
 
 
+SIGMOID = compiled(activations.sigmoid)
 REFERENCE = {
     math.exp: lambda x: np.exp(x), math.expm1: lambda x: np.expm1(x), math.log: lambda x: np.log(x), math.log1p: lambda x: np.log1p(x),
     math.tanh: lambda x: np.tanh(x), math.sqrt: lambda x: np.sqrt(x), math.erf: np.vectorize(math.erf, otypes=[float]),
+    SIGMOID: lambda x: 1 / (1 + np.exp(-x)),
 }  # fmt: skip
-FUNCTIONS = list(REFERENCE)
+FUNCTIONS, NAMES = list(REFERENCE), ["exp", "expm1", "log", "log1p", "tanh", "sqrt", "erf", "sigmoid"]
 
 
 def mapped(function):
@@ -76,7 +80,7 @@ def arguments():
     return np.concatenate([every, *(generator.uniform(a, b, 20000).astype(np.float32) for a, b in ranges)])
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("function", FUNCTIONS, ids=NAMES)
 def test_float32_within_four_ulps(function):
     x = arguments()
     y = of(function, x)
@@ -97,10 +101,11 @@ SPECIAL = {
     math.tanh: [(0, 0), (-INF, -1), (INF, 1), (NAN, NAN), (1e-45, 1e-45), (-1e-30, -1e-30)],
     math.erf: [(0, 0), (-INF, -1), (INF, 1), (NAN, NAN), (1e-30, 1.1283791670955126e-30)],
     math.sqrt: [(0, 0), (-1, NAN), (INF, INF), (NAN, NAN), (4, 2)],
+    SIGMOID: [(0, 0.5), (-INF, 0), (INF, 1), (NAN, NAN), (-1e30, 0), (1e30, 1)],
 }
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("function", FUNCTIONS, ids=NAMES)
 def test_special_values(function):
     x, expected = np.array(SPECIAL[function]).T
     np.testing.assert_allclose(of(function, x.astype(np.float32)), expected.astype(np.float32), rtol=3e-7)

@@ -11,6 +11,7 @@ import pytest
 import numbacnn as nc
 from numbacnn.layers.base import Buffer
 from numbacnn.layers.epilogue import Fusable
+from numbacnn.simd import LANES
 from numbacnn.testing import check_layer
 
 
@@ -77,3 +78,15 @@ def test_all_that_follows_is_fused(bias):
     assert not np.allclose(model.predict([2 * inputs[0], inputs[1]]), expected)
     (run,) = model._inference_plan(6).plan.forward
     assert run.node.label() == "Mix layer 'mix1'"
+
+
+def test_a_long_activation_reaches_every_channel():
+    """It comes after the sums, several vectors of channels at a time, then single ones, then a part of one."""
+    rng = np.random.default_rng(0)
+    weight, bias = rng.standard_normal((9, 5 * LANES + 5)).astype("float32"), np.float32(0.5)
+    x = nc.Input((5, 3, 9))
+    model = nc.Model(x, nc.Conv2D(weight.shape[1], 1, activation="silu")(x, name="conv"))
+    model.parameters["conv.weight"][...], model.parameters["conv.bias"][...] = weight, bias
+    images = rng.standard_normal((2, 5, 3, 9)).astype("float32")
+    sums = images @ weight + bias
+    np.testing.assert_allclose(model.predict(images), sums / (1 + np.exp(-sums)), rtol=1e-5, atol=1e-5)

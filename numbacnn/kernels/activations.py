@@ -9,6 +9,7 @@ import functools
 import math
 from collections.abc import Callable
 
+from ..elementary import logistic_denominator
 from ..simd import where
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # the fixed point of Klambauer et al. 2017
@@ -64,7 +65,7 @@ def gelu_tanh(x):
 
 
 def silu(x):
-    return x / (1.0 + math.exp(-x))
+    return x / logistic_denominator(x)
 
 
 def hard_swish(x):
@@ -92,7 +93,7 @@ def mish(x):
 
 
 def sigmoid(x):
-    return 1.0 / (1.0 + math.exp(-x))
+    return 1.0 / logistic_denominator(x)
 
 
 def sigmoid_gradient(dy, y):

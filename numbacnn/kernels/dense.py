@@ -59,7 +59,7 @@ _accumulate_alone, _accumulate, _accumulate_last = _accumulation(DEPTH_ALONE), _
 
 
 @inline
-def _begin(sums, rows, bias, column, columns, scaled):
+def begin(sums, rows, bias, column, columns, scaled):
     """Sums begin with the bias, or with zero where a scale comes first."""
     at = 0
     for panel in range(0, columns, WIDTH):
@@ -70,7 +70,7 @@ def _begin(sums, rows, bias, column, columns, scaled):
 
 
 @inline
-def _add_channels(sums, x, rows, channels, w, w_at, w_step, columns, ahead):
+def add_channels(sums, x, rows, channels, w, w_at, w_step, columns, ahead):
     """Add what the ``channels`` in ``x[row * HELD:]`` give with as many rows of weights from ``w_at`` on."""
     k = 0
     if rows == 1:
@@ -122,12 +122,12 @@ def multiplication(activation):
                 if column >= columns:
                     break
                 count = min(task_columns, columns - column)
-                _begin(sums, rows, bias, column, count, scaled)
+                begin(sums, rows, bias, column, count, scaled)
                 for channel in range(0, channels, HELD):
                     together = min(HELD, channels - channel)
                     for row in range(rows):
                         copy_run(x, row * stride(x, 0) + channel, held, row * HELD, together)
-                    _add_channels(sums, held, rows, together, w, channel * columns + column, columns, count, ahead * columns)
+                    add_channels(sums, held, rows, together, w, channel * columns + column, columns, count, ahead * columns)
                 end(sums, rows, scaled, scale, bias, residual, addend, low, high, y, column, count)
 
     return multiply

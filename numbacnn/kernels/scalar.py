@@ -91,6 +91,8 @@ _REASONS = ("No implementation of function", "Untyped global name", "Unknown att
 # From NumPy's names to the ones that kernels know --------------------------------------------------------------------
 
 _OWN = {f"numbacnn.{name}" for name in ("simd", "simd_python", "dual")}  # functions that kernels know already
+if not JIT_DISABLED:  # plain Python calls what it is written as
+    _OWN.add("numbacnn.elementary")
 _known: Any = shim if JIT_DISABLED else python_types.SimpleNamespace(**vars(math), max=max, min=min)
 _RENAMED = {
     "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "maximum": "max",

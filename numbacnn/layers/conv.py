@@ -473,14 +473,21 @@ class _DepthwiseConvolution(_AnyConvolution):
         else:
             kernels.conv.pack_depthwise(p["weight"], constant_vector(scale, 1, x[-1], p["weight"]), b["packed"])
 
-    def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
+    def summed_stretches(self, x: Shape) -> int:
+        if self.multiplier > 1:
+            return 0
+        return kernels.conv.depthwise_stretches(kernels.conv.lift(self.output_shape(x)[:-1], 1))
+
+    def run(
+        self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict, sums: Any = None
+    ) -> None:
         grouped = self._grouped(x.shape[1:])
         if self.multiplier > 1:
             grouped.run(x, y, shift, addend, scalar, b)
             return
         conv, window = kernels.conv, grouped.lifted_window(x.shape[1:])
         shift = constant_vector(shift, 0, x.shape[-1], y)
-        conv.depthwise_convolve(lifted(x), b["packed"], shift, lifted(y), window, b["scratch"], lifted(addend), scalar)
+        conv.depthwise_convolve(lifted(x), b["packed"], shift, lifted(y), window, b["scratch"], lifted(addend), scalar, sums)
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         grouped = self._grouped(x.shape[1:])

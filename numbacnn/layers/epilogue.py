@@ -65,11 +65,19 @@ class Fusable(Layer):
         """Whether :meth:`run` takes ``prologue=``, a :class:`numbacnn.kernels.conv.Prologue`, for an input of shape ``x``."""
         return False
 
+    def summed_stretches(self, x: Shape) -> int:
+        """For an input of shape ``x``: into how many parts an output falls whose sums per channel :meth:`run` takes ``sums=``, an array
+        ``(N, parts, channels)``, for. 0: it takes none."""
+        return 0
+
     def with_epilogue(self, activation: Layer | None, residual: bool, scale_shift: bool) -> Layer:
         return FusedEpilogue(self, activation, residual, scale_shift)
 
     def with_prologue(self, activation: Layer | None, normalised: bool, gated: bool) -> Layer:
         return FusedEpilogue(self, None, False, False).with_prologue(activation, normalised, gated)
+
+    def with_sums(self) -> Layer:
+        return FusedEpilogue(self, None, False, False).with_sums()
 
     def prepare(self, x: Shape, batch: int, p: dict, b: dict, training: bool) -> None:
         self.pack(x, batch, p, b, None)
@@ -96,7 +104,7 @@ class FusedEpilogue(Layer):
 
     After: ``folded`` normalisation, ``residual`` (the last input) and the activation ``epilogue``. Before: normalisation (``normalised``,
     by the vectors ``before_scale`` and ``before_shift``) or a factor per image and channel (``gated``, the second input), and the
-    activation ``prologue``."""
+    activation ``prologue``. If it is ``summed``, a second output has the sums per channel of parts of the first one."""
 
     base: Fusable
     epilogue: Layer | None
@@ -105,6 +113,7 @@ class FusedEpilogue(Layer):
     prologue: Layer | None = None
     normalised: bool = False
     gated: bool = False
+    summed: bool = False
 
     prepared_for_forward: ClassVar[bool] = True
 
@@ -113,6 +122,12 @@ class FusedEpilogue(Layer):
 
     def takes_prologue(self, x: Shape) -> bool:
         return self.base.takes_prologue(x)
+
+    def summed_stretches(self, x: Shape) -> int:
+        return self.base.summed_stretches(x)
+
+    def with_sums(self) -> Layer:
+        return dataclasses.replace(self, summed=True)
 
     @property
     def arity(self) -> int:  # type: ignore[override]
@@ -136,8 +151,9 @@ class FusedEpilogue(Layer):
     def _shape(self, x: Any) -> Shape:
         return x if self.arity == 1 else x[0]
 
-    def output_shape(self, x: Any) -> Shape:
-        return self.base.output_shape(self._shape(x))
+    def output_shape(self, x: Any) -> Any:
+        shape = self.base.output_shape(self._shape(x))
+        return [shape, (self.summed_stretches(self._shape(x)), shape[-1])] if self.summed else shape
 
     def parameters(self, x: Any) -> dict[str, Parameter]:
         return self.base.parameters(self._shape(x))
@@ -155,7 +171,7 @@ class FusedEpilogue(Layer):
     def prepared(self, x: Any, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         buffers = self.base.prepared(self._shape(x), batch, threads, training)
         if self.folded and self.base.bias:
-            buffers["shift"] = Buffer((self.output_shape(x)[-1],), per_sample=False)
+            buffers["shift"] = Buffer((self.base.output_shape(self._shape(x))[-1],), per_sample=False)
         return buffers
 
     def scratch(self, x: Any, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
@@ -166,14 +182,17 @@ class FusedEpilogue(Layer):
         if "shift" in b:
             kernels.conv.fold_bias(p["bias"], p["fold_scale"], p["fold_shift"], b["shift"])
 
-    def forward(self, x: Any, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+    def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
         x, *others = (x,) if self.arity == 1 else x
+        y, *sums = y if self.summed else (y,)
         addend = others[-1] if self.residual else None
         shift = b.get("shift", p.get("fold_shift", p.get("bias")))
         scalar = None if self.epilogue is None else self.epilogue.scalar()  # type: ignore[attr-defined]
-        before = {"prologue": self._before(x, others, p)} if self.normalised or self.gated else {}
+        more = {"prologue": self._before(x, others, p)} if self.normalised or self.gated else {}
+        if sums:
+            more["sums"] = sums[0]
         with contextlib.nullcontext() if scalar is None else kernels.scalar.explained(scalar):
-            self.base.run(x, y, shift, addend, scalar, {**p, **b}, **before)
+            self.base.run(x, y, shift, addend, scalar, {**p, **b}, **more)
 
     def _before(self, x: np.ndarray, others: list[np.ndarray], p: dict) -> Any:
         channels = x.shape[-1]

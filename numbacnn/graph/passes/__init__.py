@@ -15,6 +15,7 @@ from .fuse import fuse_epilogues
 from .norm import fuse_norms
 from .prologue import fuse_prologues
 from .split import split_activations
+from .squeeze import fuse_squeezes
 
 Rewritten = tuple[list[Node], list[Tensor]]
 
@@ -42,12 +43,15 @@ def for_training(
     constant, rest = constant_part(nodes, frozen)
     read = {*outputs, *(tensor for node in rest for tensor in node.inputs)}
     made = [tensor for node in constant for tensor in node.outputs if tensor in read]
-    fused = fuse_prologues(fuse_epilogues(split_activations(constant), made), made)
-    return fused + fuse_norms(split_activations(rest), outputs), list(outputs)
+    return _fused(constant, made) + fuse_norms(split_activations(rest), outputs), list(outputs)
 
 
 def for_inference(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> Rewritten:
     """Nodes and outputs as they are run in inference, by methods that follow from the shapes alone. Those that were measured are put in by
     :func:`.methods.with_measured_methods`."""
     nodes, outputs = drop_identities(nodes, outputs)
-    return fuse_prologues(fuse_epilogues(split_activations(nodes), outputs), outputs), outputs
+    return _fused(nodes, outputs), outputs
+
+
+def _fused(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> list[Node]:
+    return fuse_squeezes(fuse_prologues(fuse_epilogues(split_activations(nodes), outputs), outputs), outputs)

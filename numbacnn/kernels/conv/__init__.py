@@ -10,6 +10,7 @@ from .launch import (
     depthwise_elements,
     depthwise_gradient_elements,
     depthwise_packed_elements,
+    depthwise_stretches,
     depthwise_weight_gradients,
     pack_depthwise,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "depthwise_elements",
     "depthwise_gradient_elements",
     "depthwise_packed_elements",
+    "depthwise_stretches",
     "depthwise_weight_gradients",
     "fold_bias",
     "is_clamp",

@@ -1,7 +1,6 @@
 """Depthwise convolution: every channel with a kernel of its own. SIMD lanes run over channels, tile rows over neighbouring pixels.
 
-Arrays are ``(N, D, H, W, C)`` views with dense channels and ``w (taps, C)``. Nothing is copied: at the borders, taps that fall outside are
-left out.
+Arrays are ``(N, D, H, W, C)`` views with dense channels and ``w (taps, C)``.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import functools
 
 from numba import prange
 
-from ...simd import LANES, fma, load, load_part, store, store_part, stride, take, zeros
+from ...simd import LANES, fma, load, load_part, row_sum, store, store_part, stride, take, zeros
 from ..channels import VECTORS, WIDTH, channel_span
 from ..jit import inline, kernel
 from .ending import ending
@@ -37,6 +36,24 @@ def _pack_columns(x, n, d, h, column, count, step, channel, held, target, at, pa
         for c in range(first, last):
             copy_run(x, source + (column + remainder + c * step) * stride(x, 3), target, to + c * HELD, held)
         clear_run(target, to + last * HELD, (places - last) * HELD)
+
+
+@inline
+def _sum_pixels(y, at, step, pixels, count, sums, to):
+    """``sums[to:]``: the sums over ``pixels``, ``step`` apart, of a vector of ``count`` channels (or more)."""
+    whole = count >= LANES
+    four, total = zeros(y, 4, 1), zeros(y, 1, 1)
+    for _ in range(pixels // 4):
+        four = four + (load(y, at, step, 4, 1) if whole else load_part(y, at, step, count, 4, 1))
+        at += 4 * step
+    for _ in range(pixels % 4):
+        total = total + (load(y, at, 0, 1, 1) if whole else load_part(y, at, 0, count, 1, 1))
+        at += step
+    total = total + row_sum(four)
+    if whole:
+        store(total, sums, to, 0)
+    else:
+        store_part(total, sums, to, 0, count)
 
 
 @functools.cache
@@ -66,10 +83,11 @@ def depthwise(height, activation):
 
     @kernel(parallel=True, views=("x", "addend", "y"))
     def convolve(
-        x, w, bias, residual, addend, low, high, y, offsets, geometry, block_rows, block_columns, scratch, queue, threads
+        x, w, bias, residual, addend, low, high, y, sums, offsets, geometry, block_rows, block_columns, scratch, queue, threads
     ):  # fmt: skip
         """``y = finish(depthwise conv(x, w) + bias + addend)``; ``w (blocks, taps, HELD)`` from :func:`pack_taps`, ``offsets`` of the taps
-        in a patch; other arguments as of :func:`numbacnn.kernels.conv.direct.convolution`.
+        in a patch; other arguments as of :func:`numbacnn.kernels.conv.direct.convolution`. ``sums (N, D * H * column tasks, C)``, if it is
+        not empty, gets the sums over the pixels of each stretch of ``block_columns`` of each line of ``y``.
 
         A task copies the patch of a block of channels, ``[kd][line][remainder][column][HELD]`` with columns sorted by their remainder
         modulo the stride, so that a tile's inputs are neighbours. A line's last task, and a task's last tile, may overlap the one before
@@ -98,6 +116,7 @@ def depthwise(height, activation):
                 channel = block * HELD
                 held = min(HELD, channels - channel)
                 row, column = row_task * block_rows, min(column_task * block_columns, width - block_columns)
+                repeated = column_task * block_columns - column  # the first pixels of a line that overlap the task before
                 row_count = min(block_rows, height_ - row)
                 for kd in range(extent[0]):
                     for line in range((row_count - 1) * strides[1] + (extent[1] - 1) * dilation[1] + 1):
@@ -118,6 +137,12 @@ def depthwise(height, activation):
                                 own, r * strides[1] * line_step + c * HELD + at, offsets, w, block * offsets.size * HELD + at,
                                 bias, channel + at, held - at, residual, addend, more + c * addend_step + at, addend_step, low, high,
                                 y, to + c * y_step + at, y_step,
+                            )  # fmt: skip
+                        if sums.size > 0:
+                            stretch = ((n * planes + plane) * height_ + row + r) * column_tasks + column_task
+                            _sum_pixels(
+                                y, to + repeated * y_step + at, y_step, block_columns - repeated, held - at,
+                                sums, stretch * channels + channel + at,
                             )  # fmt: skip
 
     return convolve

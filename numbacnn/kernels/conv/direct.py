@@ -56,13 +56,14 @@ def _pack_normalised(x, source, pixels, channels, gain, row, offset, floor, ceil
 
 
 @functools.cache
-def convolution(packed, narrow, activation):
+def convolution(packed, narrow, activation, later):
     """The kernel ``convolve``.
 
     ``packed``: inputs go through patches; otherwise (pointwise) they are read in place. ``narrow``: a group has no more output channels
-    than one vector, and only that much of a panel is computed. ``activation``: see :func:`numbacnn.kernels.conv.ending.ending`.
+    than one vector, and only that much of a panel is computed. ``activation``: see :func:`numbacnn.kernels.conv.ending.ending`;
+    ``later``: see :func:`numbacnn.kernels.conv.tiles.strips`.
     """
-    strip = strips(narrow, activation)
+    strip = strips(narrow, activation, later)
 
     @kernel(parallel=True, views=("x", "addend", "y"))
     def convolve(

@@ -15,6 +15,9 @@ EVERYTHING = (-math.inf, math.inf)
 CLAMPS = {None: EVERYTHING, activations.identity: EVERYTHING, activations.relu: (0.0, math.inf), activations.relu6: (0.0, 6.0)}
 """Scalar functions that are clamps, and to what."""
 
+SHORT = {"abs", "max", "min", "where"}
+"""What scalar functions may call that takes an instruction or two."""
+
 
 def is_clamp(scalar: Callable) -> bool:
     """Whether a scalar function is a clamp."""
@@ -26,6 +29,17 @@ def resolved(scalar: Callable | None) -> tuple[Callable | None, float, float]:
     if scalar in CLAMPS:
         return (None, *CLAMPS[scalar])
     return (compiled(scalar), *EVERYTHING)  # type: ignore[arg-type]
+
+
+def is_long(scalar: Callable | None) -> bool:
+    """Whether a scalar function calls others, such as exp, and needs many registers."""
+    return scalar not in CLAMPS and not SHORT.issuperset(scalar.__code__.co_names)  # type: ignore[union-attr]
+
+
+@inline
+def untouched(tile, low, high):
+    """An ending for what is activated later."""
+    return tile
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from ...simd import LANES
 from ..channels import VECTORS, WIDTH
 from .depthwise import HEIGHTS, HELD, depthwise, depthwise_weight_gradient, pack_taps
 from .direct import add_parts, convolution, pack_weights, weight_gradient
-from .ending import EVERYTHING, resolved
+from .ending import EVERYTHING, is_long, resolved
 from .tiles import LADDER, MAX_ROWS, NARROW_LADDER, tile_heights
 from .window import NOTHING, Triple, Window, met
 
@@ -189,7 +189,7 @@ def convolve(
     one_line = plan.whole_lines and all(pixel_step(array) == array.strides[3] for array in (y, more))
     heights = tile_heights(plan.rows * plan.columns if one_line else plan.columns, NARROW_LADDER if narrow else LADDER)
     function, low, high = resolved(activation)
-    convolution(not plan.flat, narrow, function)(
+    convolution(not plan.flat, narrow, function, is_long(activation))(
         x, *_before(prologue, bias), packed, bias, addend is not None, more, low, high, y,
         _int_array(plan.offsets), plan.length, heights, window.groups,
         _geometry(window), plan.rows, plan.columns, one_line, plan.task_panels, plan.pass_panels, scratch,
@@ -442,16 +442,23 @@ def depthwise_elements(window: Window, channels: int, places: Triple, batch: int
     return depthwise_blocks(window, channels, places, batch, threads).scratch
 
 
+def depthwise_stretches(places: Triple) -> int:
+    """How many stretches of lines of pixels :func:`depthwise_convolve` sums, whatever the number of threads."""
+    return places[0] * places[1] * -(-places[2] // DEPTHWISE_COLUMNS)
+
+
 def depthwise_convolve(
     x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window, scratch: np.ndarray,
-    addend: np.ndarray | None = None, activation: Callable | None = None,
+    addend: np.ndarray | None = None, activation: Callable | None = None, sums: np.ndarray | None = None,
 ) -> None:  # fmt: skip
-    """``y = activation(depthwise conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack_depthwise`."""
+    """``y = activation(depthwise conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack_depthwise`. ``sums
+    (N, stretches, C)`` gets the sums of ``y`` over each of :func:`depthwise_stretches`."""
     plan = depthwise_blocks(window, y.shape[4], y.shape[1:4], y.shape[0], scratch.shape[0])
     assert plan.scratch <= scratch.shape[1], "a patch must fit the scratch of its thread"
     function, low, high = resolved(activation)
     depthwise(plan.height, function)(
         x, packed, bias, addend is not None, y if addend is None else addend, low, high, y,
+        np.empty((0, 0, 0), y.dtype) if sums is None else sums,
         _int_array(plan.offsets), _geometry(window), plan.rows, plan.columns, scratch,
     )  # fmt: skip
 

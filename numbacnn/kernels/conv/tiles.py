@@ -11,9 +11,9 @@ import functools
 import numpy as np
 
 from ...simd import LANES, VECTOR_BITS, load, load_part, outer, store, store_part, zeros
-from ..channels import VECTORS, WIDTH, read, write
+from ..channels import VECTORS, WIDTH, access, read, write
 from ..jit import inline
-from .ending import ending
+from .ending import ending, untouched
 
 _TALL = (14, 10, 7, 4, 2, 1)
 LADDER = _TALL if VECTOR_BITS == 512 else (6, 5, 4, 3, 2, 1)
@@ -21,6 +21,9 @@ LADDER = _TALL if VECTOR_BITS == 512 else (6, 5, 4, 3, 2, 1)
 NARROW_LADDER = _TALL
 """Heights of tiles that are one vector wide, where a group has no more channels than that."""
 MAX_ROWS = LADDER[0]
+ACTIVATED = 4
+"""Vectors that an activation is computed of at a time: enough to wait for none, and few enough for the registers."""
+read_vector, write_vector = access(1)
 
 
 def tile_heights(longest, ladder=LADDER):
@@ -58,9 +61,7 @@ def _by_height(ladder, functions):
 
 
 @functools.cache
-def _panel(rows, vectors, activation):
-    finish = ending(activation)
-
+def _panel(rows, vectors, finish):
     @inline
     def panel(
         x, x_at, x_step, offsets, length, w, w_at, bias, channel, count,
@@ -96,8 +97,8 @@ def _panel(rows, vectors, activation):
 
 
 @functools.cache
-def _strip(rows, narrow, activation):
-    wide, last = _panel(rows, VECTORS, activation), _panel(rows, 1, activation)
+def _strip(rows, narrow, finish):
+    wide, last = _panel(rows, VECTORS, finish), _panel(rows, 1, finish)
 
     @inline
     def strip(
@@ -124,7 +125,7 @@ def _strip(rows, narrow, activation):
 
 
 @functools.cache
-def strips(narrow, activation):
+def strips(narrow, activation, later):
     """The function ``(rows, x, x_at, x_step, offsets, length, w, w_at, w_step, bias, channel, end, residual, addend, addend_at,
     addend_step, low, high, y, y_at, y_step)`` that makes output channels ``channel .. end`` of ``rows`` pixels, one of the ladder's
     heights, panel by panel (of one that ends within its first vector, only that; ``narrow``: there is no other):
@@ -132,9 +133,39 @@ def strips(narrow, activation):
     ``y[i] = finish(bias + sum over runs and p < length of x[x_at + offsets[run] + i * x_step + p] * w[next row] + addend[i])``,
 
     with panels of weights ``w_step`` apart, the addend only where ``residual``, and ``finish`` as of
-    :func:`numbacnn.kernels.conv.ending.ending`."""
+    :func:`numbacnn.kernels.conv.ending.ending`. ``later``: a long activation comes after all panels."""
     ladder = NARROW_LADDER if narrow else LADDER
-    return _by_height(ladder, [_strip(rows, narrow, activation) for rows in ladder])
+    finish = untouched if later else ending(activation)
+    strip = _by_height(ladder, [_strip(rows, narrow, finish) for rows in ladder])
+    return _activated(strip, activation) if later else strip
+
+
+def _activated(strip, activation):
+    """The strip, then its activation, from the first-level cache: while sums are in all registers, there is no room for what it needs. And
+    it is compiled once, not for each height."""
+    finish = ending(activation)
+
+    @inline
+    def activated(
+        rows, x, x_at, x_step, offsets, length, w, w_at, w_step, bias, channel, end,
+        residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
+    ):  # fmt: skip
+        strip(
+            rows, x, x_at, x_step, offsets, length, w, w_at, w_step, bias, channel, end,
+            residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
+        )  # fmt: skip
+        for row in range(rows):
+            at, left = y_at + row * y_step, end - channel
+            while left >= ACTIVATED * LANES:
+                store(finish(load(y, at, 0, 1, ACTIVATED), low, high), y, at, 0)
+                at += ACTIVATED * LANES
+                left -= ACTIVATED * LANES
+            while left > 0:
+                write_vector(finish(read_vector(y, at, left), low, high), y, at, left)
+                at += LANES
+                left -= LANES
+
+    return activated
 
 
 @functools.cache
