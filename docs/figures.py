@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import matplotlib as mpl
@@ -14,6 +15,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 IMAGES = Path(__file__).parent / "images"
+DATA = Path(__file__).parent / "data"
 
 
 def digits() -> None:
@@ -85,6 +87,36 @@ def profile() -> None:
     figure.savefig(IMAGES / "profile.png", dpi=110)
 
 
+def fashion() -> None:
+    """How the residual network of ``examples/fashion_mnist.py`` learned (its history is in ``docs/data``)."""
+    epochs = json.loads((DATA / "fashion_mnist.json").read_text())
+    figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    for column, label in (("accuracy", "training images, augmented"), ("val_accuracy", "test images")):
+        axis.plot([record["epoch"] for record in epochs], [100 * record[column] for record in epochs], marker="o", markersize=3, label=label)
+    axis.axhline(94, color="gray", linewidth=0.8, linestyle="--")
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("accuracy (%)")
+    axis.set_ylim(75, 97)
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right")
+    figure.savefig(IMAGES / "fashion_mnist.png", dpi=110)
+
+
+def curves() -> None:
+    """Losses of the same steps here and in PyTorch (``asv_benchmarks.peers.training --curves``; they are in ``docs/data``)."""
+    rows = json.loads((DATA / "curves.json").read_text())["rows"]
+    figure, axes = plt.subplots(1, len(rows), figsize=(3.2 * len(rows), 3), layout="constrained")
+    for axis, row in zip(axes, rows):
+        axis.plot(row["losses"]["torch"], color="tab:orange", linewidth=3, alpha=0.5, label="PyTorch")
+        axis.plot(row["losses"]["numbacnn"], color="tab:blue", linewidth=0.8, label="numbacnn")
+        axis.set_title(f"{row['network']}: {row['apart']['numbacnn']:.0e} apart", fontsize=10)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("loss")
+    axes[0].legend()
+    figure.savefig(IMAGES / "curves.png", dpi=110)
+
+
 def _shown(axis: plt.Axes, count: int) -> tuple[list, list]:
     """The first entries of a legend."""
     handles, labels = axis.get_legend_handles_labels()
@@ -95,3 +127,5 @@ if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
     digits()
     profile()
+    fashion()
+    curves()

@@ -68,6 +68,11 @@ def silu(x):
     return x / logistic_denominator(x)
 
 
+def silu_derivative(x):
+    s = 1.0 / logistic_denominator(x)
+    return s * (1.0 + x * (1.0 - s))
+
+
 def hard_swish(x):
     return x * (min(max(x + 3.0, 0.0), 6.0) * (1.0 / 6.0))
 

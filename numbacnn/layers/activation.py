@@ -183,6 +183,9 @@ class SiLU(Elementwise):
     def scalar(self) -> Scalar:
         return kernels.activations.silu
 
+    def derivative(self) -> Scalar | None:
+        return kernels.activations.silu_derivative
+
 
 @dataclasses.dataclass(frozen=True)
 class HardSwish(Elementwise):
