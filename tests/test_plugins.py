@@ -412,7 +412,11 @@ def test_every_builtin_can_be_imported(spec):
     assert spec.summary, f"{spec.kind} {spec.name} has no summary"
 
 
-MADE_BY_THE_PLANNER = {"numbacnn.layers.epilogue:FusedEpilogue", "numbacnn.layers.norm:FusedNorm"}  # and so in no saved model
+MADE_BY_THE_PLANNER = {  # and so in no saved model
+    "numbacnn.layers.epilogue:FusedEpilogue",
+    "numbacnn.layers.norm:FusedNorm",
+    "numbacnn.layers.squeeze:Excitation",
+}
 
 
 def test_every_public_layer_class_is_registered():
