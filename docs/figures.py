@@ -92,7 +92,8 @@ def fashion() -> None:
     epochs = json.loads((DATA / "fashion_mnist.json").read_text())
     figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
     for column, label in (("accuracy", "training images, augmented"), ("val_accuracy", "test images")):
-        axis.plot([record["epoch"] for record in epochs], [100 * record[column] for record in epochs], marker="o", markersize=3, label=label)
+        percent = [100 * record[column] for record in epochs]
+        axis.plot([record["epoch"] for record in epochs], percent, marker="o", markersize=3, label=label)
     axis.axhline(94, color="gray", linewidth=0.8, linestyle="--")
     axis.set_xlabel("epoch")
     axis.set_ylabel("accuracy (%)")
