@@ -104,10 +104,14 @@ class Trial:
         return y
 
     def backward(
-        self, in_place: int | None = None, wanted: Sequence[bool] | None = None, frozen: Sequence[str] = ()
+        self,
+        in_place: int | None = None,
+        wanted: Sequence[bool] | None = None,
+        frozen: Sequence[str] = (),
+        onto: np.ndarray | None = None,
     ) -> tuple[list[np.ndarray | None], dict[str, np.ndarray]]:
         """``(dx, dp)`` for ``dy``, after :meth:`forward`. The gradient of the input number ``in_place``, if one is given, lies over ``dy``;
-        ``wanted`` says which inputs get a gradient."""
+        ``wanted`` says which inputs get a gradient; a layer that adds its gradient adds it to ``onto``."""
         dy = [self._copy(array) for array in self.dy]
         wanted = [True] * len(self.x) if wanted is None else wanted
         wanted = [want and self.layer.input_dtype is None for want in wanted]
@@ -123,7 +127,11 @@ class Trial:
         x = self._inputs(self._x_seen) if "x" in reads else None
         y = self._outputs(self._y_seen) if "y" in reads else None
         b = {**self._arrays(), **{name: self._b[name] for name in self._kept()}}
-        self.layer.backward(x, y, self._outputs(dy), self._inputs(dx), self.state, dp, b)
+        options: dict[str, Any] = {}
+        if onto is not None and dx[0] is not None:
+            dx[0][...] = onto
+            options["adds"] = True
+        self.layer.backward(x, y, self._outputs(dy), self._inputs(dx), self.state, dp, b, **options)
         self._check_guards("backward")
         for array, before in zip(dy, self.dy):
             _require(in_place is not None or _same(array, before), "backward changes dy, which others may need")
@@ -552,6 +560,23 @@ def _check_in_place(case: LayerCase) -> None:
         _assert_same(trial.forward(in_place=number)[0], y[0], f"forward {where} against apart")
 
 
+def _check_adds(case: LayerCase) -> None:
+    """A layer that says so adds its gradient to what is there, and does everything else as always."""
+    layer = case.layer
+    if not layer.adds_gradients:
+        return
+    _require(layer.arity == 1, "a layer that adds its gradient has one input")
+    trial = case.trial(PRIME_BATCH)
+    trial.forward()
+    expected = _gradients(*trial.backward())
+    if "dx" not in expected:
+        return
+    there = np.linspace(-1, 1, trial.x[0].size).reshape(trial.x[0].shape)
+    expected["dx"] = expected["dx"] + there
+    for name, gradient in _gradients(*trial.backward(onto=there)).items():
+        _assert_close(gradient, expected[name], 1e-12, f"{name} of backward that adds")
+
+
 def _check_precision(case: LayerCase) -> None:
     """float32 agrees with float64."""
     results = []
@@ -719,6 +744,7 @@ CHECKS: dict[str, Callable[[LayerCase], None]] = {
     "overwrites": _check_overwrites,
     "inference": _check_inference,
     "in place": _check_in_place,
+    "adds": _check_adds,
     "gradients": _check_gradients,
     "precision": _check_precision,
     "views": _check_views,

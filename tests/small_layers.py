@@ -51,18 +51,22 @@ class Square(Repeatable):
 
 @dataclasses.dataclass(frozen=True)
 class Tanh(Repeatable):
-    """In place, backward reads the output."""
+    """In place, backward reads the output, and adds where it is asked to."""
 
     in_place = True
+    adds_gradients = True
     backward_reads = ("y",)
     stem = "tanh"
 
     def forward(self, x, y, p, b, training):
         np.tanh(x, out=y)
 
-    def backward(self, x, y, dy, dx, p, dp, b):
+    def backward(self, x, y, dy, dx, p, dp, b, adds=False):
         assert x is None
-        np.multiply(dy, 1 - y * y, out=dx)
+        if adds:
+            dx += dy * (1 - y * y)
+        else:
+            np.multiply(dy, 1 - y * y, out=dx)
 
 
 @dataclasses.dataclass(frozen=True)

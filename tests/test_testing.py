@@ -127,6 +127,13 @@ class NotInPlace(Tilt):
         super().forward(x, y, p, b, training)
 
 
+class NeverAdds(Tilt):
+    adds_gradients: ClassVar[bool] = True
+
+    def backward(self, x, y, dy, dx, p, dp, b, adds=False):
+        super().backward(x, y, dy, dx, p, dp, b)
+
+
 class OutOfBounds(Tilt):
     def forward(self, x, y, p, b, training):
         super().forward(x, y, p, b, training)
@@ -236,6 +243,7 @@ def test_a_right_layer_passes_every_check(layer, shape):
         (Greedy, "overwrites", "changes dy"),
         (Spoiling, "overwrites", "changes its input"),
         (NotInPlace, "in place", "in place of input 0 against apart"),
+        (NeverAdds, "adds", "dx of backward that adds"),
         (OutOfBounds, "overwrites", "outside of an array"),
         (Leaning, "inference", "alone against within a batch"),
         (Imprecise, "precision", "float32 against float64"),

@@ -84,7 +84,7 @@ class Combine:
 class Backward:
     """Arrays of one backward call: ``x`` and ``y`` None where it doesn't read them, entries of ``dx`` None where no
     gradient is wanted; ``dp`` by local name the parameter's gradient (its name in the model) or an array that ``after``
-    adds to it. The call is left out for an alias layer, whose ``after`` remains."""
+    adds to it. The call is left out for an alias layer, whose ``after`` remains. ``adds``: it adds to ``dx``."""
 
     node: Node
     x: list[Slot] | None
@@ -95,6 +95,7 @@ class Backward:
     buffers: dict[str, Slot]
     scratch: dict[str, Slot]
     after: list[Combine]
+    adds: bool = False
 
 
 @dataclasses.dataclass(eq=False)
@@ -478,9 +479,14 @@ class _Planner:
         dy = [self._gradient(tensor, time, protected) for tensor in node.outputs]
         after: list[Combine] = []
         dx: list[Slot | None] = []
+        adds = layer.adds_gradients and node.inputs[0] in self.gradients
         for tensor in node.inputs:
             if tensor not in self.task.wanted:
                 dx.append(None)
+                continue
+            if adds:
+                dx.append(self.gradients[tensor])
+                self.gradients[tensor].block.need(time)
                 continue
             if layer.alias and tensor in self.gradients:
                 after.append(Combine(self.gradients[tensor], dy[0]))
@@ -513,7 +519,7 @@ class _Planner:
             for letter, tensors in (("x", node.inputs), ("y", node.outputs))
         )
         scratch = self._arrays(self.task.scratch(node), time)
-        return Backward(node, x, y, dy, dx, dp, self.buffers.get(node, {}), scratch, after)
+        return Backward(node, x, y, dy, dx, dp, self.buffers.get(node, {}), scratch, after, adds)
 
     def _gradient(self, tensor: Tensor, time: int, protected: set[Block]) -> Slot:
         """The finished gradient of a node's output; zeros for an output that nobody uses."""

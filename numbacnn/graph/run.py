@@ -333,7 +333,10 @@ class TrainingPlan(_Bound):
             dp = {local: self.gradients[place] if isinstance(place, str) else self.array(place) for local, place in run.dp.items()}
             x, y = self._grouped(node, run.x), self._outputs(run.y)
             dy, dx = self._outputs(run.dy), self._grouped(node, run.dx)
-            steps += self._steps(node, node.layer.backward, x, y, dy, dx, self._parameters(node), dp, self._b(run))
+            backward: Callable = node.layer.backward
+            if run.adds:
+                backward = functools.partial(backward, adds=True)
+            steps += self._steps(node, backward, x, y, dy, dx, self._parameters(node), dp, self._b(run))
         return steps + [step for combine in run.after for step in self._bind_combine(combine)]
 
     def _bind_combine(self, combine: Combine) -> list[Step]:

@@ -326,9 +326,53 @@ def average_forward(x, y, windows, shares, queue, threads):
                     write(total * share, y, _pixel(y, n, d, h, w) + c, channels - c)
 
 
+@inline
+def _shared(dy, at, count, covers, shares, d, h, w):
+    """Sum of ``dy`` times share over the windows that hold a pixel, the first of which is at ``at``."""
+    _, places, steps = _cover(covers, d, h, w, dy.shape)
+    first_d, first_h, first_w = covers[0, d, 0], covers[1, h, 0], covers[2, w, 0]
+    sums = zeros(dy, 1, VECTORS)
+    for i in range(places[0]):
+        for j in range(places[1]):
+            near = at + (i * steps[0] + j * steps[1]) * dy.shape[4]
+            plane = shares[0, first_d + i] * shares[1, first_h + j]
+            for k in range(places[2]):
+                sums = sums + read(dy, near, count) * (plane * shares[2, first_w + k])
+                near += dy.shape[4]
+    return sums
+
+
+@functools.cache
+def _passing_on(vectors):
+    """The function that passes on the gradient of the only window that holds a pixel, of at most so many vectors of channels."""
+    read, write = access(vectors)
+
+    @inline
+    def pass_on(dy, at, share, dx, to, count, adds):
+        value = read(dy, at, count) * share
+        write(value + read(dx, to, count) if adds else value, dx, to, count)
+
+    return pass_on
+
+
+_wide_pass_on, _pass_on = _passing_on(2 * VECTORS), _passing_on(VECTORS)
+
+
+@inline
+def _pixel_pass_on(dy, at, share, dx, to, count, adds):
+    """``count`` channels of a pixel."""
+    done = 0
+    while done + 2 * WIDTH <= count:
+        _wide_pass_on(dy, at + done, share, dx, to + done, 2 * WIDTH, adds)
+        done += 2 * WIDTH
+    while done < count:
+        _pass_on(dy, at + done, share, dx, to + done, count - done, adds)
+        done += WIDTH
+
+
 @kernel(parallel=True)
-def average_backward(dy, dx, covers, shares, queue, threads):
-    """``dx`` = sum of ``dy`` times share over the windows that hold the pixel."""
+def average_backward(dy, dx, adds, covers, shares, queue, threads):
+    """``dx`` = sum of ``dy`` times share over the windows that hold the pixel, or that more where ``adds``."""
     stretches, span, spans, tasks = _partition(dx.shape)
     _, depth, height, width, channels = dx.shape
     _, places_d, places_h, places_w, _ = dy.shape
@@ -341,19 +385,15 @@ def average_backward(dy, dx, covers, shares, queue, threads):
             n, d, h, first, last, channel, end = _place(task, dx.shape, stretches, span, spans)
             pixels, sample = ((n * depth + d) * height + h) * width, n * places_d * places_h * places_w
             for w in range(first, last):
-                place, places, steps = _cover(covers, d, h, w, dy.shape)
-                first_d, first_h, first_w = covers[0, d, 0], covers[1, h, 0], covers[2, w, 0]
+                place, places, _steps = _cover(covers, d, h, w, dy.shape)
+                at, to = (sample + place) * channels, (pixels + w) * channels
+                if places[0] * places[1] * places[2] == 1:
+                    share = shares[0, covers[0, d, 0]] * shares[1, covers[1, h, 0]] * shares[2, covers[2, w, 0]]
+                    _pixel_pass_on(dy, at + channel, share, dx, to + channel, end - channel, adds)
+                    continue
                 for c in range(channel, end, WIDTH):
-                    at, count = (sample + place) * channels + c, channels - c
-                    sums = zeros(dx, 1, VECTORS)
-                    for i in range(places[0]):
-                        for j in range(places[1]):
-                            near = at + (i * steps[0] + j * steps[1]) * channels
-                            plane = shares[0, first_d + i] * shares[1, first_h + j]
-                            for k in range(places[2]):
-                                sums = sums + read(dy, near, count) * (plane * shares[2, first_w + k])
-                                near += channels
-                    write(sums, dx, (pixels + w) * channels + c, count)
+                    sums = _shared(dy, at + c, channels - c, covers, shares, d, h, w)
+                    write(sums + read(dx, to + c, channels - c) if adds else sums, dx, to + c, channels - c)
 
 
 # Lp ------------------------------------------------------------------------------------------------------------------

@@ -69,6 +69,9 @@ class Layer:
     ``in_place``        ``forward`` works when ``y`` is ``x``, and ``backward`` when ``dx`` is ``dy``. The planner
                         makes them so wherever nobody else needs the old values. Of several inputs ``y`` may be any
                         one of the same shape (the planner takes the first or second), and any one entry of ``dx`` may be ``dy``.
+    ``adds_gradients``  ``backward`` of a layer with one input takes a further argument ``adds``, False by default: where it is True, what
+                        would overwrite ``dx`` is added to what is there. Where several layers read one tensor, that saves passes over
+                        memory.
     ``prepared_for_forward``  ``backward`` does not read the arrays of :meth:`prepared`. In training they then share memory with
                         what is needed at other times.
     ``alias``           ``y`` is ``x`` seen in another shape (Flatten, Reshape): ``forward`` and ``backward`` are
@@ -102,6 +105,7 @@ class Layer:
     arity: ClassVar[int | None] = 1
     backward_reads: ClassVar[tuple[str, ...]] = ("x", "y")
     in_place: ClassVar[bool] = False
+    adds_gradients: ClassVar[bool] = False
     prepared_for_forward: ClassVar[bool] = False
     alias: ClassVar[bool] = False
     reads_views: ClassVar[bool] = False

@@ -42,6 +42,7 @@ class _AnyConvolution(Fusable):
     axes: ClassVar[int]
     reads_views: ClassVar[bool] = True
     writes_views: ClassVar[bool] = True
+    adds_gradients: ClassVar[bool] = True
     prepared_for_forward: ClassVar[bool] = True
 
     size: Any
@@ -210,7 +211,9 @@ class _Convolution(_ChannelMixing):
         forward, shift = self._pass(x.shape[1:], len(x)), constant_vector(shift, 0, self.filters, y)
         forward.run(lifted(x), b["packed"], shift, lifted(y), b["scratch"], lifted(addend), scalar, prologue)
 
-    def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+    def backward(
+        self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict, adds: bool = False
+    ) -> None:  # fmt: skip
         conv, shapes = kernels.conv, self._shapes(x.shape[1:], len(x))
         if "weight" in dp:
             conv.WeightGradient(*shapes).run(lifted(x), lifted(dy), dp["weight"], b["scratch"])
@@ -220,7 +223,7 @@ class _Convolution(_ChannelMixing):
             gradient = conv.DataGradient(*shapes)
             ones, zeros = constant_vector(None, 1, x.shape[-1], x), constant_vector(None, 0, x.shape[-1], x)
             gradient.pack(p["weight"], ones, b["packed_transposed"], b["scratch"])
-            gradient.run(lifted(dy), b["packed_transposed"], zeros, lifted(dx), b["scratch"])
+            gradient.run(lifted(dy), b["packed_transposed"], zeros, lifted(dx), b["scratch"], lifted(dx) if adds else None)
 
 
 def _packing(method: Any, threads: int) -> dict[str, Buffer]:
@@ -366,7 +369,9 @@ class _TransposedConvolution(_ChannelMixing):
         forward = self._pass(x.shape[1:], len(x))
         forward.run(lifted(x), b["packed"], constant_vector(shift, 0, self.filters, y), lifted(y), b["scratch"], lifted(addend), scalar)
 
-    def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+    def backward(
+        self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict, adds: bool = False
+    ) -> None:  # fmt: skip
         conv, shapes = kernels.conv, self._shapes(x.shape[1:], len(x))
         if "weight" in dp:
             conv.WeightGradient(*shapes).run(lifted(dy), lifted(x), dp["weight"], b["scratch"])
@@ -376,7 +381,7 @@ class _TransposedConvolution(_ChannelMixing):
             gradient = conv.Forward(*shapes)
             ones, zeros = constant_vector(None, 1, x.shape[-1], x), constant_vector(None, 0, x.shape[-1], x)
             gradient.pack(p["weight"], ones, b["packed_back"], b["scratch"])
-            gradient.run(lifted(dy), b["packed_back"], zeros, lifted(dx), b["scratch"])
+            gradient.run(lifted(dy), b["packed_back"], zeros, lifted(dx), b["scratch"], lifted(dx) if adds else None)
 
 
 class Conv1DTranspose(_TransposedConvolution):
@@ -489,10 +494,12 @@ class _DepthwiseConvolution(_AnyConvolution):
         shift = constant_vector(shift, 0, x.shape[-1], y)
         conv.depthwise_convolve(lifted(x), b["packed"], shift, lifted(y), window, b["scratch"], lifted(addend), scalar, sums)
 
-    def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+    def backward(
+        self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict, adds: bool = False
+    ) -> None:  # fmt: skip
         grouped = self._grouped(x.shape[1:])
         if self.multiplier > 1:
-            grouped.backward(x, y, dy, dx, p, dp, b)
+            grouped.backward(x, y, dy, dx, p, dp, b, adds)
             return
         conv, window = kernels.conv, grouped.lifted_window(x.shape[1:])
         x5, dy5 = lifted(x), lifted(dy)
@@ -501,7 +508,7 @@ class _DepthwiseConvolution(_AnyConvolution):
         if "bias" in dp:
             conv.channel_sums(dy.reshape(-1, x.shape[-1]), dp["bias"])
         if dx is not None:
-            conv.depthwise_data_gradient(dy5, p["weight"], b["packed_back"], lifted(dx), window, b["scratch"])
+            conv.depthwise_data_gradient(dy5, p["weight"], b["packed_back"], lifted(dx), window, b["scratch"], adds)
 
 
 class DepthwiseConv1D(_DepthwiseConvolution):
@@ -605,14 +612,16 @@ class _SeparableConvolution(_AnyConvolution):
         first.run(x, b["middle"], None, None, None, _of_stage(b, "first"))
         second.run(b["middle"], y, shift, addend, scalar, _of_stage(b, "second"))
 
-    def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+    def backward(
+        self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict, adds: bool = False
+    ) -> None:  # fmt: skip
         first, second, _ = self._stages(x.shape[1:])
         needed = b["d_middle"] if dx is not None or "depthwise_weight" in dp else None
         later = {name.removeprefix("pointwise_"): dp[name] for name in ("pointwise_weight", "bias") if name in dp}
         second.backward(b["middle"], None, dy, needed, {"weight": p["pointwise_weight"]}, later, _of_stage(b, "second"))
         if needed is not None:
             earlier = {"weight": dp["depthwise_weight"]} if "depthwise_weight" in dp else {}
-            first.backward(x, None, needed, dx, {"weight": p["depthwise_weight"]}, earlier, _of_stage(b, "first"))
+            first.backward(x, None, needed, dx, {"weight": p["depthwise_weight"]}, earlier, _of_stage(b, "first"), adds)
 
 
 def _prefixed(first: dict[str, Buffer], second: dict[str, Buffer]) -> dict[str, Buffer]:

@@ -144,19 +144,23 @@ class _Max(_Pool):
 class _Average(_Pool):
     """The arithmetic mean."""
 
+    adds_gradients: ClassVar[bool] = True
+
     def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
         shape = x.shape[1:]
         x, y = self._views(shape, [x], [y])
         windows, _, shares = _tables(self.axis_windows(shape))
         kernels.pool.average_forward(x, y, windows, shares)
 
-    def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
+    def backward(
+        self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict, adds: bool = False
+    ) -> None:  # fmt: skip
         if dx is None:
             return
         shape = dx.shape[1:]
         dx, dy = self._views(shape, [dx], [dy])
         _, covers, shares = _tables(self.axis_windows(shape))
-        kernels.pool.average_backward(dy, dx, covers, shares)
+        kernels.pool.average_backward(dy, dx, adds, covers, shares)
 
 
 # Sliding windows -----------------------------------------------------------------------------------------------------
