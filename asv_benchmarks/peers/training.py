@@ -57,25 +57,25 @@ Case = tuple[str, tuple[int, ...], int]
 # Engines, each in a process of its own ----------------------------------------------------------------------------
 
 
-def prepared(engine: str, case: Case, folder: Path, threads: int, calm: bool) -> Any:
-    """A function of images and labels that makes a step and gives the loss."""
+def prepared(engine: str, case: Case, folder: Path, threads: int, calm: bool, dtype: str = "float32") -> Any:
+    """A function of images and labels that makes a step in working type ``dtype`` and gives the loss."""
     if not engine.startswith("torch"):
-        return _numbacnn(case, folder, threads, calm, RECOMPUTING.get(engine))
-    return _torch(engine, case, folder, threads, calm)
+        return _numbacnn(case, folder, threads, calm, dtype, RECOMPUTING.get(engine))
+    return _torch(engine, case, folder, threads, calm, dtype)
 
 
-def _numbacnn(case: Case, folder: Path, threads: int, calm: bool, recompute: str | None) -> Any:
+def _numbacnn(case: Case, folder: Path, threads: int, calm: bool, dtype: str, recompute: str | None) -> Any:
     import numbacnn as nc
 
     name, shape, _ = case
     nc.set_num_threads(threads)
-    model = nc.create(name, input_shape=shape, **options_of(name, calm))
+    model = nc.create(name, input_shape=shape, dtype=dtype, **options_of(name, calm))
     model.load_weights(folder / "weights.pth")
     trainer = nc.Trainer(model, optimizer=nc.SGD(CALM_RATE if calm else RATE, momentum=MOMENTUM), recompute=recompute)
     return trainer.step
 
 
-def _torch(engine: str, case: Case, folder: Path, threads: int, calm: bool) -> Any:
+def _torch(engine: str, case: Case, folder: Path, threads: int, calm: bool, dtype: str) -> Any:
     import torch
 
     from tests import zoo
@@ -87,12 +87,12 @@ def _torch(engine: str, case: Case, folder: Path, threads: int, calm: bool) -> A
     if calm:
         zoo.without_chance(module)
     layout = channels_last_layout(1 + len(shape)) if engine == "torch channels-last" else torch.contiguous_format
-    module = module.to(memory_format=layout)
+    module = module.to(getattr(torch, dtype), memory_format=layout)
     optimizer = torch.optim.SGD(module.parameters(), CALM_RATE if calm else RATE, momentum=MOMENTUM)
     forward = torch.compile(module) if engine == COMPILED else module
 
     def step(images: np.ndarray, labels: np.ndarray) -> float:
-        x = torch.from_numpy(channels_first(images)).contiguous(memory_format=layout)
+        x = torch.from_numpy(channels_first(images.astype(dtype, copy=False))).contiguous(memory_format=layout)
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(forward(x), torch.from_numpy(labels))
         loss.backward()
@@ -143,9 +143,9 @@ def work_memory(engine: str, case: Case, folder: Path, threads: int, line: Any) 
     line.send((imported, process_bytes("VmHWM")))
 
 
-def work_curve(engine: str, case: Case, folder: Path, threads: int, steps: int, line: Any) -> None:
+def work_curve(engine: str, case: Case, folder: Path, threads: int, steps: int, dtype: str, line: Any) -> None:
     """Send the losses of so many steps."""
-    step = prepared(engine, case, folder, threads, calm=True)
+    step = prepared(engine, case, folder, threads, True, dtype)
     line.send([step(*batch) for batch in batches(case, steps)])
 
 
@@ -234,15 +234,16 @@ def report_memory(cases: list[Case], threads: int, engines: list[str], path: str
         write(path, {"rows": rows})
 
 
-def report_curves(cases: list[Case], threads: int, engines: list[str], steps: int, path: str | None) -> None:
+def report_curves(cases: list[Case], threads: int, engines: list[str], steps: int, dtype: str, path: str | None) -> None:
     """As :func:`report_times`, of the losses."""
     click.echo(f"The largest relative difference of the loss to PyTorch's within {steps} steps, and the first and last loss.")
     click.echo(_heading(engines))
     rows = []
     for case in cases:
-        found = {engine: np.array(losses) for engine, losses in answers(work_curve, case, threads, engines, steps).items()}
+        found = {engine: np.array(losses) for engine, losses in answers(work_curve, case, threads, engines, steps, dtype).items()}
         apart = {engine: float((abs(losses - found["torch"]) / found["torch"]).max()) for engine, losses in found.items()}
-        row = {**_described(case, threads), "losses": {engine: losses.tolist() for engine, losses in found.items()}, "apart": apart}
+        values = {engine: losses.tolist() for engine, losses in found.items()}
+        row = {**_described(case, threads), "type": dtype, "losses": values, "apart": apart}
         rows.append(row)
         click.echo(_line(row, [f"{apart[engine]:.1e} ({found[engine][0]:.3f}, {found[engine][-1]:.3f})" for engine in engines]))
         write(path, {"rows": rows})
@@ -250,7 +251,7 @@ def report_curves(cases: list[Case], threads: int, engines: list[str], steps: in
 
 @click.command(
     epilog="Examples: python -m asv_benchmarks.peers.training --network resnet18 --json training.json; "
-    "python -m asv_benchmarks.peers.training --curves --steps 200"
+    "python -m asv_benchmarks.peers.training --curves --dtype float64"
 )
 @click.option("--network", "networks", multiple=True, help="One or several of the list. [default: all]")
 @click.option("--threads", type=int, help="[default: all cores]")
@@ -261,10 +262,11 @@ def report_curves(cases: list[Case], threads: int, engines: list[str], steps: in
 @click.option("--memory", is_flag=True, help="Measure memory instead of time.")
 @click.option("--curves", is_flag=True, help=f"Compare losses instead of times. [default networks: {', '.join(CURVES)}]")
 @click.option("--steps", default=200, show_default=True, help="Of a curve.")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True, help="Of a curve.")
 @click.option("--json", "path", help="Write the figures to this file.")
 def main(
     networks: tuple[str, ...], threads: int | None, rounds: int, seconds: float, compiled: bool, recompute: tuple[str, ...], memory: bool,
-    curves: bool, steps: int, path: str | None,
+    curves: bool, steps: int, dtype: str, path: str | None,
 ) -> None:  # fmt: skip
     """Time training steps beside PyTorch, or measure memory, or compare losses."""
     unknown = set(networks) - {name for name, _, _ in CASES}
@@ -275,7 +277,7 @@ def main(
     engines = [*ENGINES, *([COMPILED] if compiled else []), *(engine for engine, mode in RECOMPUTING.items() if mode in recompute)]
     count = threads or len(os.sched_getaffinity(0))
     if curves:
-        report_curves(cases, count, engines, steps, path)
+        report_curves(cases, count, engines, steps, dtype, path)
     elif memory:
         report_memory(cases, count, engines, path)
     else:
