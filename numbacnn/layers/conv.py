@@ -471,12 +471,14 @@ class _DepthwiseConvolution(_AnyConvolution):
         if self.multiplier > 1:
             self._grouped(x).pack(x, batch, p, b, scale)
         else:
-            kernels.conv.pack_depthwise(p["weight"], constant_vector(scale, 1, x[-1], p["weight"]), b["packed"])
+            window = self._grouped(x).lifted_window(x)
+            kernels.conv.pack_depthwise(p["weight"], window, constant_vector(scale, 1, x[-1], p["weight"]), b["packed"])
 
     def summed_stretches(self, x: Shape) -> int:
         if self.multiplier > 1:
             return 0
-        return kernels.conv.depthwise_stretches(kernels.conv.lift(self.output_shape(x)[:-1], 1))
+        places = kernels.conv.lift(self.output_shape(x)[:-1], 1)
+        return kernels.conv.depthwise_stretches(self._grouped(x).lifted_window(x), places)
 
     def run(
         self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict, sums: Any = None

@@ -24,9 +24,10 @@ PART_COST = 400  # a part costs as much time as one part in so many of all
 LEAST_PIXELS = 8 * MAX_ROWS  # of a task: with fewer, weights come from afar for too few products
 FEW_PRODUCTS = 300_000  # a convolution of less runs in the caller's thread: waking others would take longer
 TASKS_PER_THREAD = 4  # enough to even out threads that get less of the machine
-DEPTHWISE_COLUMNS = 256  # of a task of a depthwise convolution, and
-DEPTHWISE_ELEMENTS = 24 * 1024  # of its patch
-LEAST_LINES = 4  # of its output: it reads some more lines of input
+DEPTHWISE_ELEMENTS = 6 * 1024  # of the lines that a task of a depthwise convolution holds
+DEPTHWISE_RUN = 3  # taps that share what they read
+LEAST_LINES = 4  # of a task's output: it reads some more lines of input, and
+LEAST_COLUMNS = 28  # some more columns
 GRADIENT_PARTS = 16  # at most, of the weight gradient of a depthwise convolution, and
 GRADIENT_LINES = 8  # at least, of one
 GRADIENT_PIXELS = 256  # pixels per block of the weight gradient
@@ -415,26 +416,57 @@ class DepthwiseBlocks:
     height: int  # of tiles
     rows: int
     columns: int
-    offsets: tuple[int, ...]  # of the taps, in a patch
+    offsets: tuple[tuple[int, ...], ...]  # where runs of taps start, for each place of their first line in the ring of lines
+    lengths: tuple[int, ...]  # of runs
     scratch: int  # elements per thread
 
 
 def depthwise_blocks(window: Window, channels: int, places: Triple, batch: int, threads: int) -> DepthwiseBlocks:
-    """Cut a depthwise convolution that gives ``places`` with ``channels``: enough tasks for all threads, whose patches fit the cache."""
-    (kd, kh, kw), (_, sh, sw), (_, dh, dw) = window.extent, window.stride, window.dilation
+    """Cut a depthwise convolution that gives ``places`` with ``channels``: enough tasks for all threads, whose lines fit the cache. Columns
+    follow from the shape alone, and with them the stretches that are summed."""
+    (kd, kh, kw), sw, (_, dh, dw) = window.extent, window.stride[2], window.dilation
     depth, height, width = places
-    columns = min(width, DEPTHWISE_COLUMNS)
+    columns = _depthwise_columns(window, width)
     across = (columns - 1) * sw + (kw - 1) * dw + 1
     part = -(-across // sw) * HELD
     line = min(sw, across) * part
     tasks = batch * depth * -(-channels // HELD) * -(-width // columns)
-    held = max(1, (DEPTHWISE_ELEMENTS // max(1, kd * line) - (kh - 1) * dh - 1) // sh + 1)
-    parts = max(-(-height // held), min(-(-height // LEAST_LINES), -(-TASKS_PER_THREAD * threads // tasks)))
+    parts = min(-(-height // LEAST_LINES), -(-TASKS_PER_THREAD * threads // tasks))
     rows = -(-height // parts)
-    lines = (rows - 1) * sh + (kh - 1) * dh + 1
-    offsets = tuple((d * lines + h * dh) * line + w * dw % sw * part + w * dw // sw * HELD for d, h, w in np.ndindex(kd, kh, kw))
+    ring = _ring(window)
+    runs = [(d, h, run[0] * dw) for d, h in np.ndindex(kd, kh) for run in _column_runs(window)]
+    offsets = tuple(
+        tuple((d * ring + (first + h * dh) % ring) * line + w % sw * part + w // sw * HELD for d, h, w in runs) for first in range(ring)
+    )
+    lengths = tuple(len(run) for run in _column_runs(window)) * (kd * kh)
     tall = min((h for h in HEIGHTS if h <= columns), key=lambda h: -(-columns // h) * (h + 1))
-    return DepthwiseBlocks(tall, rows, columns, offsets, _rounded(kd * lines * line))
+    return DepthwiseBlocks(tall, rows, columns, offsets, lengths, _rounded(kd * ring * line))
+
+
+def _depthwise_columns(window: Window, width: int) -> int:
+    """Columns of a task, of ``width``: as many as have their lines of input in the first-level cache."""
+    inputs = DEPTHWISE_ELEMENTS // (max(1, window.extent[0]) * _ring(window) * HELD)
+    most = (inputs - (window.extent[2] - 1) * window.dilation[2] - 1) // window.stride[2] + 1
+    return -(-width // -(-width // max(LEAST_COLUMNS, most)))
+
+
+def _ring(window: Window) -> int:
+    """Lines of input between the first and the last one that a line of output is made of."""
+    return max(1, (window.extent[1] - 1) * window.dilation[1] + 1)
+
+
+def _column_runs(window: Window) -> list[list[int]]:
+    """The taps along a line, cut into runs of at most three whose inputs are neighbours, where columns are sorted by their remainder modulo
+    the stride."""
+    step, dilation = window.stride[2], window.dilation[2]
+    together = step // math.gcd(step, dilation)  # so many taps further, the remainder is the same
+    near = math.lcm(step, dilation) // step == 1
+    runs = []
+    for first in range(min(together, window.extent[2])):
+        taps = list(range(first, window.extent[2], together))
+        length = DEPTHWISE_RUN if near else 1
+        runs += [taps[k : k + length] for k in range(0, len(taps), length)]
+    return runs
 
 
 def depthwise_elements(window: Window, channels: int, places: Triple, batch: int, threads: int) -> int:
@@ -442,9 +474,9 @@ def depthwise_elements(window: Window, channels: int, places: Triple, batch: int
     return depthwise_blocks(window, channels, places, batch, threads).scratch
 
 
-def depthwise_stretches(places: Triple) -> int:
+def depthwise_stretches(window: Window, places: Triple) -> int:
     """How many stretches of lines of pixels :func:`depthwise_convolve` sums, whatever the number of threads."""
-    return places[0] * places[1] * -(-places[2] // DEPTHWISE_COLUMNS)
+    return places[0] * places[1] * -(-places[2] // _depthwise_columns(window, places[2]))
 
 
 def depthwise_convolve(
@@ -459,7 +491,7 @@ def depthwise_convolve(
     depthwise(plan.height, function)(
         x, packed, bias, addend is not None, y if addend is None else addend, low, high, y,
         np.empty((0, 0, 0), y.dtype) if sums is None else sums,
-        _int_array(plan.offsets), _geometry(window), plan.rows, plan.columns, scratch,
+        np.array(plan.offsets, np.int64), _int_array(plan.lengths), _geometry(window), plan.rows, plan.columns, scratch,
     )  # fmt: skip
 
 
@@ -468,14 +500,17 @@ def depthwise_packed_elements(channels: int, taps: int) -> int:
     return -(-channels // HELD) * taps * HELD
 
 
-def pack_depthwise(weight: np.ndarray, scale: np.ndarray, packed: np.ndarray) -> None:
-    """Pack ``weight (kernel..., 1, C)`` times ``scale (C,)`` for :func:`depthwise_convolve`."""
+def pack_depthwise(weight: np.ndarray, window: Window, scale: np.ndarray, packed: np.ndarray) -> None:
+    """Pack ``weight (kernel..., 1, C)`` times ``scale (C,)`` for :func:`depthwise_convolve` with ``window``."""
     flat = weight.reshape(-1, weight.shape[-1])
-    _pack_taps(flat, tuple(range(flat.shape[0])), scale, packed)
+    _pack_taps(flat, tuple(range(flat.shape[0])), window, scale, packed)
 
 
-def _pack_taps(weight: np.ndarray, taps: tuple[int, ...], scale: np.ndarray, packed: np.ndarray) -> None:
-    pack_taps(weight, _int_array(taps), scale, packed.reshape(-1, len(taps), HELD))
+def _pack_taps(weight: np.ndarray, taps: tuple[int, ...], window: Window, scale: np.ndarray, packed: np.ndarray) -> None:
+    """Pack the ``taps`` of a ``window``, in the order of its runs."""
+    lines = window.extent[0] * window.extent[1]
+    chosen = [taps[line * window.extent[2] + tap] for line in range(lines) for run in _column_runs(window) for tap in run]
+    pack_taps(weight, _int_array(chosen), scale, packed.reshape(-1, len(taps), HELD))
 
 
 def depthwise_data_gradient_elements(window: Window, size: Triple, channels: int, batch: int, threads: int) -> int:
@@ -495,7 +530,7 @@ def depthwise_data_gradient(
         taps = packed[at : at + depthwise_packed_elements(channels, len(part.taps))]
         at += taps.size
         if part.taps:
-            _pack_taps(flat, part.taps, ones, taps)
+            _pack_taps(flat, part.taps, part.window, ones, taps)
         target = dx[:, *(slice(start, None, s) for start, s in zip(part.start, window.stride))]
         depthwise_convolve(dy, taps, zeros, target, part.window, scratch)
 
