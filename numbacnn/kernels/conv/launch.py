@@ -11,7 +11,7 @@ import numpy as np
 
 from ...simd import LANES
 from ..channels import VECTORS, WIDTH
-from .depthwise import HEIGHTS, HELD, depthwise, depthwise_weight_gradient, pack_taps
+from .depthwise import EXPANSION_LADDER, HEIGHTS, HELD, depthwise, depthwise_weight_gradient, pack_taps
 from .direct import add_parts, convolution, pack_weights, weight_gradient
 from .ending import EVERYTHING, is_long, resolved
 from .tiles import LADDER, MAX_ROWS, NARROW_LADDER, tile_heights
@@ -25,6 +25,10 @@ LEAST_PIXELS = 8 * MAX_ROWS  # of a task: with fewer, weights come from afar for
 FEW_PRODUCTS = 300_000  # a convolution of less runs in the caller's thread: waking others would take longer
 TASKS_PER_THREAD = 4  # enough to even out threads that get less of the machine
 DEPTHWISE_ELEMENTS = 6 * 1024  # of the lines that a task of a depthwise convolution holds
+EXPANDED_ELEMENTS = 80 * 1024  # of what it expands for each block of channels, from the second-level cache
+MOST_EXPANDED = 128  # channels of which another convolution makes the input of a depthwise one line by line,
+LEAST_EXPANSION = 64 * 1024  # elements of that input, and
+EXPANDED_COLUMNS = 14  # of the output: shorter lines leave too much of tiles empty
 DEPTHWISE_RUN = 3  # taps that share what they read
 LEAST_LINES = 4  # of a task's output: it reads some more lines of input, and
 LEAST_COLUMNS = 28  # some more columns
@@ -421,9 +425,19 @@ class DepthwiseBlocks:
     scratch: int  # elements per thread
 
 
-def depthwise_blocks(window: Window, channels: int, places: Triple, batch: int, threads: int) -> DepthwiseBlocks:
+@dataclasses.dataclass(frozen=True)
+class Expansion:
+    """A pointwise convolution that makes the input of a depthwise one: ``scalar(x @ weights + bias)``, weights from :func:`pack`."""
+
+    packed: np.ndarray
+    bias: np.ndarray
+    scalar: Callable | None
+
+
+def depthwise_blocks(window: Window, channels: int, places: Triple, batch: int, threads: int, expanded: int = 0) -> DepthwiseBlocks:
     """Cut a depthwise convolution that gives ``places`` with ``channels``: enough tasks for all threads, whose lines fit the cache. Columns
-    follow from the shape alone, and with them the stretches that are summed."""
+    follow from the shape alone, and with them the stretches that are summed. ``expanded``: the channels that an :class:`Expansion` reads,
+    if there is one."""
     (kd, kh, kw), sw, (_, dh, dw) = window.extent, window.stride[2], window.dilation
     depth, height, width = places
     columns = _depthwise_columns(window, width)
@@ -431,7 +445,8 @@ def depthwise_blocks(window: Window, channels: int, places: Triple, batch: int, 
     part = -(-across // sw) * HELD
     line = min(sw, across) * part
     tasks = batch * depth * -(-channels // HELD) * -(-width // columns)
-    parts = min(-(-height // LEAST_LINES), -(-TASKS_PER_THREAD * threads // tasks))
+    parts = max(-(-TASKS_PER_THREAD * threads // tasks), height * window.stride[1] * across * expanded // EXPANDED_ELEMENTS)
+    parts = min(parts, -(-height // LEAST_LINES))
     rows = -(-height // parts)
     ring = _ring(window)
     runs = [(d, h, run[0] * dw) for d, h in np.ndindex(kd, kh) for run in _column_runs(window)]
@@ -474,6 +489,18 @@ def depthwise_elements(window: Window, channels: int, places: Triple, batch: int
     return depthwise_blocks(window, channels, places, batch, threads).scratch
 
 
+def makes_expansion(window: Window, size: Triple, channels: int, places: Triple, outputs: int) -> bool:
+    """Whether a convolution can be an :class:`Expansion`, and is faster as one: where its output would hardly stay in the second-level
+    cache, and its weights for a block of channels stay in the first-level one."""
+    pointwise = window.groups == 1 and _as_one_line(window, size, places)
+    return pointwise and channels <= MOST_EXPANDED and math.prod(size) * outputs >= LEAST_EXPANSION
+
+
+def takes_expansion(places: Triple) -> bool:
+    """Whether :func:`depthwise_convolve` that gives ``places`` is faster with an :class:`Expansion`."""
+    return places[2] >= EXPANDED_COLUMNS
+
+
 def depthwise_stretches(window: Window, places: Triple) -> int:
     """How many stretches of lines of pixels :func:`depthwise_convolve` sums, whatever the number of threads."""
     return places[0] * places[1] * -(-places[2] // _depthwise_columns(window, places[2]))
@@ -482,17 +509,30 @@ def depthwise_stretches(window: Window, places: Triple) -> int:
 def depthwise_convolve(
     x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window, scratch: np.ndarray,
     addend: np.ndarray | None = None, activation: Callable | None = None, sums: np.ndarray | None = None,
+    expansion: Expansion | None = None,
 ) -> None:  # fmt: skip
     """``y = activation(depthwise conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack_depthwise`. ``sums
-    (N, stretches, C)`` gets the sums of ``y`` over each of :func:`depthwise_stretches`."""
-    plan = depthwise_blocks(window, y.shape[4], y.shape[1:4], y.shape[0], scratch.shape[0])
+    (N, stretches, C)`` gets the sums of ``y`` over each of :func:`depthwise_stretches`. The convolution is of what the ``expansion`` makes
+    of ``x``, if there is one."""
+    expanded = 0 if expansion is None else x.shape[4]
+    plan = depthwise_blocks(window, y.shape[4], y.shape[1:4], y.shape[0], scratch.shape[0], expanded)
     assert plan.scratch <= scratch.shape[1], "a patch must fit the scratch of its thread"
     function, low, high = resolved(activation)
-    depthwise(plan.height, function)(
-        x, packed, bias, addend is not None, y if addend is None else addend, low, high, y,
+    before, weights, shift, floor, ceiling, longest = _expansion(expansion, packed, bias, x.shape[3])
+    depthwise(plan.height, function, before)(
+        x, weights, shift, floor, ceiling, tile_heights(longest, EXPANSION_LADDER),
+        packed, bias, addend is not None, y if addend is None else addend, low, high, y,
         np.empty((0, 0, 0), y.dtype) if sums is None else sums,
         np.array(plan.offsets, np.int64), _int_array(plan.lengths), _geometry(window), plan.rows, plan.columns, scratch,
     )  # fmt: skip
+
+
+def _expansion(expansion: Expansion | None, packed: np.ndarray, bias: np.ndarray, columns: int) -> tuple:
+    """What the kernel is made for, and what it takes, of an expansion of lines of ``columns``: weights, bias, clamp and longest line."""
+    if expansion is None:
+        return None, packed, bias, *EVERYTHING, 0
+    function, low, high = resolved(expansion.scalar)
+    return (function, is_long(expansion.scalar)), expansion.packed, expansion.bias, low, high, columns
 
 
 def depthwise_packed_elements(channels: int, taps: int) -> int:
