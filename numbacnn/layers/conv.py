@@ -205,6 +205,9 @@ class _Convolution(_ChannelMixing):
     def takes_prologue(self, x: Shape) -> bool:
         return self._pass(x, 1).takes_prologue
 
+    def makes_expansion(self, x: Shape) -> bool:
+        return kernels.conv.makes_expansion(*self._shapes(x, 1)[:5])
+
     def run(
         self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict, prologue: Any = None
     ) -> None:
@@ -476,23 +479,30 @@ class _DepthwiseConvolution(_AnyConvolution):
         if self.multiplier > 1:
             self._grouped(x).pack(x, batch, p, b, scale)
         else:
-            kernels.conv.pack_depthwise(p["weight"], constant_vector(scale, 1, x[-1], p["weight"]), b["packed"])
+            window = self._grouped(x).lifted_window(x)
+            kernels.conv.pack_depthwise(p["weight"], window, constant_vector(scale, 1, x[-1], p["weight"]), b["packed"])
 
     def summed_stretches(self, x: Shape) -> int:
         if self.multiplier > 1:
             return 0
-        return kernels.conv.depthwise_stretches(kernels.conv.lift(self.output_shape(x)[:-1], 1))
+        places = kernels.conv.lift(self.output_shape(x)[:-1], 1)
+        return kernels.conv.depthwise_stretches(self._grouped(x).lifted_window(x), places)
+
+    def takes_expansion(self, x: Shape) -> bool:
+        return self.multiplier == 1 and kernels.conv.takes_expansion(kernels.conv.lift(self.output_shape(x)[:-1], 1))
 
     def run(
-        self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict, sums: Any = None
-    ) -> None:
-        grouped = self._grouped(x.shape[1:])
+        self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict, sums: Any = None,
+        expansion: Any = None,
+    ) -> None:  # fmt: skip
+        shape = x.shape[1:] if expansion is None else (*x.shape[1:-1], y.shape[-1])
+        grouped = self._grouped(shape)
         if self.multiplier > 1:
             grouped.run(x, y, shift, addend, scalar, b)
             return
-        conv, window = kernels.conv, grouped.lifted_window(x.shape[1:])
-        shift = constant_vector(shift, 0, x.shape[-1], y)
-        conv.depthwise_convolve(lifted(x), b["packed"], shift, lifted(y), window, b["scratch"], lifted(addend), scalar, sums)
+        conv, window = kernels.conv, grouped.lifted_window(shape)
+        shift = constant_vector(shift, 0, shape[-1], y)
+        conv.depthwise_convolve(lifted(x), b["packed"], shift, lifted(y), window, b["scratch"], lifted(addend), scalar, sums, expansion)
 
     def backward(
         self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict, adds: bool = False

@@ -65,6 +65,14 @@ class Fusable(Layer):
         """Whether :meth:`run` takes ``prologue=``, a :class:`numbacnn.kernels.conv.Prologue`, for an input of shape ``x``."""
         return False
 
+    def takes_expansion(self, x: Shape) -> bool:
+        """Whether :meth:`run` takes ``expansion=``, a :class:`numbacnn.kernels.conv.Expansion` that makes its input, of shape ``x``."""
+        return False
+
+    def makes_expansion(self, x: Shape) -> bool:
+        """Whether a layer that takes one is faster with this layer, on an input of shape ``x``, as its expansion."""
+        return False
+
     def summed_stretches(self, x: Shape) -> int:
         """For an input of shape ``x``: into how many parts an output falls whose sums per channel :meth:`run` takes ``sums=``, an array
         ``(N, parts, channels)``, for. 0: it takes none."""
@@ -186,13 +194,17 @@ class FusedEpilogue(Layer):
         x, *others = (x,) if self.arity == 1 else x
         y, *sums = y if self.summed else (y,)
         addend = others[-1] if self.residual else None
-        shift = b.get("shift", p.get("fold_shift", p.get("bias")))
-        scalar = None if self.epilogue is None else self.epilogue.scalar()  # type: ignore[attr-defined]
+        shift, scalar = self.ending(p, b)
         more = {"prologue": self._before(x, others, p)} if self.normalised or self.gated else {}
         if sums:
             more["sums"] = sums[0]
         with contextlib.nullcontext() if scalar is None else kernels.scalar.explained(scalar):
             self.base.run(x, y, shift, addend, scalar, {**p, **b}, **more)
+
+    def ending(self, p: dict, b: dict) -> tuple[np.ndarray | None, Any]:
+        """What :meth:`Fusable.run` takes as ``shift`` and ``scalar``, from parameters and arrays by name."""
+        scalar = None if self.epilogue is None else self.epilogue.scalar()  # type: ignore[attr-defined]
+        return b.get("shift", p.get("fold_shift", p.get("bias"))), scalar
 
     def _before(self, x: np.ndarray, others: list[np.ndarray], p: dict) -> Any:
         channels = x.shape[-1]

@@ -11,6 +11,7 @@ from ..build import Node
 from ..tensor import Tensor
 from .constant import constant_part, fix_state
 from .drop import drop_identities
+from .expansion import fuse_expansions
 from .fuse import fuse_epilogues
 from .norm import fuse_norms
 from .prologue import fuse_prologues
@@ -54,4 +55,5 @@ def for_inference(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> Rewritten
 
 
 def _fused(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> list[Node]:
-    return fuse_squeezes(fuse_prologues(fuse_epilogues(split_activations(nodes), outputs), outputs), outputs)
+    nodes = fuse_prologues(fuse_epilogues(split_activations(nodes), outputs), outputs)
+    return fuse_expansions(fuse_squeezes(nodes, outputs), outputs)

@@ -3,6 +3,7 @@
 from .direct import channel_sums, fold_bias
 from .ending import is_clamp
 from .launch import (
+    Expansion,
     Prologue,
     depthwise_convolve,
     depthwise_data_gradient,
@@ -12,7 +13,9 @@ from .launch import (
     depthwise_packed_elements,
     depthwise_stretches,
     depthwise_weight_gradients,
+    makes_expansion,
     pack_depthwise,
+    takes_expansion,
 )
 from .methods import DataGradient, Forward, Method, WeightGradient
 from .window import POINTWISE, Window, lift
@@ -20,6 +23,7 @@ from .window import POINTWISE, Window, lift
 __all__ = [
     "POINTWISE",
     "DataGradient",
+    "Expansion",
     "Forward",
     "Method",
     "Prologue",
@@ -37,5 +41,7 @@ __all__ = [
     "fold_bias",
     "is_clamp",
     "lift",
+    "makes_expansion",
     "pack_depthwise",
+    "takes_expansion",
 ]

@@ -9,33 +9,106 @@ import functools
 
 from numba import prange
 
-from ...simd import LANES, fma, load, load_part, row_sum, store, store_part, stride, take, zeros
+from ...simd import LANES, fma, load, load_part, outer, row_sum, store, store_part, stride, take, zeros
 from ..channels import VECTORS, WIDTH, channel_span
 from ..jit import inline, kernel
-from .ending import ending
-from .tiles import accumulate, clear_run, copy_run, inside
+from .ending import ending, untouched
+from .tiles import LADDER, accumulate, clear_run, copy_run, inside
 
 HEIGHTS = (7, 4, 1)
 """Pixels of a tile, neighbours in a line: most maps are a multiple of seven wide."""
-HELD = 4 * LANES
+HELD_VECTORS = 4
+HELD = HELD_VECTORS * LANES
 """Channels of a block, which lie together in patches and packed weights."""
+EXPANSION_LADDER = (*LADDER[:3], 1)
+"""Heights of tiles of a convolution that makes the input: lines are long enough to be cut into these."""
 GRADIENT_TOGETHER = 8  # lines that the weight gradient takes before the next channels
 
 
 @inline
-def _pack_columns(x, n, d, h, column, count, step, channel, held, target, at, part):
+def _pack_columns(x, n, d, h, column, count, step, channel, held, weights, shift, floor, ceiling, heights, target, at, part):
     """Copy ``count`` columns of one input line (zeros outside of it), ``held`` channels each, to ``target[at + column * HELD]``: those
     with one remainder modulo ``step`` next to each other, remainders ``part`` elements apart."""
     exists = 0 <= d < x.shape[1] and 0 <= h < x.shape[2]
     source = n * stride(x, 0) + d * stride(x, 1) + h * stride(x, 2) + channel
+    far = step * stride(x, 3)
     for remainder in range(min(step, count)):
         places = (count - remainder + step - 1) // step
         first, last = inside(column + remainder, step, places, x.shape[3] if exists else 0)
         to = at + remainder * part
         clear_run(target, to, first * HELD)
+        near = source + (column + remainder) * stride(x, 3)
         for c in range(first, last):
-            copy_run(x, source + (column + remainder + c * step) * stride(x, 3), target, to + c * HELD, held)
+            if held == HELD:
+                store(load(x, near + c * far, 0, 1, HELD_VECTORS), target, to + c * HELD, 0)
+            else:
+                copy_run(x, near + c * far, target, to + c * HELD, held)
         clear_run(target, to + last * HELD, (places - last) * HELD)
+
+
+@functools.cache
+def _expansion(rows, finish):
+    """The function that writes a panel of ``rows`` pixels of a pointwise convolution's output, :data:`HELD` elements apart."""
+
+    @inline
+    def expand(x, x_at, x_step, depth, w, w_at, bias, channel, count, low, high, y, y_at):
+        total = load(bias, channel, 0, rows, VECTORS) if count >= WIDTH else load_part(bias, channel, 0, count, rows, VECTORS)
+        for _ in range(depth // 4):
+            total = outer(total, x, x_at, x_step, w, w_at)
+            total = outer(total, x, x_at + 1, x_step, w, w_at + WIDTH)
+            total = outer(total, x, x_at + 2, x_step, w, w_at + 2 * WIDTH)
+            total = outer(total, x, x_at + 3, x_step, w, w_at + 3 * WIDTH)
+            x_at += 4
+            w_at += 4 * WIDTH
+        for _ in range(depth % 4):
+            total = outer(total, x, x_at, x_step, w, w_at)
+            x_at += 1
+            w_at += WIDTH
+        store(finish(total, low, high), y, y_at, HELD)
+
+    return expand
+
+
+@functools.cache
+def _expanded_columns(activation, later):
+    """The function that fills columns as :func:`_pack_columns` does, with what a pointwise convolution makes of ``x``:
+    ``clamp(x @ weights + shift, floor, ceiling)``, or ``activation`` in place of the clamp, by packed ``weights`` and in tiles of
+    ``heights``. An activation that comes ``later`` does so when the columns are done, as in :mod:`.tiles`."""
+    finish = ending(activation)
+    expansions = [_expansion(rows, untouched if later else finish) for rows in EXPANSION_LADDER]
+    highest, high, low, single = expansions
+    height, second, third, _ = EXPANSION_LADDER
+
+    @inline
+    def expand(x, n, d, h, column, count, step, channel, held, weights, shift, floor, ceiling, heights, target, at, part):
+        exists = 0 <= d < x.shape[1] and 0 <= h < x.shape[2]
+        source = n * stride(x, 0) + d * stride(x, 1) + h * stride(x, 2)
+        far, depth = step * stride(x, 3), x.shape[4]
+        for remainder in range(min(step, count)):
+            places = (count - remainder + step - 1) // step
+            first, last = inside(column + remainder, step, places, x.shape[3] if exists else 0)
+            to, done = at + remainder * part, first
+            clear_run(target, to, first * HELD)
+            near = source + (column + remainder) * stride(x, 3)
+            while done < last:
+                rows, x_at = heights[last - done], near + done * far
+                for panel in range(0, held, WIDTH):
+                    c, w_at, y_at = channel + panel, (channel + panel) * depth, to + done * HELD + panel
+                    if rows == height:
+                        highest(x, x_at, far, depth, weights, w_at, shift, c, held - panel, floor, ceiling, target, y_at)
+                    elif rows == second:
+                        high(x, x_at, far, depth, weights, w_at, shift, c, held - panel, floor, ceiling, target, y_at)
+                    elif rows == third:
+                        low(x, x_at, far, depth, weights, w_at, shift, c, held - panel, floor, ceiling, target, y_at)
+                    else:
+                        single(x, x_at, far, depth, weights, w_at, shift, c, held - panel, floor, ceiling, target, y_at)
+                done += rows
+            if later:
+                for place in range(to + first * HELD, to + last * HELD, HELD):
+                    store(finish(load(target, place, 0, 1, HELD_VECTORS), floor, ceiling), target, place, 0)
+            clear_run(target, to + last * HELD, (places - last) * HELD)
+
+    return expand
 
 
 @inline
@@ -57,19 +130,31 @@ def _sum_pixels(y, at, step, pixels, count, sums, to):
 
 
 @functools.cache
-def depthwise(height, activation):
-    """The kernel ``convolve`` with tiles of ``height`` pixels; ``activation`` as of :func:`numbacnn.kernels.conv.ending.ending`."""
-    finish = ending(activation)
+def depthwise(height, activation, before):
+    """The kernel ``convolve`` with tiles of ``height`` pixels; ``activation`` as of :func:`numbacnn.kernels.conv.ending.ending`.
+    ``before``: None, or the activation of a pointwise convolution that makes the input line by line, and whether that one comes
+    ``later`` (see :func:`numbacnn.kernels.conv.tiles.strips`)."""
+    finish, fill = ending(activation), _pack_columns if before is None else _expanded_columns(*before)
 
     @inline
     def tile(
-        patch, at, offsets, w, w_at, bias, channel, count, residual, addend, addend_at, addend_step, low, high, y, y_at, y_step
+        patch, at, offsets, lengths, w, w_at, bias, channel, count, residual, addend, addend_at, addend_step, low, high, y, y_at, y_step
     ):  # fmt: skip
-        """A vector of ``count`` channels (or more) of ``height`` pixels."""
+        """A vector of ``count`` channels (or more) of ``height`` pixels. Taps of a run share what they read, which stays in registers."""
         whole = count >= LANES
         total = load(bias, channel, 0, height, 1) if whole else load_part(bias, channel, 0, count, height, 1)
-        for tap in range(offsets.size):
-            total = fma(load(patch, at + offsets[tap], HELD, height, 1), load(w, w_at + tap * HELD, 0, height, 1), total)
+        for run in range(lengths.size):
+            p, length = at + offsets[run], lengths[run]
+            if length == 3:
+                total = fma(load(patch, p, HELD, height, 1), load(w, w_at, 0, height, 1), total)
+                total = fma(load(patch, p + HELD, HELD, height, 1), load(w, w_at + HELD, 0, height, 1), total)
+                total = fma(load(patch, p + 2 * HELD, HELD, height, 1), load(w, w_at + 2 * HELD, 0, height, 1), total)
+            elif length == 2:
+                total = fma(load(patch, p, HELD, height, 1), load(w, w_at, 0, height, 1), total)
+                total = fma(load(patch, p + HELD, HELD, height, 1), load(w, w_at + HELD, 0, height, 1), total)
+            else:
+                total = fma(load(patch, p, HELD, height, 1), load(w, w_at, 0, height, 1), total)
+            w_at += length * HELD
         if residual:
             if whole:
                 total = total + load(addend, addend_at, addend_step, height, 1)
@@ -83,22 +168,25 @@ def depthwise(height, activation):
 
     @kernel(parallel=True, views=("x", "addend", "y"))
     def convolve(
-        x, w, bias, residual, addend, low, high, y, sums, offsets, geometry, block_rows, block_columns, scratch, queue, threads
+        x, weights, shift, floor, ceiling, heights, w, bias, residual, addend, low, high, y, sums,
+        offsets, lengths, geometry, block_rows, block_columns, scratch, queue, threads,
     ):  # fmt: skip
-        """``y = finish(depthwise conv(x, w) + bias + addend)``; ``w (blocks, taps, HELD)`` from :func:`pack_taps`, ``offsets`` of the taps
-        in a patch; other arguments as of :func:`numbacnn.kernels.conv.direct.convolution`. ``sums (N, D * H * column tasks, C)``, if it is
+        """``y = finish(depthwise conv(x, w) + bias + addend)``; ``w (blocks, taps, HELD)`` from :func:`pack_taps`, taps in the order of
+        the runs; other arguments as of :func:`numbacnn.kernels.conv.direct.convolution`. ``sums (N, D * H * column tasks, C)``, if it is
         not empty, gets the sums over the pixels of each stretch of ``block_columns`` of each line of ``y``.
 
-        A task copies the patch of a block of channels, ``[kd][line][remainder][column][HELD]`` with columns sorted by their remainder
-        modulo the stride, so that a tile's inputs are neighbours. A line's last task, and a task's last tile, may overlap the one before
-        and write the same again.
+        A task walks down the lines of a block of channels, and keeps a ring of as many input lines as a line of the output needs, in
+        the first-level cache: ``[kd][line modulo ring][remainder][column][HELD]``, with columns sorted by their remainder modulo the
+        stride, so that a tile's inputs are neighbours. ``offsets (ring, runs)``: where each run of ``lengths`` taps starts, by the place
+        of the first line in the ring. A line's last task, and a task's last tile, may overlap the one before and write the same again.
+        ``weights .. heights`` as of :func:`_expanded_columns`; of no meaning where there is no convolution ``before``.
         """
         queue[0] = 0
         strides, padding, dilation, extent = geometry[0], geometry[1], geometry[2], geometry[3]
         planes, height_, width, channels = y.shape[1], y.shape[2], y.shape[3], y.shape[4]
         blocks = -(-channels // HELD)
         row_tasks, column_tasks = -(-height_ // block_rows), -(-width // block_columns)
-        lines = (block_rows - 1) * strides[1] + (extent[1] - 1) * dilation[1] + 1
+        ring, taps = offsets.shape[0], extent[0] * extent[1] * extent[2]
         columns = (block_columns - 1) * strides[2] + (extent[2] - 1) * dilation[2] + 1
         part = -(-columns // strides[2]) * HELD
         line_step = min(strides[2], columns) * part
@@ -117,24 +205,27 @@ def depthwise(height, activation):
                 held = min(HELD, channels - channel)
                 row, column = row_task * block_rows, min(column_task * block_columns, width - block_columns)
                 repeated = column_task * block_columns - column  # the first pixels of a line that overlap the task before
-                row_count = min(block_rows, height_ - row)
-                for kd in range(extent[0]):
-                    for line in range((row_count - 1) * strides[1] + (extent[1] - 1) * dilation[1] + 1):
-                        _pack_columns(
-                            x, n, plane * strides[0] - padding[0] + kd * dilation[0], row * strides[1] - padding[1] + line,
-                            column * strides[2] - padding[2], columns, strides[2], channel, held,
-                            own, (kd * lines + line) * line_step, part,
-                        )  # fmt: skip
-                for r in range(row_count):
+                known = 0
+                for r in range(min(block_rows, height_ - row)):
+                    first = r * strides[1]
+                    for line in range(max(known, first), first + ring):
+                        for kd in range(extent[0]):
+                            fill(
+                                x, n, plane * strides[0] - padding[0] + kd * dilation[0], row * strides[1] - padding[1] + line,
+                                column * strides[2] - padding[2], columns, strides[2], channel, held,
+                                weights, shift, floor, ceiling, heights, own, (kd * ring + line % ring) * line_step, part,
+                            )  # fmt: skip
+                    known = first + ring
+                    starts = offsets[first % ring]
                     to = n * stride(y, 0) + plane * stride(y, 1) + (row + r) * stride(y, 2) + column * y_step + channel
                     more = (
                         n * stride(addend, 0) + plane * stride(addend, 1) + (row + r) * stride(addend, 2) + column * addend_step + channel
                     )
                     for at in range(0, held, LANES):
-                        for start in range(0, block_columns, height):
-                            c = min(start, block_columns - height)
+                        for done in range(0, block_columns, height):
+                            c = min(done, block_columns - height)
                             tile(
-                                own, r * strides[1] * line_step + c * HELD + at, offsets, w, block * offsets.size * HELD + at,
+                                own, c * HELD + at, starts, lengths, w, block * taps * HELD + at,
                                 bias, channel + at, held - at, residual, addend, more + c * addend_step + at, addend_step, low, high,
                                 y, to + c * y_step + at, y_step,
                             )  # fmt: skip

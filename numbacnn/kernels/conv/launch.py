@@ -11,7 +11,7 @@ import numpy as np
 
 from ...simd import LANES
 from ..channels import VECTORS, WIDTH
-from .depthwise import HEIGHTS, HELD, depthwise, depthwise_weight_gradient, pack_taps
+from .depthwise import EXPANSION_LADDER, HEIGHTS, HELD, depthwise, depthwise_weight_gradient, pack_taps
 from .direct import add_parts, convolution, pack_weights, weight_gradient
 from .ending import EVERYTHING, is_long, resolved
 from .tiles import LADDER, MAX_ROWS, NARROW_LADDER, tile_heights
@@ -24,9 +24,14 @@ PART_COST = 400  # a part costs as much time as one part in so many of all
 LEAST_PIXELS = 8 * MAX_ROWS  # of a task: with fewer, weights come from afar for too few products
 FEW_PRODUCTS = 300_000  # a convolution of less runs in the caller's thread: waking others would take longer
 TASKS_PER_THREAD = 4  # enough to even out threads that get less of the machine
-DEPTHWISE_COLUMNS = 256  # of a task of a depthwise convolution, and
-DEPTHWISE_ELEMENTS = 24 * 1024  # of its patch
-LEAST_LINES = 4  # of its output: it reads some more lines of input
+DEPTHWISE_ELEMENTS = 6 * 1024  # of the lines that a task of a depthwise convolution holds
+EXPANDED_ELEMENTS = 80 * 1024  # of what it expands for each block of channels, from the second-level cache
+MOST_EXPANDED = 128  # channels of which another convolution makes the input of a depthwise one line by line,
+LEAST_EXPANSION = 64 * 1024  # elements of that input, and
+EXPANDED_COLUMNS = 14  # of the output: shorter lines leave too much of tiles empty
+DEPTHWISE_RUN = 3  # taps that share what they read
+LEAST_LINES = 4  # of a task's output: it reads some more lines of input, and
+LEAST_COLUMNS = 28  # some more columns
 GRADIENT_PARTS = 16  # at most, of the weight gradient of a depthwise convolution, and
 GRADIENT_LINES = 8  # at least, of one
 GRADIENT_PIXELS = 256  # pixels per block of the weight gradient
@@ -415,26 +420,68 @@ class DepthwiseBlocks:
     height: int  # of tiles
     rows: int
     columns: int
-    offsets: tuple[int, ...]  # of the taps, in a patch
+    offsets: tuple[tuple[int, ...], ...]  # where runs of taps start, for each place of their first line in the ring of lines
+    lengths: tuple[int, ...]  # of runs
     scratch: int  # elements per thread
 
 
-def depthwise_blocks(window: Window, channels: int, places: Triple, batch: int, threads: int) -> DepthwiseBlocks:
-    """Cut a depthwise convolution that gives ``places`` with ``channels``: enough tasks for all threads, whose patches fit the cache."""
-    (kd, kh, kw), (_, sh, sw), (_, dh, dw) = window.extent, window.stride, window.dilation
+@dataclasses.dataclass(frozen=True)
+class Expansion:
+    """A pointwise convolution that makes the input of a depthwise one: ``scalar(x @ weights + bias)``, weights from :func:`pack`."""
+
+    packed: np.ndarray
+    bias: np.ndarray
+    scalar: Callable | None
+
+
+def depthwise_blocks(window: Window, channels: int, places: Triple, batch: int, threads: int, expanded: int = 0) -> DepthwiseBlocks:
+    """Cut a depthwise convolution that gives ``places`` with ``channels``: enough tasks for all threads, whose lines fit the cache. Columns
+    follow from the shape alone, and with them the stretches that are summed. ``expanded``: the channels that an :class:`Expansion` reads,
+    if there is one."""
+    (kd, kh, kw), sw, (_, dh, dw) = window.extent, window.stride[2], window.dilation
     depth, height, width = places
-    columns = min(width, DEPTHWISE_COLUMNS)
+    columns = _depthwise_columns(window, width)
     across = (columns - 1) * sw + (kw - 1) * dw + 1
     part = -(-across // sw) * HELD
     line = min(sw, across) * part
     tasks = batch * depth * -(-channels // HELD) * -(-width // columns)
-    held = max(1, (DEPTHWISE_ELEMENTS // max(1, kd * line) - (kh - 1) * dh - 1) // sh + 1)
-    parts = max(-(-height // held), min(-(-height // LEAST_LINES), -(-TASKS_PER_THREAD * threads // tasks)))
+    parts = max(-(-TASKS_PER_THREAD * threads // tasks), height * window.stride[1] * across * expanded // EXPANDED_ELEMENTS)
+    parts = min(parts, -(-height // LEAST_LINES))
     rows = -(-height // parts)
-    lines = (rows - 1) * sh + (kh - 1) * dh + 1
-    offsets = tuple((d * lines + h * dh) * line + w * dw % sw * part + w * dw // sw * HELD for d, h, w in np.ndindex(kd, kh, kw))
+    ring = _ring(window)
+    runs = [(d, h, run[0] * dw) for d, h in np.ndindex(kd, kh) for run in _column_runs(window)]
+    offsets = tuple(
+        tuple((d * ring + (first + h * dh) % ring) * line + w % sw * part + w // sw * HELD for d, h, w in runs) for first in range(ring)
+    )
+    lengths = tuple(len(run) for run in _column_runs(window)) * (kd * kh)
     tall = min((h for h in HEIGHTS if h <= columns), key=lambda h: -(-columns // h) * (h + 1))
-    return DepthwiseBlocks(tall, rows, columns, offsets, _rounded(kd * lines * line))
+    return DepthwiseBlocks(tall, rows, columns, offsets, lengths, _rounded(kd * ring * line))
+
+
+def _depthwise_columns(window: Window, width: int) -> int:
+    """Columns of a task, of ``width``: as many as have their lines of input in the first-level cache."""
+    inputs = DEPTHWISE_ELEMENTS // (max(1, window.extent[0]) * _ring(window) * HELD)
+    most = (inputs - (window.extent[2] - 1) * window.dilation[2] - 1) // window.stride[2] + 1
+    return -(-width // -(-width // max(LEAST_COLUMNS, most)))
+
+
+def _ring(window: Window) -> int:
+    """Lines of input between the first and the last one that a line of output is made of."""
+    return max(1, (window.extent[1] - 1) * window.dilation[1] + 1)
+
+
+def _column_runs(window: Window) -> list[list[int]]:
+    """The taps along a line, cut into runs of at most three whose inputs are neighbours, where columns are sorted by their remainder modulo
+    the stride."""
+    step, dilation = window.stride[2], window.dilation[2]
+    together = step // math.gcd(step, dilation)  # so many taps further, the remainder is the same
+    near = math.lcm(step, dilation) // step == 1
+    runs = []
+    for first in range(min(together, window.extent[2])):
+        taps = list(range(first, window.extent[2], together))
+        length = DEPTHWISE_RUN if near else 1
+        runs += [taps[k : k + length] for k in range(0, len(taps), length)]
+    return runs
 
 
 def depthwise_elements(window: Window, channels: int, places: Triple, batch: int, threads: int) -> int:
@@ -442,25 +489,50 @@ def depthwise_elements(window: Window, channels: int, places: Triple, batch: int
     return depthwise_blocks(window, channels, places, batch, threads).scratch
 
 
-def depthwise_stretches(places: Triple) -> int:
+def makes_expansion(window: Window, size: Triple, channels: int, places: Triple, outputs: int) -> bool:
+    """Whether a convolution can be an :class:`Expansion`, and is faster as one: where its output would hardly stay in the second-level
+    cache, and its weights for a block of channels stay in the first-level one."""
+    pointwise = window.groups == 1 and _as_one_line(window, size, places)
+    return pointwise and channels <= MOST_EXPANDED and math.prod(size) * outputs >= LEAST_EXPANSION
+
+
+def takes_expansion(places: Triple) -> bool:
+    """Whether :func:`depthwise_convolve` that gives ``places`` is faster with an :class:`Expansion`."""
+    return places[2] >= EXPANDED_COLUMNS
+
+
+def depthwise_stretches(window: Window, places: Triple) -> int:
     """How many stretches of lines of pixels :func:`depthwise_convolve` sums, whatever the number of threads."""
-    return places[0] * places[1] * -(-places[2] // DEPTHWISE_COLUMNS)
+    return places[0] * places[1] * -(-places[2] // _depthwise_columns(window, places[2]))
 
 
 def depthwise_convolve(
     x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window, scratch: np.ndarray,
     addend: np.ndarray | None = None, activation: Callable | None = None, sums: np.ndarray | None = None,
+    expansion: Expansion | None = None,
 ) -> None:  # fmt: skip
     """``y = activation(depthwise conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack_depthwise`. ``sums
-    (N, stretches, C)`` gets the sums of ``y`` over each of :func:`depthwise_stretches`."""
-    plan = depthwise_blocks(window, y.shape[4], y.shape[1:4], y.shape[0], scratch.shape[0])
+    (N, stretches, C)`` gets the sums of ``y`` over each of :func:`depthwise_stretches`. The convolution is of what the ``expansion`` makes
+    of ``x``, if there is one."""
+    expanded = 0 if expansion is None else x.shape[4]
+    plan = depthwise_blocks(window, y.shape[4], y.shape[1:4], y.shape[0], scratch.shape[0], expanded)
     assert plan.scratch <= scratch.shape[1], "a patch must fit the scratch of its thread"
     function, low, high = resolved(activation)
-    depthwise(plan.height, function)(
-        x, packed, bias, addend is not None, y if addend is None else addend, low, high, y,
+    before, weights, shift, floor, ceiling, longest = _expansion(expansion, packed, bias, x.shape[3])
+    depthwise(plan.height, function, before)(
+        x, weights, shift, floor, ceiling, tile_heights(longest, EXPANSION_LADDER),
+        packed, bias, addend is not None, y if addend is None else addend, low, high, y,
         np.empty((0, 0, 0), y.dtype) if sums is None else sums,
-        _int_array(plan.offsets), _geometry(window), plan.rows, plan.columns, scratch,
+        np.array(plan.offsets, np.int64), _int_array(plan.lengths), _geometry(window), plan.rows, plan.columns, scratch,
     )  # fmt: skip
+
+
+def _expansion(expansion: Expansion | None, packed: np.ndarray, bias: np.ndarray, columns: int) -> tuple:
+    """What the kernel is made for, and what it takes, of an expansion of lines of ``columns``: weights, bias, clamp and longest line."""
+    if expansion is None:
+        return None, packed, bias, *EVERYTHING, 0
+    function, low, high = resolved(expansion.scalar)
+    return (function, is_long(expansion.scalar)), expansion.packed, expansion.bias, low, high, columns
 
 
 def depthwise_packed_elements(channels: int, taps: int) -> int:
@@ -468,14 +540,17 @@ def depthwise_packed_elements(channels: int, taps: int) -> int:
     return -(-channels // HELD) * taps * HELD
 
 
-def pack_depthwise(weight: np.ndarray, scale: np.ndarray, packed: np.ndarray) -> None:
-    """Pack ``weight (kernel..., 1, C)`` times ``scale (C,)`` for :func:`depthwise_convolve`."""
+def pack_depthwise(weight: np.ndarray, window: Window, scale: np.ndarray, packed: np.ndarray) -> None:
+    """Pack ``weight (kernel..., 1, C)`` times ``scale (C,)`` for :func:`depthwise_convolve` with ``window``."""
     flat = weight.reshape(-1, weight.shape[-1])
-    _pack_taps(flat, tuple(range(flat.shape[0])), scale, packed)
+    _pack_taps(flat, tuple(range(flat.shape[0])), window, scale, packed)
 
 
-def _pack_taps(weight: np.ndarray, taps: tuple[int, ...], scale: np.ndarray, packed: np.ndarray) -> None:
-    pack_taps(weight, _int_array(taps), scale, packed.reshape(-1, len(taps), HELD))
+def _pack_taps(weight: np.ndarray, taps: tuple[int, ...], window: Window, scale: np.ndarray, packed: np.ndarray) -> None:
+    """Pack the ``taps`` of a ``window``, in the order of its runs."""
+    lines = window.extent[0] * window.extent[1]
+    chosen = [taps[line * window.extent[2] + tap] for line in range(lines) for run in _column_runs(window) for tap in run]
+    pack_taps(weight, _int_array(chosen), scale, packed.reshape(-1, len(taps), HELD))
 
 
 def depthwise_data_gradient_elements(window: Window, size: Triple, channels: int, batch: int, threads: int) -> int:
@@ -496,7 +571,7 @@ def depthwise_data_gradient(
         taps = packed[at : at + depthwise_packed_elements(channels, len(part.taps))]
         at += taps.size
         if part.taps:
-            _pack_taps(flat, part.taps, ones, taps)
+            _pack_taps(flat, part.taps, part.window, ones, taps)
         target = dx[:, *(slice(start, None, s) for start, s in zip(part.start, window.stride))]
         depthwise_convolve(dy, taps, zeros, target, part.window, scratch, target if adds else None)
 
