@@ -42,7 +42,6 @@ class _AnyConvolution(Fusable):
     axes: ClassVar[int]
     reads_views: ClassVar[bool] = True
     writes_views: ClassVar[bool] = True
-    adds_gradients: ClassVar[bool] = True
     prepared_for_forward: ClassVar[bool] = True
 
     size: Any
@@ -88,6 +87,7 @@ class _ChannelMixing(_AnyConvolution):
     filters: int
     groups: int
 
+    adds_gradients: ClassVar[bool] = True
     method: ClassVar[Any] = None  # of the forward pass; only layers that :meth:`_by` made for a plan have one
 
     def _geometry(self, x: Shape) -> tuple[Any, Shape]:
@@ -504,12 +504,10 @@ class _DepthwiseConvolution(_AnyConvolution):
         shift = constant_vector(shift, 0, shape[-1], y)
         conv.depthwise_convolve(lifted(x), b["packed"], shift, lifted(y), window, b["scratch"], lifted(addend), scalar, sums, expansion)
 
-    def backward(
-        self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict, adds: bool = False
-    ) -> None:  # fmt: skip
+    def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         grouped = self._grouped(x.shape[1:])
         if self.multiplier > 1:
-            grouped.backward(x, y, dy, dx, p, dp, b, adds)
+            grouped.backward(x, y, dy, dx, p, dp, b)
             return
         conv, window = kernels.conv, grouped.lifted_window(x.shape[1:])
         x5, dy5 = lifted(x), lifted(dy)
@@ -518,7 +516,7 @@ class _DepthwiseConvolution(_AnyConvolution):
         if "bias" in dp:
             conv.channel_sums(dy.reshape(-1, x.shape[-1]), dp["bias"])
         if dx is not None:
-            conv.depthwise_data_gradient(dy5, p["weight"], b["packed_back"], lifted(dx), window, b["scratch"], adds)
+            conv.depthwise_data_gradient(dy5, p["weight"], b["packed_back"], lifted(dx), window, b["scratch"])
 
 
 class DepthwiseConv1D(_DepthwiseConvolution):
@@ -622,16 +620,14 @@ class _SeparableConvolution(_AnyConvolution):
         first.run(x, b["middle"], None, None, None, _of_stage(b, "first"))
         second.run(b["middle"], y, shift, addend, scalar, _of_stage(b, "second"))
 
-    def backward(
-        self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict, adds: bool = False
-    ) -> None:  # fmt: skip
+    def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         first, second, _ = self._stages(x.shape[1:])
         needed = b["d_middle"] if dx is not None or "depthwise_weight" in dp else None
         later = {name.removeprefix("pointwise_"): dp[name] for name in ("pointwise_weight", "bias") if name in dp}
         second.backward(b["middle"], None, dy, needed, {"weight": p["pointwise_weight"]}, later, _of_stage(b, "second"))
         if needed is not None:
             earlier = {"weight": dp["depthwise_weight"]} if "depthwise_weight" in dp else {}
-            first.backward(x, None, needed, dx, {"weight": p["depthwise_weight"]}, earlier, _of_stage(b, "first"), adds)
+            first.backward(x, None, needed, dx, {"weight": p["depthwise_weight"]}, earlier, _of_stage(b, "first"))
 
 
 def _prefixed(first: dict[str, Buffer], second: dict[str, Buffer]) -> dict[str, Buffer]:

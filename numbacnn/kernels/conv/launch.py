@@ -559,10 +559,9 @@ def depthwise_data_gradient_elements(window: Window, size: Triple, channels: int
 
 
 def depthwise_data_gradient(
-    dy: np.ndarray, weight: np.ndarray, packed: np.ndarray, dx: np.ndarray, window: Window, scratch: np.ndarray, adds: bool
+    dy: np.ndarray, weight: np.ndarray, packed: np.ndarray, dx: np.ndarray, window: Window, scratch: np.ndarray
 ) -> None:
-    """``dx`` of a depthwise convolution with ``weight (kernel..., 1, C)``, added to what is there if ``adds``; ``packed`` is scratch as
-    large as packed weights."""
+    """``dx`` of a depthwise convolution with ``weight (kernel..., 1, C)``; ``packed`` is scratch as large as packed weights."""
     channels = weight.shape[-1]
     flat = weight.reshape(-1, channels)
     ones, zeros = np.ones(channels, dx.dtype), np.zeros(channels, dx.dtype)
@@ -573,7 +572,7 @@ def depthwise_data_gradient(
         if part.taps:
             _pack_taps(flat, part.taps, part.window, ones, taps)
         target = dx[:, *(slice(start, None, s) for start, s in zip(part.start, window.stride))]
-        depthwise_convolve(dy, taps, zeros, target, part.window, scratch, target if adds else None)
+        depthwise_convolve(dy, taps, zeros, target, part.window, scratch)
 
 
 def depthwise_gradient_elements(window: Window, channels: int, places: Triple, batch: int, threads: int) -> int:
