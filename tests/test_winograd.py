@@ -81,6 +81,9 @@ def test_data_gradient_is_the_adjoint(shape, tile, blocks):
     space = scratch(method, dtype)
     method.pack(weight, np.ones(x.shape[-1]), packed, space)
     method.run(dy[:, None], packed, np.zeros(x.shape[-1]), dx[:, None], space)
+    onto = x.copy()
+    method.run(dy[:, None], packed, np.zeros(x.shape[-1]), onto[:, None], space, onto[:, None])
+    np.testing.assert_array_equal(onto, dx + x, "a gradient that is added to what is there")
     padding = ((shape[5], shape[5]),) * 2
     for k in range(3):
         probe = np.random.default_rng(k + 1).normal(size=x.shape)
