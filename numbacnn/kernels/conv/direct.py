@@ -317,7 +317,7 @@ def weight_gradient(
                                 rows = heights[span - done]
                                 correlations(
                                     rows, True, sums, 0, own, kw * dilation[2] * count + done, line_step, strides[2] * count,
-                                    gradients, done_channels // WIDTH * panel_step, line_count, column_count,
+                                    gradients, done_channels // WIDTH * panel_step, WIDTH, line_count, column_count,
                                 )  # fmt: skip
                                 further, ci = divmod(done, count)
                                 for i in range(rows):

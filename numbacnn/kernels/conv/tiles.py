@@ -191,33 +191,46 @@ weights. ``length`` is a multiple of four."""
 
 
 @functools.cache
-def _correlation(rows):
+def _correlation(rows, vectors):
+    """Tiles of one vector have two sums, of every other pixel: one product alone would wait for the one before."""
+    narrow, width = vectors == 1, vectors * LANES
+
     @inline
-    def correlation(first, sums, at, x, x_at, x_line, x_step, g, g_at, lines, columns):
-        tile = zeros(sums, rows, VECTORS)
+    def correlation(first, sums, at, x, x_at, x_line, x_step, g, g_at, g_step, lines, columns):
+        tile, other = zeros(sums, rows, vectors), zeros(sums, rows, vectors)
         for line in range(lines):
             p = x_at + line * x_line
             for _ in range(columns // 4):
-                tile = outer(tile, x, p, 1, g, g_at)
-                tile = outer(tile, x, p + x_step, 1, g, g_at + WIDTH)
-                tile = outer(tile, x, p + 2 * x_step, 1, g, g_at + 2 * WIDTH)
-                tile = outer(tile, x, p + 3 * x_step, 1, g, g_at + 3 * WIDTH)
+                if narrow:
+                    tile = outer(tile, x, p, 1, g, g_at)
+                    other = outer(other, x, p + x_step, 1, g, g_at + g_step)
+                    tile = outer(tile, x, p + 2 * x_step, 1, g, g_at + 2 * g_step)
+                    other = outer(other, x, p + 3 * x_step, 1, g, g_at + 3 * g_step)
+                else:
+                    tile = outer(tile, x, p, 1, g, g_at)
+                    tile = outer(tile, x, p + x_step, 1, g, g_at + g_step)
+                    tile = outer(tile, x, p + 2 * x_step, 1, g, g_at + 2 * g_step)
+                    tile = outer(tile, x, p + 3 * x_step, 1, g, g_at + 3 * g_step)
                 p += 4 * x_step
-                g_at += 4 * WIDTH
+                g_at += 4 * g_step
             for _ in range(columns % 4):
                 tile = outer(tile, x, p, 1, g, g_at)
                 p += x_step
-                g_at += WIDTH
+                g_at += g_step
+        if narrow:
+            tile = tile + other
         if not first:
-            tile = tile + load(sums, at, WIDTH, rows, VECTORS)
-        store(tile, sums, at, WIDTH)
+            tile = tile + load(sums, at, width, rows, vectors)
+        store(tile, sums, at, width)
 
     return correlation
 
 
-correlations = _by_height(LADDER, [_correlation(rows) for rows in LADDER])
-"""``correlations(rows, first, sums, at, x, x_at, x_line, x_step, g, g_at, lines, columns)``: a tile of a weight gradient, ``sums[i] (+)=
-sum over pixels of x[pixel + i] * g[pixel]``, pixels being ``lines x columns``; ``first`` overwrites."""
+correlations = _by_height(LADDER, [_correlation(rows, VECTORS) for rows in LADDER])
+"""``correlations(rows, first, sums, at, x, x_at, x_line, x_step, g, g_at, g_step, lines, columns)``: a tile of a weight gradient, ``sums[i]
+(+)= sum over pixels of x[pixel + i] * g[pixel]``, pixels being ``lines x columns``, ``x_step`` and ``g_step`` apart; ``first`` overwrites."""
+narrow_correlations = _by_height(LADDER, [_correlation(rows, 1) for rows in LADDER])
+"""The same with tiles of one vector."""
 
 
 @inline
