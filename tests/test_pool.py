@@ -392,7 +392,8 @@ def test_cut_vectors_stay_within_their_lines(channels):
         y[...] = 0
         pool_kernels.max_forward(x, y, places, windows)
         np.testing.assert_array_equal(y, expected)
-        assert (around[:, :, 2:] == 7).all() and (around[:, :, :, 40:] == 7).all()
+        assert (around[:, :, 2:] == 7).all()
+        assert (around[:, :, :, 40:] == 7).all()
     flat = np.full(x.size + 16, 7, np.float32)
     dx = flat[: x.size].reshape(x.shape)
     pool_kernels.max_backward_apart(np.ascontiguousarray(y), argmax, dx, windows)

@@ -15,7 +15,7 @@ from .depthwise import HEIGHTS, HELD, depthwise, depthwise_weight_gradient, pack
 from .direct import add_parts, convolution, pack_weights, weight_gradient
 from .ending import EVERYTHING, is_long, resolved
 from .narrow import narrow_weight_gradient
-from .tiles import LADDER, MAX_ROWS, NARROW_LADDER, tile_heights
+from .tiles import MAX_ROWS, ladder_of, tile_heights
 from .window import NOTHING, Triple, Window, met
 
 TASK_PIXELS = 1008  # at most: a multiple of tiles' heights
@@ -192,10 +192,11 @@ def convolve(
     if plan.flat:
         x, y, more = (as_line(array) for array in (x, y, more))
     narrow = _is_narrow(window, y.shape[4])
+    adjacent = narrow and not plan.flat and window.stride[2] == 1 and x.shape[4] == window.groups
     one_line = plan.whole_lines and all(pixel_step(array) == array.strides[3] for array in (y, more))
-    heights = tile_heights(plan.rows * plan.columns if one_line else plan.columns, NARROW_LADDER if narrow else LADDER)
+    heights = tile_heights(plan.rows * plan.columns if one_line else plan.columns, ladder_of(narrow, adjacent))
     function, low, high = resolved(activation)
-    convolution(not plan.flat, narrow, function, is_long(activation))(
+    convolution(not plan.flat, narrow, adjacent, function, is_long(activation))(
         x, *_before(prologue, bias), packed, bias, addend is not None, more, low, high, y,
         _int_array(plan.offsets), plan.length, heights, window.groups,
         _geometry(window), plan.rows, plan.columns, one_line, plan.task_panels, plan.pass_panels, scratch,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from numba import prange
 
-from ...simd import LANES, load, store, stride, take, zeros
+from ...simd import LANES, load, store, take, zeros
 from ..jit import inline, kernel
 from .direct import pack_line
 from .tiles import inside, narrow_correlations, write_vector
@@ -18,7 +18,7 @@ from .tiles import inside, narrow_correlations, write_vector
 @inline
 def _add_kernel_line(
     own, at, line_step, pixel_step, further, taps, count, sums, sums_at, gradients, dy_at, outputs, lines, columns, heights
-):
+):  # fmt: skip
     """Add what ``taps`` times ``count`` weights get from ``lines x columns`` pixels to ``sums[sums_at:]``, a vector for each; ``further``:
     between inputs of neighbouring taps."""
     dense = further == count
