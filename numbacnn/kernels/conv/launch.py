@@ -35,8 +35,9 @@ GRADIENT_ELEMENTS = 96 * 1024  # of input and gradients that a task of it holds 
 NARROW_ELEMENTS = 12 * 1024  # of input and gradients that a task of a narrow one holds at a time: most stay in a first-level cache
 NARROW_COLUMNS = 256  # at most, of its blocks of pixels
 NARROW_PARTS = 16  # at most, whose sums are added up,
-NARROW_PIXELS = 1024  # at least, of one, and
+NARROW_PIXELS = 512  # at least, of one, and
 NARROW_WEIGHTS = 64 * 1024  # at most, of all of them
+NARROW_BLOCK = 64  # pixels at least, of images whose groups have two vectors
 COPY_COST = 4  # of a vector: as much as so many times LANES products
 ROUND = 16  # scratch rows start at multiples of a cache line
 
@@ -191,7 +192,7 @@ def convolve(
     assert plan.scratch <= scratch.shape[1], "a patch must fit the scratch of its thread"
     if plan.flat:
         x, y, more = (as_line(array) for array in (x, y, more))
-    narrow = _is_narrow(window, y.shape[4])
+    narrow = _vectors(window, y.shape[4]) == 1
     adjacent = narrow and not plan.flat and window.stride[2] == 1 and x.shape[4] == window.groups
     one_line = plan.whole_lines and all(pixel_step(array) == array.strides[3] for array in (y, more))
     heights = tile_heights(plan.rows * plan.columns if one_line else plan.columns, ladder_of(narrow, adjacent))
@@ -404,6 +405,7 @@ class NarrowBlocks:
 def narrow_blocks(window: Window, channels: int, places: Triple, outputs: int, batch: int) -> NarrowBlocks:
     """Cut the weight gradient of a convolution that gave ``places`` with ``outputs`` channels, few in each group."""
     weights = window.taps * channels // window.groups * outputs
+    width = _vectors(window, outputs) * LANES
     channels, outputs = channels // window.groups, outputs // window.groups
     columns = -(-places[2] // -(-places[2] // NARROW_COLUMNS))
 
@@ -419,20 +421,28 @@ def narrow_blocks(window: Window, channels: int, places: Triple, outputs: int, b
     rows = -(-places[1] // -(-places[1] // rows))
     pixels = batch * math.prod(places)
     parts = max(1, min(NARROW_PARTS, pixels // NARROW_PIXELS, NARROW_WEIGHTS // weights))
-    scratch = held(rows, block) + math.prod(window.extent[1:]) * block * LANES + LANES
+    scratch = held(rows, block) + math.prod(window.extent[1:]) * block * width + width
     return NarrowBlocks(rows, columns, block, parts, weights, _rounded(scratch))
 
 
-def _is_narrow(window: Window, outputs: int) -> bool:
-    """Whether a group has no more output channels than one vector."""
-    return outputs // window.groups <= LANES
+def _vectors(window: Window, outputs: int) -> int:
+    """Vectors that the output channels of a group fill."""
+    return -(-outputs // window.groups // LANES)
+
+
+def _sums_parts(window: Window, channels: int, places: Triple, outputs: int) -> bool:
+    """Whether the weight gradient is cut into :class:`NarrowBlocks`: groups have one vector of output channels, or two where weights are
+    few and blocks large enough to pay for loading the sums of all of them."""
+    weights = window.taps * channels // window.groups * outputs
+    few = weights * NARROW_PARTS <= NARROW_WEIGHTS and math.prod(places[1:]) >= NARROW_BLOCK
+    return _vectors(window, outputs) == 1 or (_vectors(window, outputs) == VECTORS and few)
 
 
 def weight_gradient_elements(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int) -> int:
     """Scratch elements per thread that :func:`weight_gradients` needs."""
     if _as_one_line(window, size, places):
         places, batch = (1, 1, batch * math.prod(places)), 1
-    if _is_narrow(window, outputs):
+    if _sums_parts(window, channels, places, outputs):
         return narrow_blocks(window, channels, places, outputs, batch).elements(threads)
     return gradient_blocks(window, channels, places, outputs, batch, threads).scratch
 
@@ -442,7 +452,7 @@ def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Wind
     if _as_one_line(window, x.shape[1:4], dy.shape[1:4]):
         x, dy = x.reshape(1, 1, 1, -1, x.shape[4]), dy.reshape(1, 1, 1, -1, dy.shape[4])
     flat = dw.reshape(-1, *dw.shape[-2:])
-    if _is_narrow(window, dy.shape[4]):
+    if _sums_parts(window, x.shape[4], dy.shape[1:4], dy.shape[4]):
         _narrow_weight_gradients(x, dy, flat, window, scratch)
         return
     plan = gradient_blocks(window, x.shape[4], dy.shape[1:4], dy.shape[4], x.shape[0], scratch.shape[0])
@@ -468,7 +478,8 @@ def _narrow_weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, wind
     parts = memory[own.size : own.size + plan.parts * dw.size].reshape(plan.parts, *dw.shape) if plan.parts > 1 else dw[None]
     heights = tile_heights(plan.channels * window.extent[2])
     geometry = _geometry(window)
-    narrow_weight_gradient(x, dy, parts, heights, window.groups, geometry, plan.rows, plan.columns, plan.channels, own)
+    kernel = narrow_weight_gradient(_vectors(window, dy.shape[4]))
+    kernel(x, dy, parts, heights, window.groups, geometry, plan.rows, plan.columns, plan.channels, own)
     if plan.parts > 1:
         add_parts(parts, dw)
 
