@@ -376,3 +376,26 @@ def test_taps_of_small_windows_are_kept_in_a_byte(side):
     assert layer.buffers(x.shape[1:])["argmax"].dtype == ("uint8" if side == 16 else "int32")
     dx, _ = driver.backward(np.ones_like(y))
     np.testing.assert_array_equal(dx, (x == x.max(axis=(1, 2))[:, None, None]).astype(float))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 6, 11, 19])
+def test_cut_vectors_stay_within_their_lines(channels):
+    """Whole vectors are read and written where channels fill none: what surrounds views must neither count nor change."""
+    windows = np.array([[[0, 1, 1]] * 40, [[2 * i, 2, 1] for i in range(40)], [[2 * i, 2, 1] for i in range(40)]], np.int64)
+    guarded = np.full((2, 1, 5, 82, channels), np.nan, np.float32)
+    x = guarded[:, :, :4, :80]
+    x[...] = random(x.shape, np.float32)
+    expected = x.reshape(2, 1, 2, 2, 40, 2, channels).max((3, 5))
+    around = np.full((2, 1, 3, 42, channels), 7, np.float32)
+    y, argmax = around[:, :, :2, :40], np.zeros((2, 1, 2, 40, channels), np.uint8)
+    for places in (argmax, argmax[:0]):
+        y[...] = 0
+        pool_kernels.max_forward(x, y, places, windows)
+        np.testing.assert_array_equal(y, expected)
+        assert (around[:, :, 2:] == 7).all()
+        assert (around[:, :, :, 40:] == 7).all()
+    flat = np.full(x.size + 16, 7, np.float32)
+    dx = flat[: x.size].reshape(x.shape)
+    pool_kernels.max_backward_apart(np.ascontiguousarray(y), argmax, dx, windows)
+    np.testing.assert_array_equal(dx, np.where(x == expected.repeat(2, 2).repeat(2, 3), x, 0))
+    assert (flat[x.size :] == 7).all()

@@ -12,6 +12,9 @@ code:
 
 A task is a stretch of one row, and a span of channels, of the array that is written: every element is written by one
 task, and backward gathers from all windows that hold a pixel instead of scattering, unless each pixel is in one window.
+
+Channels that do not fill a vector are read and written as whole vectors where the array goes on (:func:`_behind`) and where what is too
+much is the place of pixels that the same task writes next (:func:`_room`): cut accesses cost several times as much.
 """
 
 from __future__ import annotations
@@ -55,13 +58,36 @@ def _place(task, shape, stretches, span, spans):
 
 
 @inline
-def _window(windows, d, h, w, strides):
+def _lines(windows, d, h, strides):
+    """What all windows of a row of places have in common: offset of their first line in a sample; taps and steps along depth and height.
+    Looked up once per row: tables are read again after each store, which might have changed them for all that LLVM knows."""
+    first = windows[0, d, 0] * strides[0] + windows[1, h, 0] * strides[1]
+    return first, windows[0, d, 1], windows[1, h, 1], windows[0, d, 2] * strides[0], windows[1, h, 2] * strides[1]
+
+
+@inline
+def _window(windows, lines, w, strides):
     """Offset of a window's first tap in its sample; taps along each axis, and the way between them. ``strides`` are the ways between
     neighbours along each axis."""
-    first = windows[0, d, 0] * strides[0] + windows[1, h, 0] * strides[1] + windows[2, w, 0] * strides[2]
-    taps = windows[0, d, 1], windows[1, h, 1], windows[2, w, 1]
-    steps = windows[0, d, 2] * strides[0], windows[1, h, 2] * strides[1], windows[2, w, 2] * strides[2]
-    return first, taps, steps
+    taps = lines[1], lines[2], windows[2, w, 1]
+    steps = lines[3], lines[4], windows[2, w, 2] * strides[2]
+    return lines[0] + windows[2, w, 0] * strides[2], taps, steps
+
+
+@inline
+def _next(near, row, column, taps, steps):
+    """Offset of a window's next tap, and how many rows of the slice and taps of the row are to come. One loop over all taps begins sooner
+    than one within another within a third, which small windows spend most of their time on."""
+    near += steps[2]
+    column -= 1
+    if column == 0:
+        near += steps[1] - taps[2] * steps[2]
+        column = taps[2]
+        row -= 1
+        if row == 0:
+            near += steps[0] - taps[1] * steps[1]
+            row = taps[1]
+    return near, row, column
 
 
 @inline
@@ -73,6 +99,21 @@ def _in_elements(x):
 def _pixel(y, n, d, h, w):
     """Offset of a pixel in elements."""
     return n * stride(y, 0) + d * stride(y, 1) + h * stride(y, 2) + w * stride(y, 3)
+
+
+@inline
+def _behind(x):
+    """Offset behind an array's last element: what lies before it may be read, though it may be no channel of a pixel."""
+    samples, depth, height, width, channels = x.shape
+    return _pixel(x, samples - 1, depth - 1, height - 1, width - 1) + channels
+
+
+@inline
+def _room(count, pixels, y, span):
+    """Elements that may be written where ``count`` channels of a pixel belong, ``pixels`` of a line from this one on being written by the
+    task in their order: all of them, where all channels are in one span of a task and nothing lies between pixels."""
+    channels = y.shape[4]
+    return count + (pixels - 1) * channels if span >= channels and stride(y, 3) == channels else count
 
 
 @inline
@@ -92,15 +133,13 @@ def _window_max(vectors):
     read, write = access(vectors)
 
     @inline
-    def maximum(x, at, taps, steps, y, to, count):
+    def maximum(x, end, at, taps, steps, y, to, room):
         best = splat(x, -np.inf, 1, vectors)
-        for i in range(taps[0]):
-            for j in range(taps[1]):
-                near = at + i * steps[0] + j * steps[1]
-                for _k in range(taps[2]):
-                    best = max(read(x, near, count), best)
-                    near += steps[2]
-        write(best, y, to, count)
+        near, row, column = at, taps[1], taps[2]
+        for _ in range(taps[0] * taps[1] * taps[2]):
+            best = max(read(x, near, end - near), best)
+            near, row, column = _next(near, row, column, taps, steps)
+        write(best, y, to, room)
 
     return maximum
 
@@ -109,17 +148,17 @@ _wide_max, _max, _narrow_max = _window_max(2 * VECTORS), _window_max(VECTORS), _
 
 
 @inline
-def _pixel_max(x, at, taps, steps, y, to, count):
+def _pixel_max(x, end, at, taps, steps, y, to, count, room):
     """``count`` channels of a pixel. Wide tiles have as many maxima under way as it takes to wait for none."""
     done = 0
     while done + 2 * WIDTH <= count:
-        _wide_max(x, at + done, taps, steps, y, to + done, 2 * WIDTH)
+        _wide_max(x, end, at + done, taps, steps, y, to + done, 2 * WIDTH)
         done += 2 * WIDTH
     while done + LANES < count:
-        _max(x, at + done, taps, steps, y, to + done, count - done)
+        _max(x, end, at + done, taps, steps, y, to + done, room - done)
         done += WIDTH
     if done < count:
-        _narrow_max(x, at + done, taps, steps, y, to + done, count - done)
+        _narrow_max(x, end, at + done, taps, steps, y, to + done, room - done)
 
 
 @functools.cache
@@ -129,21 +168,17 @@ def _window_argmax(vectors):
     read, write = access(vectors)
 
     @inline
-    def maximum(x, at, taps, steps, y, to, argmax, place, count):
+    def maximum(x, end, at, taps, steps, y, to, room, argmax, place, places):
         best, chosen = splat(x, -np.inf, 1, vectors), splat(argmax, 0, 1, vectors)
-        tap = 0
-        for i in range(taps[0]):
-            for j in range(taps[1]):
-                near = at + i * steps[0] + j * steps[1]
-                for _k in range(taps[2]):
-                    value = read(x, near, count)
-                    better = (value > best) | (value != value)  # noqa: PLR0124 (true of what is not a number)
-                    best = where(better, value, best)
-                    chosen = where(better, tap, chosen)
-                    near += steps[2]
-                    tap += 1
-        write(best, y, to, count)
-        write(chosen, argmax, place, count)
+        near, row, column = at, taps[1], taps[2]
+        for tap in range(taps[0] * taps[1] * taps[2]):
+            value = read(x, near, end - near)
+            better = (value > best) | (value != value)  # noqa: PLR0124 (true of what is not a number)
+            best = where(better, value, best)
+            chosen = where(better, tap, chosen)
+            near, row, column = _next(near, row, column, taps, steps)
+        write(best, y, to, room)
+        write(chosen, argmax, place, places)
 
     return maximum
 
@@ -157,6 +192,7 @@ def max_forward(x, y, argmax, windows, queue, threads):
     window's tap that it came from, the last axis being counted first."""
     stretches, span, spans, tasks = _partition(y.shape)
     _, depth, height, width, channels = y.shape
+    behind = _behind(x)
     queue[0] = 0
     for _ in prange(threads):
         while True:
@@ -165,18 +201,21 @@ def max_forward(x, y, argmax, windows, queue, threads):
                 break
             n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
             row = ((n * depth + d) * height + h) * width
+            lines = _lines(windows, d, h, _in_elements(x))
             for w in range(first, last):
-                tap, taps, steps = _window(windows, d, h, w, _in_elements(x))
+                tap, taps, steps = _window(windows, lines, w, _in_elements(x))
                 at, to = n * stride(x, 0) + tap, _pixel(y, n, d, h, w)
                 if argmax.size == 0:
-                    _pixel_max(x, at + channel, taps, steps, y, to + channel, end - channel)
+                    room = _room(end - channel, last - w, y, span)
+                    _pixel_max(x, behind, at + channel, taps, steps, y, to + channel, end - channel, room)
                     continue
                 place = (row + w) * channels
                 for c in range(channel, end, WIDTH):
+                    room, places = _room(end - c, last - w, y, span), _room(end - c, last - w, argmax, span)
                     if end - c > LANES:
-                        _argmax(x, at + c, taps, steps, y, to + c, argmax, place + c, end - c)
+                        _argmax(x, behind, at + c, taps, steps, y, to + c, room, argmax, place + c, places)
                     else:
-                        _narrow_argmax(x, at + c, taps, steps, y, to + c, argmax, place + c, end - c)
+                        _narrow_argmax(x, behind, at + c, taps, steps, y, to + c, room, argmax, place + c, places)
 
 
 @inline
@@ -196,7 +235,7 @@ def _gather(vectors):
     read, write = access(vectors)
 
     @inline
-    def gather(dy, argmax, at, windows, covers, d, h, w, dx, to, count):
+    def gather(dy, argmax, at, windows, covers, d, h, w, dx, to, room):
         _, _, height, width, channels = dy.shape
         sums = zeros(dx, 1, vectors)
         for i in range(covers[0, d, 0], covers[0, d, 0] + covers[0, d, 1]):
@@ -209,8 +248,8 @@ def _gather(vectors):
                         continue
                     tap = (tap_d * windows[1, j, 1] + tap_h) * windows[2, k, 1] + tap_w
                     near = at + ((i * height + j) * width + k) * channels
-                    sums = sums + where(read(argmax, near, count) == tap, read(dy, near, count), 0.0)
-        write(sums, dx, to, count)
+                    sums = sums + where(read(argmax, near, dy.size - near) == tap, read(dy, near, dy.size - near), 0.0)
+        write(sums, dx, to, room)
 
     return gather
 
@@ -236,28 +275,26 @@ def max_backward(dy, argmax, dx, windows, covers, queue, threads):
             for w in range(first, last):
                 to = (row + w) * channels
                 for c in range(channel, end, WIDTH):
+                    room = _room(end - c, last - w, dx, span)
                     if end - c > LANES:
-                        _gather_panel(dy, argmax, sample + c, windows, covers, d, h, w, dx, to + c, end - c)
+                        _gather_panel(dy, argmax, sample + c, windows, covers, d, h, w, dx, to + c, room)
                     else:
-                        _gather_vector(dy, argmax, sample + c, windows, covers, d, h, w, dx, to + c, end - c)
+                        _gather_vector(dy, argmax, sample + c, windows, covers, d, h, w, dx, to + c, room)
 
 
 @functools.cache
 def _scatter(vectors):
-    """The function that writes the gradients of a window's pixels, of at most so many vectors of channels."""
+    """The function that writes the gradients of a window's pixels, of at most so many vectors of channels; ``room`` for the first one of
+    each line, ``used`` by each."""
     read, write = access(vectors)
 
     @inline
-    def scatter(dy, argmax, at, dx, to, taps, steps, count):
-        chosen, gradient = read(argmax, at, count), read(dy, at, count)
-        tap = 0
-        for i in range(taps[0]):
-            for j in range(taps[1]):
-                near = to + i * steps[0] + j * steps[1]
-                for _k in range(taps[2]):
-                    write(where(chosen == tap, gradient, 0.0), dx, near, count)
-                    near += steps[2]
-                    tap += 1
+    def scatter(dy, argmax, at, dx, to, taps, steps, room, used):
+        chosen, gradient = read(argmax, at, dy.size - at), read(dy, at, dy.size - at)
+        near, row, column = to, taps[1], taps[2]
+        for tap in range(taps[0] * taps[1] * taps[2]):
+            write(where(chosen == tap, gradient, 0.0), dx, near, room - (taps[2] - column) * used)
+            near, row, column = _next(near, row, column, taps, steps)
 
     return scatter
 
@@ -278,14 +315,20 @@ def max_backward_apart(dy, argmax, dx, windows, queue, threads):
                 break
             n, d, h, first, last, channel, end = _place(task, dy.shape, stretches, span, spans)
             row = ((n * depth + d) * height + h) * width
+            line_end = min(windows[2, last - 1, 0] + windows[2, last - 1, 1], dx.shape[3])
+            lines = _lines(windows, d, h, _in_elements(dx))
             for w in range(first, last):
-                tap, taps, steps = _window(windows, d, h, w, _in_elements(dx))
+                tap, taps, steps = _window(windows, lines, w, _in_elements(dx))
                 at, to = (row + w) * channels, n * stride(dx, 0) + tap
+                pixels = line_end - windows[2, w, 0] if windows[2, w, 2] == 1 else 1
                 for c in range(channel, end, WIDTH):
-                    if end - c > LANES:
-                        _scatter_panel(dy, argmax, at + c, dx, to + c, taps, steps, end - c)
+                    count = end - c
+                    room = _room(count, pixels if c == 0 else 1, dx, span)  # later panels follow on the first one of the next pixels
+                    used = channels if room > count else 0
+                    if count > LANES:
+                        _scatter_panel(dy, argmax, at + c, dx, to + c, taps, steps, room, used)
                     else:
-                        _scatter_vector(dy, argmax, at + c, dx, to + c, taps, steps, end - c)
+                        _scatter_vector(dy, argmax, at + c, dx, to + c, taps, steps, room, used)
 
 
 # Average -------------------------------------------------------------------------------------------------------------
@@ -318,8 +361,9 @@ def average_forward(x, y, windows, shares, queue, threads):
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
+            lines = _lines(windows, d, h, _in_elements(x))
             for w in range(first, last):
-                tap, taps, steps = _window(windows, d, h, w, _in_elements(x))
+                tap, taps, steps = _window(windows, lines, w, _in_elements(x))
                 share = shares[0, d] * shares[1, h] * shares[2, w]
                 for c in range(channel, end, WIDTH):
                     total = _window_sum(x, n * stride(x, 0) + tap + c, taps, steps, channels - c)
@@ -430,8 +474,9 @@ def lp_forward(x, y, windows, p, queue, threads):
             if task >= tasks:
                 break
             n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
+            lines = _lines(windows, d, h, _in_elements(x))
             for w in range(first, last):
-                tap, taps, steps = _window(windows, d, h, w, _in_elements(x))
+                tap, taps, steps = _window(windows, lines, w, _in_elements(x))
                 for c in range(channel, end, WIDTH):
                     at, count = n * stride(x, 0) + tap + c, channels - c
                     sums = zeros(x, 1, VECTORS)

@@ -56,14 +56,14 @@ def _pack_normalised(x, source, pixels, channels, gain, row, offset, floor, ceil
 
 
 @functools.cache
-def convolution(packed, narrow, activation, later):
+def convolution(packed, narrow, adjacent, activation, later):
     """The kernel ``convolve``.
 
     ``packed``: inputs go through patches; otherwise (pointwise) they are read in place. ``narrow``: a group has no more output channels
     than one vector, and only that much of a panel is computed. ``activation``: see :func:`numbacnn.kernels.conv.ending.ending`;
-    ``later``: see :func:`numbacnn.kernels.conv.tiles.strips`.
+    ``adjacent`` and ``later``: see :func:`numbacnn.kernels.conv.tiles.strips`.
     """
-    strip = strips(narrow, activation, later)
+    strip = strips(narrow, adjacent, activation, later)
 
     @kernel(parallel=True, views=("x", "addend", "y"))
     def convolve(
@@ -92,6 +92,8 @@ def convolution(packed, narrow, activation, later):
         pixel_tasks = y.shape[0] * planes * row_tasks * column_tasks
         lines = (block_rows - 1) * strides[1] + (extent[1] - 1) * dilation[1] + 1
         columns = (block_columns - 1) * strides[2] + (extent[2] - 1) * dilation[2] + 1
+        flat_kernel = extent[0] == 1 and not one_line
+        line_runs = offsets.size // max(1, extent[1])
         y_step, addend_step = stride(y, 3), stride(addend, 3)
         for thread in prange(threads):
             own = scratch[thread]
@@ -109,6 +111,9 @@ def convolution(packed, narrow, activation, later):
                 column_count = min(block_columns, width - column)
                 if packed:
                     line_step = columns * channels
+                    top = row * strides[1] - padding[1]
+                    needed = (row_count - 1) * strides[1] + (extent[1] - 1) * dilation[1] + 1
+                    first_line, last_line = (max(0, -top), min(needed, x.shape[2] - top)) if flat_kernel else (0, needed)
                     if prologue:
                         for r in range(row_count):
                             source = n * stride(x, 0) + plane * stride(x, 1) + (row + r) * stride(x, 2) + column * stride(x, 3)
@@ -117,7 +122,7 @@ def convolution(packed, narrow, activation, later):
                                 own, r * line_step,
                             )  # fmt: skip
                     for kd in range(0 if prologue else extent[0]):
-                        for line in range((row_count - 1) * strides[1] + (extent[1] - 1) * dilation[1] + 1):
+                        for line in range(first_line, last_line):
                             pack_line(
                                 x, n, plane * strides[0] - padding[0] + kd * dilation[0], row * strides[1] - padding[1] + line,
                                 column * strides[2] - padding[2], columns, group * channels, channels,
@@ -142,6 +147,10 @@ def convolution(packed, narrow, activation, later):
                     end = min(last_channel, channel + pass_panels * WIDTH)
                     w_at = (group * panels + panel) * panel_step
                     for r in range(row_count):
+                        runs, w_from = offsets, w_at
+                        if packed and flat_kernel:
+                            kh_from, kh_to = inside((row + r) * strides[1] - padding[1], dilation[1], extent[1], x.shape[2])
+                            runs, w_from = offsets[kh_from * line_runs : kh_to * line_runs], w_at + kh_from * line_runs * length * WIDTH
                         done = 0
                         while done < column_count:
                             rows = heights[column_count - done]
@@ -150,7 +159,7 @@ def convolution(packed, narrow, activation, later):
                             addend_pixel = more + r * stride(addend, 2) + done * addend_step + channel
                             if packed:
                                 strip(
-                                    rows, own, from_pixel, pixel_step, offsets, length, w, w_at, panel_step, bias, channel, end,
+                                    rows, own, from_pixel, pixel_step, runs, length, w, w_from, panel_step, bias, channel, end,
                                     residual, addend, addend_pixel, addend_step, low, high, y, to_pixel, y_step,
                                 )  # fmt: skip
                             else:
@@ -317,7 +326,7 @@ def weight_gradient(
                                 rows = heights[span - done]
                                 correlations(
                                     rows, True, sums, 0, own, kw * dilation[2] * count + done, line_step, strides[2] * count,
-                                    gradients, done_channels // WIDTH * panel_step, line_count, column_count,
+                                    gradients, done_channels // WIDTH * panel_step, WIDTH, line_count, column_count,
                                 )  # fmt: skip
                                 further, ci = divmod(done, count)
                                 for i in range(rows):

@@ -14,7 +14,8 @@ from ..channels import VECTORS, WIDTH
 from .depthwise import EXPANSION_LADDER, HEIGHTS, HELD, depthwise, depthwise_weight_gradient, pack_taps
 from .direct import add_parts, convolution, pack_weights, weight_gradient
 from .ending import EVERYTHING, is_long, resolved
-from .tiles import LADDER, MAX_ROWS, NARROW_LADDER, tile_heights
+from .narrow import narrow_weight_gradient
+from .tiles import MAX_ROWS, ladder_of, tile_heights
 from .window import NOTHING, Triple, Window, met
 
 TASK_PIXELS = 1008  # at most: a multiple of tiles' heights
@@ -36,6 +37,12 @@ GRADIENT_PARTS = 16  # at most, of the weight gradient of a depthwise convolutio
 GRADIENT_LINES = 8  # at least, of one
 GRADIENT_PIXELS = 256  # pixels per block of the weight gradient
 GRADIENT_ELEMENTS = 96 * 1024  # of input and gradients that a task of it holds at a time
+NARROW_ELEMENTS = 12 * 1024  # of input and gradients that a task of a narrow one holds at a time: most stay in a first-level cache
+NARROW_COLUMNS = 256  # at most, of its blocks of pixels
+NARROW_PARTS = 16  # at most, whose sums are added up,
+NARROW_PIXELS = 512  # at least, of one, and
+NARROW_WEIGHTS = 64 * 1024  # at most, of all of them
+NARROW_BLOCK = 64  # pixels at least, of images whose groups have two vectors
 COPY_COST = 4  # of a vector: as much as so many times LANES products
 ROUND = 16  # scratch rows start at multiples of a cache line
 
@@ -190,11 +197,12 @@ def convolve(
     assert plan.scratch <= scratch.shape[1], "a patch must fit the scratch of its thread"
     if plan.flat:
         x, y, more = (as_line(array) for array in (x, y, more))
-    narrow = y.shape[4] // window.groups <= LANES
+    narrow = _vectors(window, y.shape[4]) == 1
+    adjacent = narrow and not plan.flat and window.stride[2] == 1 and x.shape[4] == window.groups
     one_line = plan.whole_lines and all(pixel_step(array) == array.strides[3] for array in (y, more))
-    heights = tile_heights(plan.rows * plan.columns if one_line else plan.columns, NARROW_LADDER if narrow else LADDER)
+    heights = tile_heights(plan.rows * plan.columns if one_line else plan.columns, ladder_of(narrow, adjacent))
     function, low, high = resolved(activation)
-    convolution(not plan.flat, narrow, function, is_long(activation))(
+    convolution(not plan.flat, narrow, adjacent, function, is_long(activation))(
         x, *_before(prologue, bias), packed, bias, addend is not None, more, low, high, y,
         _int_array(plan.offsets), plan.length, heights, window.groups,
         _geometry(window), plan.rows, plan.columns, one_line, plan.task_panels, plan.pass_panels, scratch,
@@ -382,10 +390,65 @@ def counts(length: int) -> list[int]:
     return sorted({min(length, count) for power in range(length.bit_length() + 1) for count in (2**power, 3 * 2**power)})
 
 
+@dataclasses.dataclass(frozen=True)
+class NarrowBlocks:
+    """How the weight gradient of a convolution with narrow groups is cut into tasks: all follows from the shape, so that the bits do not
+    depend on the number of threads."""
+
+    rows: int
+    columns: int
+    channels: int
+    parts: int
+    weights: int  # of a part
+    scratch: int  # elements per thread
+
+    def elements(self, threads: int) -> int:
+        """Scratch elements per thread, and a thread's share of the parts."""
+        return self.scratch + _rounded(-(-self.parts * self.weights // threads))
+
+
+def narrow_blocks(window: Window, channels: int, places: Triple, outputs: int, batch: int) -> NarrowBlocks:
+    """Cut the weight gradient of a convolution that gave ``places`` with ``outputs`` channels, few in each group."""
+    weights = window.taps * channels // window.groups * outputs
+    width = _vectors(window, outputs) * LANES
+    channels, outputs = channels // window.groups, outputs // window.groups
+    columns = -(-places[2] // -(-places[2] // NARROW_COLUMNS))
+
+    def held(rows: int, block: int) -> int:
+        return math.prod(_patch(window, rows, columns, block)) + rows * columns * outputs
+
+    block = channels
+    while block > LANES and held(1, block) > NARROW_ELEMENTS:
+        block = -(-block // 2)
+    rows = 1
+    while rows < places[1] and held(rows + 1, block) <= NARROW_ELEMENTS:
+        rows += 1
+    rows = -(-places[1] // -(-places[1] // rows))
+    pixels = batch * math.prod(places)
+    parts = max(1, min(NARROW_PARTS, pixels // NARROW_PIXELS, NARROW_WEIGHTS // weights))
+    scratch = held(rows, block) + math.prod(window.extent[1:]) * block * width + width
+    return NarrowBlocks(rows, columns, block, parts, weights, _rounded(scratch))
+
+
+def _vectors(window: Window, outputs: int) -> int:
+    """Vectors that the output channels of a group fill."""
+    return -(-outputs // window.groups // LANES)
+
+
+def _sums_parts(window: Window, channels: int, places: Triple, outputs: int) -> bool:
+    """Whether the weight gradient is cut into :class:`NarrowBlocks`: groups have one vector of output channels, or two where weights are
+    few and blocks large enough to pay for loading the sums of all of them."""
+    weights = window.taps * channels // window.groups * outputs
+    few = weights * NARROW_PARTS <= NARROW_WEIGHTS and math.prod(places[1:]) >= NARROW_BLOCK
+    return _vectors(window, outputs) == 1 or (_vectors(window, outputs) == VECTORS and few)
+
+
 def weight_gradient_elements(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int) -> int:
     """Scratch elements per thread that :func:`weight_gradients` needs."""
     if _as_one_line(window, size, places):
         places, batch = (1, 1, batch * math.prod(places)), 1
+    if _sums_parts(window, channels, places, outputs):
+        return narrow_blocks(window, channels, places, outputs, batch).elements(threads)
     return gradient_blocks(window, channels, places, outputs, batch, threads).scratch
 
 
@@ -393,8 +456,11 @@ def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Wind
     """``dw (kernel..., C / groups, CO)`` of the convolution of ``x`` with ``window``, from ``dy``."""
     if _as_one_line(window, x.shape[1:4], dy.shape[1:4]):
         x, dy = x.reshape(1, 1, 1, -1, x.shape[4]), dy.reshape(1, 1, 1, -1, dy.shape[4])
-    plan = gradient_blocks(window, x.shape[4], dy.shape[1:4], dy.shape[4], x.shape[0], scratch.shape[0])
     flat = dw.reshape(-1, *dw.shape[-2:])
+    if _sums_parts(window, x.shape[4], dy.shape[1:4], dy.shape[4]):
+        _narrow_weight_gradients(x, dy, flat, window, scratch)
+        return
+    plan = gradient_blocks(window, x.shape[4], dy.shape[1:4], dy.shape[4], x.shape[0], scratch.shape[0])
     weight_gradient(
         x,
         dy,
@@ -408,6 +474,19 @@ def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Wind
         plan.panels,
         scratch,
     )
+
+
+def _narrow_weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window, scratch: np.ndarray) -> None:
+    plan = narrow_blocks(window, x.shape[4], dy.shape[1:4], dy.shape[4], x.shape[0])
+    threads, memory = len(scratch), scratch.reshape(-1)
+    own = memory[: threads * plan.scratch].reshape(threads, -1)
+    parts = memory[own.size : own.size + plan.parts * dw.size].reshape(plan.parts, *dw.shape) if plan.parts > 1 else dw[None]
+    heights = tile_heights(plan.channels * window.extent[2])
+    geometry = _geometry(window)
+    kernel = narrow_weight_gradient(_vectors(window, dy.shape[4]))
+    kernel(x, dy, parts, heights, window.groups, geometry, plan.rows, plan.columns, plan.channels, own)
+    if plan.parts > 1:
+        add_parts(parts, dw)
 
 
 # Depthwise -----------------------------------------------------------------------------------------------------------

@@ -18,8 +18,11 @@ from .ending import ending, untouched
 _TALL = (14, 10, 7, 4, 2, 1)
 LADDER = _TALL if VECTOR_BITS == 512 else (6, 5, 4, 3, 2, 1)
 """Tile heights that are compiled: the first one fills the registers (32 of them with AVX-512, 16 with AVX2)."""
-NARROW_LADDER = _TALL
-"""Heights of tiles that are one vector wide, where a group has no more channels than that."""
+NARROW_LADDER = (10, 8, 7, 4, 2, 1)
+"""Heights of tiles that are one vector wide, where a group has no more channels than that: for more rows there are too few registers that
+hold addresses."""
+ADJACENT_LADDER = (8, 7, 6, 4, 2, 1)
+"""The same where rows are neighbouring elements: one address is enough, and what is loaded for one product serves the next ones."""
 MAX_ROWS = LADDER[0]
 ACTIVATED = 4
 """Vectors that an activation is computed of at a time: enough to wait for none, and few enough for the registers."""
@@ -35,6 +38,11 @@ def tile_heights(longest, ladder=LADDER):
             *(next(height for height in ladder if height <= wanted) for wanted in balanced),
         ]
     )
+
+
+def ladder_of(narrow, adjacent):
+    """The heights of the tiles of :func:`strips`."""
+    return (ADJACENT_LADDER if adjacent else NARROW_LADDER) if narrow else LADDER
 
 
 def _by_height(ladder, functions):
@@ -61,13 +69,14 @@ def _by_height(ladder, functions):
 
 
 @functools.cache
-def _panel(rows, vectors, finish):
+def _panel(rows, vectors, adjacent, finish):
     @inline
     def panel(
         x, x_at, x_step, offsets, length, w, w_at, bias, channel, count,
         residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
     ):  # fmt: skip
         whole = count >= vectors * LANES
+        x_step = 1 if adjacent else x_step
         total = load(bias, channel, 0, rows, vectors) if whole else load_part(bias, channel, 0, count, rows, vectors)
         for run in range(offsets.size):
             p = x_at + offsets[run]
@@ -97,8 +106,8 @@ def _panel(rows, vectors, finish):
 
 
 @functools.cache
-def _strip(rows, narrow, finish):
-    wide, last = _panel(rows, VECTORS, finish), _panel(rows, 1, finish)
+def _strip(rows, narrow, adjacent, finish):
+    wide, last = _panel(rows, VECTORS, adjacent, finish), _panel(rows, 1, adjacent, finish)
 
     @inline
     def strip(
@@ -125,7 +134,7 @@ def _strip(rows, narrow, finish):
 
 
 @functools.cache
-def strips(narrow, activation, later):
+def strips(narrow, adjacent, activation, later):
     """The function ``(rows, x, x_at, x_step, offsets, length, w, w_at, w_step, bias, channel, end, residual, addend, addend_at,
     addend_step, low, high, y, y_at, y_step)`` that makes output channels ``channel .. end`` of ``rows`` pixels, one of the ladder's
     heights, panel by panel (of one that ends within its first vector, only that; ``narrow``: there is no other):
@@ -133,10 +142,10 @@ def strips(narrow, activation, later):
     ``y[i] = finish(bias + sum over runs and p < length of x[x_at + offsets[run] + i * x_step + p] * w[next row] + addend[i])``,
 
     with panels of weights ``w_step`` apart, the addend only where ``residual``, and ``finish`` as of
-    :func:`numbacnn.kernels.conv.ending.ending`. ``later``: a long activation comes after all panels."""
-    ladder = NARROW_LADDER if narrow else LADDER
+    :func:`numbacnn.kernels.conv.ending.ending`. ``adjacent``: ``x_step`` is 1. ``later``: a long activation comes after all panels."""
+    ladder = ladder_of(narrow, adjacent)
     finish = untouched if later else ending(activation)
-    strip = _by_height(ladder, [_strip(rows, narrow, finish) for rows in ladder])
+    strip = _by_height(ladder, [_strip(rows, narrow, adjacent, finish) for rows in ladder])
     return _activated(strip, activation) if later else strip
 
 
@@ -191,33 +200,47 @@ weights. ``length`` is a multiple of four."""
 
 
 @functools.cache
-def _correlation(rows):
+def _correlation(rows, vectors):
+    """Tiles of one vector have two sums, of every other pixel: one product alone would wait for the one before."""
+    narrow, width = vectors == 1, vectors * LANES
+
     @inline
-    def correlation(first, sums, at, x, x_at, x_line, x_step, g, g_at, lines, columns):
-        tile = zeros(sums, rows, VECTORS)
+    def correlation(first, sums, at, x, x_at, x_line, x_step, g, g_at, g_step, lines, columns):
+        tile, other = zeros(sums, rows, vectors), zeros(sums, rows, vectors)
         for line in range(lines):
             p = x_at + line * x_line
             for _ in range(columns // 4):
-                tile = outer(tile, x, p, 1, g, g_at)
-                tile = outer(tile, x, p + x_step, 1, g, g_at + WIDTH)
-                tile = outer(tile, x, p + 2 * x_step, 1, g, g_at + 2 * WIDTH)
-                tile = outer(tile, x, p + 3 * x_step, 1, g, g_at + 3 * WIDTH)
+                if narrow:
+                    tile = outer(tile, x, p, 1, g, g_at)
+                    other = outer(other, x, p + x_step, 1, g, g_at + g_step)
+                    tile = outer(tile, x, p + 2 * x_step, 1, g, g_at + 2 * g_step)
+                    other = outer(other, x, p + 3 * x_step, 1, g, g_at + 3 * g_step)
+                else:
+                    tile = outer(tile, x, p, 1, g, g_at)
+                    tile = outer(tile, x, p + x_step, 1, g, g_at + g_step)
+                    tile = outer(tile, x, p + 2 * x_step, 1, g, g_at + 2 * g_step)
+                    tile = outer(tile, x, p + 3 * x_step, 1, g, g_at + 3 * g_step)
                 p += 4 * x_step
-                g_at += 4 * WIDTH
+                g_at += 4 * g_step
             for _ in range(columns % 4):
                 tile = outer(tile, x, p, 1, g, g_at)
                 p += x_step
-                g_at += WIDTH
+                g_at += g_step
+        if narrow:
+            tile = tile + other
         if not first:
-            tile = tile + load(sums, at, WIDTH, rows, VECTORS)
-        store(tile, sums, at, WIDTH)
+            tile = tile + load(sums, at, width, rows, vectors)
+        store(tile, sums, at, width)
 
     return correlation
 
 
-correlations = _by_height(LADDER, [_correlation(rows) for rows in LADDER])
-"""``correlations(rows, first, sums, at, x, x_at, x_line, x_step, g, g_at, lines, columns)``: a tile of a weight gradient, ``sums[i] (+)=
-sum over pixels of x[pixel + i] * g[pixel]``, pixels being ``lines x columns``; ``first`` overwrites."""
+correlations = _by_height(LADDER, [_correlation(rows, VECTORS) for rows in LADDER])
+"""``correlations(rows, first, sums, at, x, x_at, x_line, x_step, g, g_at, g_step, lines, columns)``: a tile of a weight gradient,
+``sums[i] (+)= sum over pixels of x[pixel + i] * g[pixel]``, pixels being ``lines x columns``, ``x_step`` and ``g_step`` apart; ``first``
+overwrites."""
+narrow_correlations = _by_height(LADDER, [_correlation(rows, 1) for rows in LADDER])
+"""The same with tiles of one vector."""
 
 
 @inline
