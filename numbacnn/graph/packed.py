@@ -1,15 +1,16 @@
 """What inference plans derive from parameters: packed weights, and the vectors of folded layers. Plans of all batch sizes share it.
 
-Plans that share arrays run side by side, and bring them up to date together: whoever finds that parameters have changed waits until nobody
-computes, and packs again before anybody goes on.
+Plans that share arrays run side by side. Whoever finds that parameters have changed waits until no plan runs, and packs again before any
+goes on. Locks are taken in one order: that of packing, then those of plans.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import numpy as np
 
@@ -68,17 +69,24 @@ def sources_of(node: Node) -> frozenset[str]:
 
 
 class Weights:
-    """What a plan reads that is derived from parameters. Within a ``with`` block, of which there is one at a time, it is up to date."""
+    """What a plan reads that is derived from parameters: ``entries``. Within a ``with`` block the plan's ``lock`` is held, and they are up
+    to date."""
 
-    def __init__(self, entries: Sequence[Packed], store: ParameterStore):
-        self.entries, self._store = entries, store
-        self._version: int | None = None
+    def __init__(self, entries: Sequence[Packed], lock: threading.RLock, store: ParameterStore):
+        self.entries, self.lock, self._store = entries, lock, store
+        self.version: int | None = None
+        store.packed.add(self)
 
     def __enter__(self) -> None:
-        self._version = self._store.packed.begin(self.entries, self._version, self._store)
+        while True:
+            self.lock.acquire()
+            if self._store.current_version() == self.version:
+                return
+            self.lock.release()
+            self._store.packed.refresh(self, self._store)
 
     def __exit__(self, *_: object) -> None:
-        self._store.packed.end()
+        self.lock.release()
 
 
 class PackedWeights:
@@ -89,8 +97,13 @@ class PackedWeights:
         self._shared: WeakValueDictionary[tuple, Packed] = WeakValueDictionary()
         self._making = threading.Lock()
         self._kept: dict[str, Packed] = {}
-        self._idle = threading.Condition()
-        self._users = 0
+        self._readers: WeakSet[Weights] = WeakSet()
+        self._packing = threading.RLock()
+
+    def add(self, weights: Weights) -> None:
+        """Of a new plan."""
+        with self._making:
+            self._readers.add(weights)
 
     def of(self, node: Node, plan: Plan, store: ParameterStore) -> Packed:
         """What the plan's node reads: that of another plan where its layer may share it."""
@@ -108,30 +121,19 @@ class PackedWeights:
         """What :meth:`keep_only` kept for the node."""
         return self._kept.get(node.name)
 
-    def begin(self, entries: Sequence[Packed], seen: int | None, store: ParameterStore) -> int:
-        """Bring ``entries`` up to date, which were so at the version ``seen`` of the parameters; the version now. They stay as they are
-        until :meth:`end`."""
-        with self._idle:
+    def refresh(self, weights: Weights, store: ParameterStore) -> None:
+        """Bring a plan's entries up to date."""
+        with self._alone():
             version = store.current_version()
-            if version != seen:
-                self._idle.wait_for(lambda: not self._users)
-                for entry in entries:
-                    entry.refresh(store, version)
-            self._users += 1
-            return version
-
-    def end(self) -> None:
-        """Follows every :meth:`begin`."""
-        with self._idle:
-            self._users -= 1
-            if not self._users:
-                self._idle.notify_all()
+            for entry in weights.entries:
+                entry.refresh(store, version)
+            weights.version = version
 
     def keep_only(self, entries: Sequence[Packed], read: Collection[str], store: ParameterStore) -> None:
         """Bring ``entries`` up to date, keep them, and release all parameters but those that are ``read`` besides: each as soon as no
         entry needs it any more, so that there is never room for all parameters and all that is packed."""
-        with self._idle:
-            self._idle.wait_for(lambda: not self._users)
+        with self._alone():
+            store.touch()  # so that plans from before notice
             version = store.current_version()
             self._kept = {entry.node.name: entry for entry in entries}
             last = {name: k for k, entry in enumerate(entries) for name in entry.sources}
@@ -139,6 +141,16 @@ class PackedWeights:
                 entry.refresh(store, version)
                 store.release(name for name in entry.sources if last[name] == k and name not in read)
             store.release(name for name in store.specs if name not in last and name not in read)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Within the block no plan runs, and nobody else packs."""
+        with self._packing, contextlib.ExitStack() as stack:
+            with self._making:
+                readers = list(self._readers)
+            for weights in readers:
+                stack.enter_context(weights.lock)
+            yield
 
 
 def _hashable(shapes: Any) -> Any:

@@ -94,15 +94,15 @@ class _Bound:
 class InferencePlan(_Bound):
     """The forward pass in inference mode, for one batch size.
 
-    ``turns`` are for each of several runs, one after the other, the arrays of blocks that lie elsewhere. Within ``with plan.weights:`` what
-    is derived from parameters is up to date."""
+    ``turns`` are for each of several runs, one after the other, the arrays of blocks that lie elsewhere. Within ``with plan.weights:`` the
+    plan is locked, and what is derived from parameters is up to date."""
 
     def __init__(
         self, plan: Plan, store: ParameterStore, arena: Arena | None = None, turns: Sequence[Mapping[Block, np.ndarray]] = (NOTHING,)
     ):
         self.packed = {node: store.packed.of(node, plan, store) for node in plan.prepared}
         super().__init__(plan, store, arena, turns[0])
-        self.weights = Weights(list(self.packed.values()), store)
+        self.weights = Weights(list(self.packed.values()), self.lock, store)
         self._turns = [self._forward_steps(elsewhere) for elsewhere in turns]
 
     def _prepared_arrays(self) -> dict[Node, dict[str, np.ndarray]]:
@@ -125,7 +125,7 @@ class InferencePlan(_Bound):
 
     def forward(self, batch: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> None:
         """Run on a batch (one array per input) and copy the outputs into ``results``. One thread at a time; others wait."""
-        with kernels.jit.launch_guard(), self.lock, self.weights:
+        with kernels.jit.launch_guard(), self.weights:
             self.take(batch)
             self.run()
             self.give(results)
@@ -142,7 +142,7 @@ class InferencePlan(_Bound):
 
     def run(self, turn: int = 0) -> None:
         """Fill ``outputs`` from ``inputs``, the arrays of this plan, or those of a turn that lie elsewhere. What shares its arena may
-        overwrite them. Whoever runs it guards launches, holds its lock where the plan is shared, and has entered its ``weights``."""
+        overwrite them. Whoever runs it guards launches, and has entered its ``weights``."""
         kernels.jit.run(self._turns[turn])
 
 
@@ -164,7 +164,7 @@ class Walk:
             turns = [_ends(part, start, before, behind) for start in starts]
             self.parts.append(InferencePlan(part, store, self.arena.part(room.offset, room.nbytes), turns))
             self._starts.append(starts)
-        self.weights = Weights([packed for part in self.parts for packed in part.packed.values()], store)
+        self.weights = Weights([packed for part in self.parts for packed in part.packed.values()], self.lock, store)
 
     @property
     def nbytes(self) -> int:
@@ -177,7 +177,7 @@ class Walk:
 
     def forward(self, batch: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> None:
         """Run on a batch (one array per input) and write the outputs into ``results``. One thread at a time; others wait."""
-        with kernels.jit.launch_guard(), self.lock, self.weights:
+        with kernels.jit.launch_guard(), self.weights:
             for part, starts in zip(self.parts, self._starts):
                 for turn, start in enumerate(starts):
                     samples = slice(start, start + part.plan.batch)
