@@ -12,6 +12,7 @@ import pytest
 import numbacnn as nc
 from numbacnn import arrays, kernels
 from numbacnn.errors import ConfigError
+from numbacnn.kernels import jit
 
 IMAGES = np.random.default_rng(0).standard_normal((9, 12, 12, 16)).astype(np.float32)
 ROWS = kernels.dense.MOST_ROWS
@@ -119,6 +120,7 @@ def test_parameters_that_somebody_holds_are_not_released():
     model.release_parameters(2)
 
 
+@pytest.mark.skipif(jit.JIT_DISABLED, reason="millions of weights take too long without compiled code")
 @pytest.mark.parametrize(("first", "second"), [(ROWS, 2 * ROWS + 1), (2 * ROWS + 1, 1)])
 def test_dense_layers_keep_the_packing_they_have(first, second):
     """Weights that are read in place are kept, and read in place by batches of any size; those that are packed stay packed."""
