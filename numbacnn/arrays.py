@@ -56,6 +56,27 @@ def zeros(shape: int | Sequence[int], dtype: Any) -> np.ndarray:
     return empty(shape, dtype, zero=True)
 
 
+def discard(array: np.ndarray) -> None:
+    """Give the memory of a C-contiguous array back to the system, as far as it fills whole pages of a large array of :func:`empty` or
+    :func:`zeros`. The array may be overwritten but not read before that."""
+    mapping = _mapping(array)
+    if mapping is None or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    offset = array.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+    start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+    stop = (offset + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if stop > start:
+        mapping.madvise(mmap.MADV_DONTNEED, start, stop - start)
+
+
+def _mapping(array: Any) -> mmap.mmap | None:
+    """What :func:`_allocate_huge` mapped for an array, or for that which it is a view of."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    owner = array.obj if isinstance(array, memoryview) else None
+    return owner if isinstance(owner, mmap.mmap) else None
+
+
 class Arena:
     """One piece of memory, new or given, and arrays at given offsets of it."""
 

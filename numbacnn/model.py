@@ -26,7 +26,7 @@ from .graph.config import from_config, to_config, unregistered_layers
 from .graph.head import with_classes
 from .graph.measure import Measured, Measurement, progress_bar
 from .graph.parameters import Parameters, ParameterStore
-from .graph.passes.methods import with_measured_methods
+from .graph.passes.methods import with_kept_packing, with_measured_methods
 from .graph.plan import Plan, make_plan
 from .graph.recompute import checked_recompute
 from .graph.run import InferencePlan, TrainingPlan, Walk
@@ -161,6 +161,27 @@ class Model:
 
         threads = kernels.jit.num_threads()
         return OptimizeReport(batch, threads, self._measure(batch, threads, budget_seconds))
+
+    def release_parameters(self, batch_size: int = CHUNK) -> None:
+        """Give back the memory of all parameters that prediction does not read: packed weights take their place, layer by layer, so that
+        there is never room for both.
+
+        From then on the model predicts, with the same bits as before on batches of ``batch_size``, and does nothing else: training, saving,
+        and reading or changing parameters raise ConfigError. Batches of other sizes are predicted from the same packed weights, where
+        their last bits may differ from before (as after :meth:`optimize`). What is given back goes to the system on Linux, from
+        parameters of some megabytes in all on; elsewhere it stays with the process.
+
+        Nobody else may use the model meanwhile. Raises ConfigError where an array of ``parameters`` is still held, and for a batch size
+        that is no whole number of at least 1."""
+        batch_size = _checked_batch_size(batch_size)
+        with kernels.jit.launch_guard(), self._lock:
+            if self.store.released:
+                return
+            if self.store.handed_out:
+                raise ConfigError("release_parameters was called while an array of model.parameters is held; delete that first.")
+            self._plans.clear()
+            plan = self._inference_plan(batch_size)
+            self.store.packed.keep_only(plan.weights.entries, plan.parameters_read(), self.store)
 
     def _measure(self, batch: int, threads: int, budget: float) -> tuple[Measured, ...]:
         """Measure and remember, shape by shape. Plans that were made by other choices are dropped, also where this is interrupted;
@@ -357,6 +378,7 @@ class Model:
     def _section_plan(self, section: Section, threads: int) -> Plan:
         """For one group of a section of the network. What comes from the section before it, and goes to the next, lies elsewhere."""
         nodes = with_measured_methods(section.nodes, section.group, threads, self.dtype)
+        nodes = with_kept_packing(nodes, section.group, self.store.packed)
         return make_plan(
             nodes,
             section.inputs,

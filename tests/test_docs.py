@@ -185,6 +185,7 @@ def test_how_to_save_memory(run_code, capsys):
     assert [mode for mode, *_ in told] == ["None", "cheap", "blocks"]
     assert sorted((int(size) for _, size, _ in told), reverse=True) == [int(size) for _, size, _ in told]
     assert (made["trainer"].recompute, made["trainer"].accumulate) == ("blocks", 4)
+    assert made["model"].store.released
 
 
 def test_the_source_distribution_has_what_the_tests_read():

@@ -110,6 +110,14 @@ def test_walking_takes_less_memory():
     assert model._walk(16, 2).arena_bytes < model._plan(16, False, False, 2).arena_bytes / 3
 
 
+def test_no_group_holds_more_than_it_gains():
+    """Where one image alone does not fit a cache, the bytes that come from memory are the same for groups of all sizes."""
+    x = nc.Input((256, 256, 3))
+    h = nc.Conv2D(64, 3, padding="same")(nc.Conv2D(64, 3, padding="same")(x))
+    model = nc.Model(x, nc.GlobalAveragePool2D()(nc.Conv2D(512, 3, stride=8)(h)))
+    assert model._walk(16, 1).arena_bytes < model._plan(16, False, False, 1).arena_bytes / 4
+
+
 @pytest.fixture
 def many_cuts(monkeypatch):
     """Makes short sections with groups of any size the cheapest."""

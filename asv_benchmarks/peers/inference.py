@@ -12,6 +12,8 @@ in a cache from one run to the next don't come from memory, so a time may lie be
 
 ``--memory`` measures memory instead: the most that each engine's process held, loading included, and how much more that is than after the
 import of its library.
+
+numbacnn's model releases its parameters before it predicts (``Model.release_parameters``), as it would in a program that only predicts.
 """
 
 from __future__ import annotations
@@ -52,11 +54,11 @@ TOLERANCE = 1e-3
 # Engines, each in a process of its own ----------------------------------------------------------------------------
 
 
-def prepared(engine: str, name: str, folder: Path, threads: int) -> Any:
+def prepared(engine: str, name: str, options: dict[str, Any], folder: Path, threads: int) -> Any:
     """A function without arguments that runs the network once and gives its logits."""
     images = np.load(folder / "images.npy")
     if engine == "numbacnn":
-        return _numbacnn(name, folder, images, threads)
+        return _numbacnn(name, options, folder, images, threads)
     if engine == "onnxruntime":
         return _onnxruntime(folder, images, threads)
     if engine == "openvino":
@@ -64,12 +66,13 @@ def prepared(engine: str, name: str, folder: Path, threads: int) -> Any:
     return _torch(name, folder, images, threads, channels_last=engine != "torch")
 
 
-def _numbacnn(name: str, folder: Path, images: np.ndarray, threads: int) -> Any:
+def _numbacnn(name: str, options: dict[str, Any], folder: Path, images: np.ndarray, threads: int) -> Any:
     import numbacnn as nc
 
     nc.set_num_threads(threads)
-    model = nc.create(name, input_shape=images.shape[1:], **options_of(name))
+    model = nc.create(name, input_shape=images.shape[1:], **options)
     model.load_weights(folder / "weights.pth")
+    model.release_parameters(batch_size=len(images))
     return lambda: model.predict(images, batch_size=len(images))
 
 
@@ -113,10 +116,10 @@ def _openvino(folder: Path, images: np.ndarray, threads: int) -> Any:
     return lambda: request.infer([batch])[0]
 
 
-def work(engine: str, name: str, folder: Path, threads: int, line: Any) -> None:
+def work(engine: str, name: str, options: dict[str, Any], folder: Path, threads: int, line: Any) -> None:
     """Answer messages: a number of seconds asks for the times of as many runs as fit, None ends the process."""
     started = time.perf_counter()
-    run = prepared(engine, name, folder, threads)
+    run = prepared(engine, name, options, folder, threads)
     logits = np.array(run())
     line.send((logits, time.perf_counter() - started))
     while (seconds := line.recv()) is not None:
@@ -128,11 +131,11 @@ def work(engine: str, name: str, folder: Path, threads: int, line: Any) -> None:
         line.send(times)
 
 
-def work_memory(engine: str, name: str, folder: Path, threads: int, line: Any) -> None:
+def work_memory(engine: str, name: str, options: dict[str, Any], folder: Path, threads: int, line: Any) -> None:
     """Send the bytes that this process held after importing the engine's library, and the most that it has held after some runs."""
     importlib.import_module("numbacnn.kernels.jit" if engine == "numbacnn" else MODULES[engine])  # numbacnn alone loads no Numba yet
     imported = process_bytes("VmRSS")
-    run = prepared(engine, name, folder, threads)
+    run = prepared(engine, name, options, folder, threads)
     for _ in range(3):
         run()
     line.send((imported, process_bytes("VmHWM")))
@@ -180,7 +183,7 @@ def compare(name: str, batch: int, threads: int, engines: list[str], rounds: int
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         export(name, batch, folder)
-        workers = {engine: started(work, engine, name, folder, threads) for engine in engines}
+        workers = {engine: started(work, engine, name, options_of(name), folder, threads) for engine in engines}
         lines = {engine: line for engine, (_, line) in workers.items()}
         first = {engine: line.recv() for engine, line in lines.items()}
         wanted = first["torch"][0]
@@ -205,7 +208,7 @@ def compare_memory(name: str, batch: int, threads: int, engines: list[str]) -> d
     """Bytes of each engine's process, one after the other."""
     with tempfile.TemporaryDirectory() as place:
         export(name, batch, Path(place))
-        found = {engine: answered(work_memory, engine, name, Path(place), threads) for engine in engines}
+        found = {engine: answered(work_memory, engine, name, options_of(name), Path(place), threads) for engine in engines}
     return {
         "network": name,
         "batch": batch,

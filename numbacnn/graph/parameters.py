@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 import weakref
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
 
 from .. import arrays
-from ..errors import ShapeError, UnknownNameError, WeightsError
+from ..errors import ConfigError, ShapeError, UnknownNameError, WeightsError
 from ..layers.base import Parameter
 from ..layers.initializers import resolve, stream
+from .build import Node
+from .packed import PackedWeights
 
 
 class ParameterStore:
@@ -25,6 +27,8 @@ class ParameterStore:
     ``specs``      name → :class:`~numbacnn.layers.base.Parameter`.
     ``version``    another number after every change; :meth:`touch` says that there was one.
     ``frozen``     names of parameters that training leaves as they are at present.
+    ``released``   names of parameters whose memory was given back (:meth:`release`). Where there are any, :meth:`view` refuses.
+    ``packed``     what inference plans derive from the parameters.
 
     Values are taken from ``start`` where it has a parameter of the same name and shape; the others are drawn from ``seed``.
     """
@@ -34,6 +38,8 @@ class ParameterStore:
         self.dtype = np.dtype(dtype)
         self.slices: dict[str, tuple[int, int]] = {}
         self.frozen: set[str] = set()
+        self.released: set[str] = set()
+        self.packed = PackedWeights()
         self._versions = itertools.count(1)  # two threads that count at once still get two numbers
         self.version = 0
         self.trainable = arrays.zeros(self._lay_out(True), self.dtype)
@@ -64,16 +70,50 @@ class ParameterStore:
 
     @property
     def nbytes(self) -> int:
-        return self.trainable.nbytes + self.state.nbytes
+        """Bytes of all parameters that were not released."""
+        return self.trainable.nbytes + self.state.nbytes - sum(self._view(name).nbytes for name in self.released)
 
     def view(self, name: str, flat: np.ndarray | None = None) -> np.ndarray:
         """The array of a parameter, for use within numbacnn: whoever writes into it calls :meth:`touch`. With ``flat``,
         the same part of another array that is laid out like ``trainable`` (gradients, momentum)."""
+        if flat is None:
+            self.check_kept(self.specs)
+        return self._view(name, flat)
+
+    def _view(self, name: str, flat: np.ndarray | None = None) -> np.ndarray:
         spec = self.specs[name]
         start, stop = self.slices[name]
         if flat is None:
             flat = self.trainable if spec.trainable else self.state
         return flat[start:stop].reshape(spec.shape)
+
+    def views_of(self, node: Node) -> dict[str, np.ndarray]:
+        """Of a node, by its layer's names, what :meth:`view_unless_released` gives."""
+        return {local: self.view_unless_released(full) for local, full in node.parameters.items()}
+
+    def view_unless_released(self, name: str) -> np.ndarray:
+        """The array of a parameter that prediction may read. In place of a released one stands an array of NaN, which takes no memory."""
+        view = self._view(name)
+        return np.broadcast_to(np.array(np.nan, view.dtype), view.shape) if name in self.released else view
+
+    def release(self, names: Iterable[str]) -> None:
+        """Give the memory of parameters back. Nobody may hold arrays of them."""
+        for name in names:
+            arrays.discard(self._view(name))
+            self.released.add(name)
+
+    def check_kept(self, names: Collection[str]) -> None:
+        """Raise ConfigError where any of these was released."""
+        if not self.released.isdisjoint(names):
+            raise ConfigError(
+                "The model has released its parameters (Model.release_parameters): it can predict, but not train, save, or show or change "
+                "parameters."
+            )
+
+    @property
+    def handed_out(self) -> bool:
+        """Whether anybody holds an array of :meth:`watched_view`."""
+        return bool(len(self._handed_out))
 
     def watched_view(self, name: str) -> np.ndarray:
         """The array of a parameter, for the outside: as long as it is alive, :meth:`current_version` looks for changes
@@ -93,7 +133,7 @@ class ParameterStore:
         if self._watching:
             from .. import kernels
 
-            self._watching = bool(len(self._handed_out))  # asked before looking, so that the last change is seen
+            self._watching = self.handed_out  # asked before looking, so that the last change is seen
             found = (kernels.digest.digest(self.trainable), kernels.digest.digest(self.state))
             if found != self._digest:
                 self.touch()

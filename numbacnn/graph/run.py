@@ -13,13 +13,13 @@ import numpy as np
 
 from .. import arrays, kernels
 from ..arrays import Arena
-from ..errors import ConfigError, DataError, ShapeError
 from .build import Node
+from .packed import Weights, parameters_read
 from .parameters import ParameterStore
 from .plan import Backward, Block, Combine, Forward, Plan, Slot
+from .recording import Step, steps_of
 from .sections import WalkPlan
 
-Step = tuple[Callable, tuple]
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
@@ -38,23 +38,28 @@ class _Bound:
         self._elsewhere = elsewhere
         self.lock = threading.RLock()
         self.arena = Arena(plan.arena_bytes) if arena is None else arena
-        self.prepared = {
-            node: {name: arrays.empty(plan.full_shape(buffer), buffer.dtype or plan.dtype) for name, buffer in buffers.items()}
-            for node, buffers in plan.prepared.items()
-        }
+        self.prepared = self._prepared_arrays()
         self.inputs = [self.array(slot) for slot in plan.inputs]
         self.outputs = [self.array(slot) for slot in plan.outputs]
         for slot in plan.zeroed:
             self.array(slot).fill(0)
 
+    def _prepared_arrays(self) -> dict[Node, dict[str, np.ndarray]]:
+        """Arrays derived from parameters, of each node by name."""
+        plan = self.plan
+        return {
+            node: {name: arrays.empty(plan.full_shape(buffer), buffer.dtype or plan.dtype) for name, buffer in buffers.items()}
+            for node, buffers in plan.prepared.items()
+        }
+
     @property
     def nbytes(self) -> int:
-        """Bytes that this plan has allocated for arrays."""
+        """Bytes of arrays that this plan needs."""
         return self.arena.memory.nbytes + self.prepared_nbytes
 
     @property
     def prepared_nbytes(self) -> int:
-        """Of them, bytes of arrays derived from parameters."""
+        """Of them, bytes of arrays derived from parameters, which inference plans of one model share."""
         return sum(array.nbytes for group in self.prepared.values() for array in group.values())
 
     def array(self, slot: Slot) -> np.ndarray:
@@ -68,9 +73,6 @@ class _Bound:
 
     def _named(self, slots: dict[str, Slot]) -> dict[str, np.ndarray]:
         return {name: self.array(slot) for name, slot in slots.items()}
-
-    def _parameters(self, node: Node) -> dict[str, np.ndarray]:
-        return {local: self.store.view(full) for local, full in node.parameters.items()}
 
     def _grouped(self, node: Node, slots: Sequence[Slot | None] | None) -> Any:
         """Arrays of a node's inputs as its layer gets them: one, or a tuple for a layer with several inputs."""
@@ -87,70 +89,44 @@ class _Bound:
         return found[0] if len(found) == 1 else found
 
     def _steps(self, node: Node, function: Callable, *arguments: Any) -> list[Step]:
-        """What calling a layer's method turns into: the kernels that it launches on as many threads as have scratch, or the call itself."""
-        if not node.layer.recordable:
-            return [(_speaking(node, function), arguments)]
-        try:
-            with kernels.jit.record(self.plan.threads) as steps:
-                function(*arguments)
-        except (ShapeError, ConfigError) as error:
-            raise type(error)(f"{node.label()}: {error}") from None
-        return steps
-
-
-def _speaking(node: Node, function: Callable) -> Callable:
-    """The function, with the node's name in front of what it finds wrong."""
-
-    @functools.wraps(function)
-    def call(*arguments: Any) -> None:
-        try:
-            function(*arguments)
-        except (ShapeError, ConfigError, DataError) as error:
-            raise type(error)(f"{node.label()}: {error}") from None
-
-    return call
+        return steps_of(node, self.plan.threads, function, *arguments)
 
 
 class InferencePlan(_Bound):
     """The forward pass in inference mode, for one batch size.
 
-    ``turns`` are for each of several runs, one after the other, the arrays of blocks that lie elsewhere."""
+    ``turns`` are for each of several runs, one after the other, the arrays of blocks that lie elsewhere. Within ``with plan.weights:`` the
+    plan is locked, and what is derived from parameters is up to date."""
 
     def __init__(
         self, plan: Plan, store: ParameterStore, arena: Arena | None = None, turns: Sequence[Mapping[Block, np.ndarray]] = (NOTHING,)
     ):
+        self.packed = {node: store.packed.of(node, plan, store) for node in plan.prepared}
         super().__init__(plan, store, arena, turns[0])
-        self._version: int | None = None
-        self._derived: list[tuple[Any, dict[str, np.ndarray]]] = []
-        self._prepare_steps: list[Step] = []
-        parameters = {node: self._with_derived(node) for node in self.prepared}
-        for node, prepared in self.prepared.items():
-            if prepared:
-                self._prepare_steps += self._steps(node, node.layer.prepare, node.shapes, plan.batch, parameters[node], prepared, False)
-        self._turns = [self._forward_steps(parameters, elsewhere) for elsewhere in turns]
+        self.weights = Weights(list(self.packed.values()), self.lock, store)
+        self._turns = [self._forward_steps(elsewhere) for elsewhere in turns]
 
-    def _with_derived(self, node: Node) -> dict[str, np.ndarray]:
-        """A node's parameters, with arrays for those that are computed from others."""
-        parameters = self._parameters(node)
-        for derived in node.derived:
-            found = derived.arrays(self.plan.dtype)
-            self._derived.append((derived, found))
-            parameters.update(found)
-        return parameters
+    def _prepared_arrays(self) -> dict[Node, dict[str, np.ndarray]]:
+        return {node: packed.arrays for node, packed in self.packed.items()}
 
-    def _forward_steps(self, parameters: Mapping[Node, dict[str, np.ndarray]], elsewhere: Mapping[Block, np.ndarray]) -> list[Step]:
+    def _forward_steps(self, elsewhere: Mapping[Block, np.ndarray]) -> list[Step]:
         self._elsewhere = elsewhere
-        steps: list[Step] = []
-        for run in self.plan.forward:
-            node = run.node
-            b = {**self._named(run.buffers), **self._named(run.scratch), **self.prepared[node]}
-            x, y = self._grouped(node, run.x), self._outputs(run.y)
-            steps += self._steps(node, node.layer.forward, x, y, parameters[node], b, False)
-        return steps
+        return [step for run in self.plan.forward for step in self._bind(run)]
+
+    def _bind(self, run: Forward) -> list[Step]:
+        node = run.node
+        parameters = {**self.store.views_of(node), **self.packed[node].vectors}
+        b = {**self._named(run.buffers), **self._named(run.scratch), **self.prepared[node]}
+        return self._steps(node, node.layer.forward, self._grouped(node, run.x), self._outputs(run.y), parameters, b, False)
+
+    def parameters_read(self) -> frozenset[str]:
+        """Names of the parameters that are read besides what was derived from them, here or in a plan for another batch size."""
+        found = (parameters_read(run.node, self._bind(run), self.plan.batch, self.store) for run in self.plan.forward)
+        return frozenset().union(*found)
 
     def forward(self, batch: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> None:
         """Run on a batch (one array per input) and copy the outputs into ``results``. One thread at a time; others wait."""
-        with kernels.jit.launch_guard(), self.lock:
+        with kernels.jit.launch_guard(), self.weights:
             self.take(batch)
             self.run()
             self.give(results)
@@ -167,19 +143,8 @@ class InferencePlan(_Bound):
 
     def run(self, turn: int = 0) -> None:
         """Fill ``outputs`` from ``inputs``, the arrays of this plan, or those of a turn that lie elsewhere. What shares its arena may
-        overwrite them. Whoever runs it guards launches and, where the plan is shared, holds its lock."""
-        self._refresh()
+        overwrite them. Whoever runs it guards launches, and has entered its ``weights``."""
         kernels.jit.run(self._turns[turn])
-
-    def _refresh(self) -> None:
-        """Bring what is derived from parameters up to date."""
-        version = self.store.current_version()
-        if version == self._version:
-            return
-        for derived, found in self._derived:
-            derived.compute(self.store.view, found)
-        kernels.jit.run(self._prepare_steps)
-        self._version = version
 
 
 class Walk:
@@ -200,15 +165,20 @@ class Walk:
             turns = [_ends(part, start, before, behind) for start in starts]
             self.parts.append(InferencePlan(part, store, self.arena.part(room.offset, room.nbytes), turns))
             self._starts.append(starts)
+        self.weights = Weights([packed for part in self.parts for packed in part.packed.values()], self.lock, store)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that this walk has allocated for arrays."""
+        """Bytes of arrays that this walk needs."""
         return self.arena.memory.nbytes + sum(part.prepared_nbytes for part in self.parts)
+
+    def parameters_read(self) -> frozenset[str]:
+        """As of its parts."""
+        return frozenset().union(*(part.parameters_read() for part in self.parts))
 
     def forward(self, batch: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> None:
         """Run on a batch (one array per input) and write the outputs into ``results``. One thread at a time; others wait."""
-        with kernels.jit.launch_guard(), self.lock:
+        with kernels.jit.launch_guard(), self.weights:
             for part, starts in zip(self.parts, self._starts):
                 for turn, start in enumerate(starts):
                     samples = slice(start, start + part.plan.batch)
@@ -239,6 +209,7 @@ class TrainingPlan(_Bound):
     """
 
     def __init__(self, plan: Plan, store: ParameterStore, seed: int, flat_gradients: np.ndarray | None = None):
+        store.check_kept(store.specs)
         super().__init__(plan, store)
         self.output_gradients = [self.array(slot) for slot in plan.output_gradients]
         self.flat_gradients = arrays.zeros(store.trainable.size, store.dtype) if flat_gradients is None else flat_gradients
@@ -301,7 +272,7 @@ class TrainingPlan(_Bound):
         return b
 
     def _bind_forward(self, run: Forward) -> list[Step]:
-        node, p, trains = run.node, self._parameters(run.node), not run.node.constant
+        node, p, trains = run.node, self.store.views_of(run.node), not run.node.constant
         steps: list[Step] = []
         for derived in node.derived:
             found = derived.arrays(self.plan.dtype)
@@ -316,7 +287,7 @@ class TrainingPlan(_Bound):
 
     def _bind_again(self, run: Forward) -> list[Step]:
         """A forward call after the first; prepared arrays that stay are as they were."""
-        node, p = run.node, self._parameters(run.node)
+        node, p = run.node, self.store.views_of(run.node)
         steps = self._bind_prepare(run, self._named(run.prepared), p)
         return steps + self._steps(node, node.layer.forward_again, self._grouped(node, run.x), self._outputs(run.y), p, self._b(run))
 
@@ -336,7 +307,7 @@ class TrainingPlan(_Bound):
             backward: Callable = node.layer.backward
             if run.adds:
                 backward = functools.partial(backward, adds=True)
-            steps += self._steps(node, backward, x, y, dy, dx, self._parameters(node), dp, self._b(run))
+            steps += self._steps(node, backward, x, y, dy, dx, self.store.views_of(node), dp, self._b(run))
         return steps + [step for combine in run.after for step in self._bind_combine(combine)]
 
     def _bind_combine(self, combine: Combine) -> list[Step]:

@@ -3,7 +3,8 @@
 The first layers of a network have large maps and few weights: a batch of them leaves every cache, and is better taken image by image. The
 last layers have small maps and many weights, which are better read once for many images. So the nodes are cut where only one tensor goes
 on, and each section gets the size of group for which the fewest bytes come from memory: its weights once per group, and activations
-where those of a group don't fit a cache.
+where those of a group don't fit a cache. What a group holds counts, too: where even one sample does not fit, groups
+of all sizes would be as good.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .tensor import Tensor
 CACHE_BYTES = 4 << 20  # per thread: what the inputs and outputs of a node may take to stay in the last-level cache
 LAUNCH_BYTES = 128 << 10  # that could be read in the time that a launch takes to begin and end
 CUT_BYTES = 1 << 20  # that a cut has to save
+HELD = 0.5  # bytes from memory in place of which a section holds one less that does not fit the cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +111,8 @@ class _Costs:
             for group in groups
         ]
         self._sums = np.concatenate((np.zeros((len(groups), 1)), np.cumsum(rows, axis=1)), axis=1)
+        self._groups = groups
+        self._widest = [np.maximum.accumulate(activations[start:]) for start in range(len(nodes))]
 
     def _bytes(self, tensor: Tensor) -> int:
         return math.prod(tensor.shape) * (self._itemsize if tensor.dtype is None else np.dtype(tensor.dtype).itemsize)
@@ -122,7 +126,8 @@ class _Costs:
 
     def section(self, start: int, end: int, group: int) -> float:
         """Of nodes ``start .. end`` in groups of the size with that number."""
-        return float(self._sums[group, end] - self._sums[group, start])
+        beyond = max(0, self._groups[group] * self._widest[start][end - start - 1] - self._cache)
+        return float(self._sums[group, end] - self._sums[group, start] + HELD * beyond)
 
     def crossing(self, tensor: Tensor) -> int:
         """Of a cut: of writing and reading a tensor for all samples, where it does not fit."""

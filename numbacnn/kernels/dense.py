@@ -141,7 +141,7 @@ def reads_in_place(rows: int, channels: int, columns: int) -> bool:
 def _task_columns(rows: int, columns: int, threads: int) -> int:
     """Columns of a task, in whole panels."""
     wanted = max(LEAST_TASK_COLUMNS, -(-columns // threads))
-    tasks = -(-columns // min(TASK_COLUMNS, TASK_SUMS // rows, wanted))
+    tasks = -(-columns // min(TASK_COLUMNS, max(WIDTH, TASK_SUMS // rows), wanted))
     return -(-columns // (tasks * WIDTH)) * WIDTH
 
 

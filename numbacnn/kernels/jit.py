@@ -275,12 +275,17 @@ class DiskCache(_Cache):
         return Path(self.cache_path) / f"{name}-{digest}.nbc"
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
+        """What is in the file: machine code. Numba's own cache also loads all that Numba can compile first (``target_context.refresh()``, a
+        third of a second and 36 MiB), and keeps LLVM's form of the code, some MiB each, for functions that it is linked into."""
         if not self._enabled or self._fingerprint is None:
             return None
-        target_context.refresh()
         try:
             content = self._content(self.file(sig))
-            return None if content is None else CompileResult._rebuild(target_context, *pickle.loads(content))
+            if content is None:
+                return None
+            found = CompileResult._rebuild(target_context, *pickle.loads(content))
+            found.library._shared_module = None  # kernels are only called from Python
+            return found
         except Exception:  # no folder, a foreign file: compile, and write over it
             return None
 

@@ -149,6 +149,17 @@ class Layer:
     def prepare(self, x: Any, batch: int, p: dict, b: dict, training: bool) -> None:
         """Fill the arrays of :meth:`prepared`, after every change of the parameters. ``x`` are input shape(s)."""
 
+    def packing(self, x: Any, batch: int) -> Any:
+        """How the arrays of :meth:`prepared` are made for inference on ``batch`` inputs of shape(s) ``x``, as a value that can be hashed:
+        where it is equal for two batch sizes, whatever the number of threads, they hold the same, and ``forward`` reads the same parameters
+        besides. Plans then share these arrays. None: they are never shared."""
+        return None
+
+    def with_packing(self, x: Any, packing: Any) -> Layer:
+        """This layer as it runs, in inference and on batches of any size, with the arrays of that :meth:`packing`, which is one of its own
+        for some batch size."""
+        return self
+
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
         """Fill ``y`` from ``x``. Arrays have the batch axis first and are C-contiguous, but for what ``reads_views`` and ``writes_views``
         allow; ``p`` are the parameters, ``b`` the buffers, scratch and prepared arrays, by name."""

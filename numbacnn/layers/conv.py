@@ -107,6 +107,13 @@ class _ChannelMixing(_AnyConvolution):
         layers: dict[str, Layer] = {name: self._by(method) for name, method in candidates.items()}
         return Methods(found.key(threads, dtype), default, layers)
 
+    def packing(self, x: Shape, batch: int) -> int:
+        """M of Winograd's F(M x M, 3 x 3), 0 for the direct convolution."""
+        return self._pass(x, batch).tile
+
+    def with_packing(self, x: Shape, packing: int) -> Self:
+        return self._by(kernels.conv.Method(packing))
+
     def _by(self, method: Any) -> Self:
         """This layer, which runs by that method. It is no field: how a layer runs is not part of what it is."""
         twin = copy.copy(self)
@@ -482,6 +489,9 @@ class _DepthwiseConvolution(_AnyConvolution):
             window = self._grouped(x).lifted_window(x)
             kernels.conv.pack_depthwise(p["weight"], window, constant_vector(scale, 1, x[-1], p["weight"]), b["packed"])
 
+    def packing(self, x: Shape, batch: int) -> int:
+        return self._grouped(x).packing(x, batch) if self.multiplier > 1 else 0
+
     def summed_stretches(self, x: Shape) -> int:
         if self.multiplier > 1:
             return 0
@@ -604,6 +614,10 @@ class _SeparableConvolution(_AnyConvolution):
     def prepared(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         first, second, middle = self._stages(x)
         return _prefixed(first.prepared(x, batch, threads, training), second.prepared(middle, batch, threads, training))
+
+    def packing(self, x: Shape, batch: int) -> tuple[int, int]:
+        first, second, middle = self._stages(x)
+        return first.packing(x, batch), second.packing(middle, batch)
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         first, second, middle = self._stages(x)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -41,6 +42,8 @@ class Dense(Fusable):
     writes_views: ClassVar[bool] = True
     prepared_for_forward: ClassVar[bool] = True
     stem: ClassVar[str] = "dense"
+
+    in_place_weights: ClassVar[bool | None] = None  # settled by :meth:`with_packing`, else by the shape
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,7 +83,17 @@ class Dense(Fusable):
 
     def _reads_in_place(self, x: Shape, batch: int, training: bool) -> bool:
         """Whether the weights are read where they lie, not packed."""
+        if self.in_place_weights is not None:
+            return self.in_place_weights
         return not training and kernels.dense.reads_in_place(batch * math.prod(x[:-1]), x[-1], self.units)
+
+    def packing(self, x: Shape, batch: int) -> str:
+        return "in place" if self._reads_in_place(x, batch, False) else "packed"
+
+    def with_packing(self, x: Shape, packing: str) -> Self:
+        twin = copy.copy(self)
+        object.__setattr__(twin, "in_place_weights", packing == "in place")
+        return twin
 
     def prepared(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         if self._reads_in_place(x, batch, training) or self._chunk(x, training) < x[-1]:

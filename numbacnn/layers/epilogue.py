@@ -182,6 +182,12 @@ class FusedEpilogue(Layer):
             buffers["shift"] = Buffer((self.base.output_shape(self._shape(x))[-1],), per_sample=False)
         return buffers
 
+    def packing(self, x: Any, batch: int) -> Any:
+        return self.base.packing(self._shape(x), batch)
+
+    def with_packing(self, x: Any, packing: Any) -> Layer:
+        return dataclasses.replace(self, base=self.base.with_packing(self._shape(x), packing))  # type: ignore[arg-type]
+
     def scratch(self, x: Any, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         return self.base.scratch(self._shape(x), batch, threads, training)
 

@@ -56,6 +56,13 @@ class ExpandedDepthwise(Layer):
         for stage, (layer, shape) in self._stages(x).items():
             layer.prepare(shape, batch, _of(p, stage), _of(b, stage), training)
 
+    def packing(self, x: Shape, batch: int) -> tuple[Any, ...]:
+        return tuple(layer.packing(shape, batch) for layer, shape in self._stages(x).values())
+
+    def with_packing(self, x: Shape, packing: tuple[Any, ...]) -> ExpandedDepthwise:
+        layers = {stage: layer.with_packing(shape, own) for (stage, (layer, shape)), own in zip(self._stages(x).items(), packing)}
+        return dataclasses.replace(self, **layers)  # type: ignore[arg-type]
+
     def forward(self, x: np.ndarray, y: Any, p: dict, b: dict, training: bool) -> None:
         parameters, arrays = _of(p, "depthwise"), _of(b, "depthwise")
         shift, scalar = self.expand.ending(_of(p, "expand"), _of(b, "expand"))
