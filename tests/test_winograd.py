@@ -7,7 +7,7 @@ import pytest
 
 import numbacnn as nc
 from numbacnn.kernels import jit
-from numbacnn.kernels.conv import DataGradient, Forward, Method, WeightGradient, Window
+from numbacnn.kernels.conv import DataGradient, Forward, Method, WeightGradient, Window, minimal
 from numbacnn.simd import LANES
 from tests.naive import conv as naive
 
@@ -91,18 +91,19 @@ def test_data_gradient_is_the_adjoint(shape, tile, blocks):
         np.testing.assert_allclose((dx * probe).sum(), (dy * y).sum(), rtol=1e-9, atol=1e-9)
 
 
-def test_the_same_bits_for_any_number_of_threads_and_blocks():
-    shape, dtype = (2, 21, 11, 16, 49, 2), "float32"
+def test_the_same_bits_for_any_number_of_threads_blocks_and_groups(monkeypatch):
+    shape, dtype = (5, 21, 11, 16, 49, 2), "float32"
     x, weight, bias, scale, addend = numbers(shape, dtype)
     results = []
-    for blocks in (True, False):
+    for blocks, nbytes in ((True, None), (False, 1 << 30), (False, 1 << 20)):  # which three images nearly fill
+        monkeypatch.setattr(minimal, "PHASED_BYTES", nbytes)
         method = made(Forward, shape, 4, blocks)
         for threads in range(1, jit.num_threads() + 1):
             packed, y = np.empty(method.packed_elements, dtype), np.empty_like(addend)
             space = scratch(method, dtype, threads)
             with jit.record(threads=threads) as steps:
                 method.pack(weight, scale, packed, space)
-                method.run(x[:, None], packed, bias, y[:, None], space)
+                method.run(x[:, None], packed, bias, y[:, None], space, addend[:, None])
             for function, arguments in steps:
                 function(*arguments)
             results.append(y)
@@ -154,6 +155,8 @@ def test_the_choice():
     assert layer_tile((7, 7, 512), 512) == 2
     assert layer_tile((4, 4, 512), 512, batch=128) == 4
     assert layer_tile((1, 1, 512), 512) == 0
+    blocks = [Forward(*nc.Conv2D(512, 3, padding=1)._shapes((28, 28, channels), 4)).settled(2).block for channels in (128, 512)]
+    assert blocks[0] > blocks[1] == 0  # weights larger than the caches are read once, in phases
     seven = nc.Conv2D(512, 3, padding=1)._shapes((7, 7, 512), 1)
     assert DataGradient(*seven).tile == 0  # whose weights are transformed each time
     assert DataGradient(*seven[:-2], 32, False).tile == 4

@@ -23,6 +23,8 @@ PRODUCTS_PER_ELEMENT = 15  # multiply-adds in place of which an element is trans
 BLOCK_BYTES = 512 * 1024  # of a thread's transformed tiles and sums: most of them should stay in a second-level cache
 FEW_TILES = 2 * MAX_ROWS  # per thread: with fewer, all threads together read each weight once, unless
 FEW_WEIGHT_BYTES = 1 << 20  # are all weights: then three launches would cost more than every thread's reading them
+MANY_WEIGHT_BYTES = 12 << 20  # of more, little stays in the last-level cache from one block of tiles to the next
+PHASED_BYTES = 32 << 20  # of transformed inputs and sums, if one image has no more: more images go through the phases group by group
 
 
 # The choice ----------------------------------------------------------------------------------------------------------
@@ -91,9 +93,17 @@ def _cost(found: Extents, per_weight: int) -> int:
 
 
 def in_phases(tile: int, places: Triple, channels: int, outputs: int, batch: int, threads: int) -> bool:
-    """Whether there are so few tiles, and so many weights, that all threads together should take each step."""
+    """Whether there are so few tiles or so many weights that all threads together should take each step, and read each weight once."""
     found = Extents.of(tile, places, channels, outputs, batch)
-    return found.tiles < FEW_TILES * threads and 4 * found.weights > FEW_WEIGHT_BYTES
+    few = found.tiles < FEW_TILES * threads
+    return 4 * found.weights > (FEW_WEIGHT_BYTES if few else MANY_WEIGHT_BYTES)
+
+
+def _phased_images(tile: int, places: Triple, channels: int, outputs: int, batch: int) -> int:
+    """Images that go through the phases together."""
+    one = Extents.of(tile, places, channels, outputs, 1)
+    groups = -(-batch // max(1, PHASED_BYTES // (4 * one.between(one.tiles))))
+    return -(-batch // groups)
 
 
 def block_size(tile: int, places: Triple, channels: int, outputs: int, batch: int, threads: int) -> int:
@@ -114,7 +124,8 @@ def packed_elements(tile: int, channels: int, outputs: int) -> int:
 
 def scratch_elements(tile: int, block: int, places: Triple, channels: int, outputs: int, batch: int, threads: int) -> int:
     """Scratch elements per thread that :func:`convolve` needs."""
-    found = Extents.of(tile, places, channels, outputs, batch)
+    images = batch if block else _phased_images(tile, places, channels, outputs, batch)
+    found = Extents.of(tile, places, channels, outputs, images)
     between = found.between(block or -(-found.tiles // threads))
     return -(-between // winograd.GAP) * winograd.GAP + found.own(tile)
 
@@ -125,14 +136,25 @@ def convolve(
 ) -> None:  # fmt: skip
     """``y = activation(conv(x) + bias + addend)`` by F(tile x tile, 3 x 3), ``block`` tiles at a time or, for 0, in phases; arrays
     ``(N, 1, H, W, C)``, weights from :func:`numbacnn.kernels.conv.winograd.transform_weights`."""
-    threads = scratch.shape[0]
-    found = Extents.of(tile, y.shape[1:4], x.shape[4], y.shape[4], x.shape[0])
     more, before = y if addend is None else addend, np.array(padding[1:])
     function, low, high = resolved(activation)
-    epilogue = bias, addend is not None, more, low, high
     if block:
+        epilogue = bias, addend is not None, more, low, high
         winograd.fused(tile, function)(x, packed, *epilogue, y, tile_heights(block), before, block, scratch)
         return
+    together = _phased_images(tile, y.shape[1:4], x.shape[4], y.shape[4], len(x))
+    for start in range(0, len(x), together):
+        some = slice(start, start + together)
+        epilogue = bias, addend is not None, more[some], low, high
+        _in_phases(tile, x[some], packed, epilogue, y[some], before, scratch, function)
+
+
+def _in_phases(
+    tile: int, x: np.ndarray, packed: np.ndarray, epilogue: tuple, y: np.ndarray, before: np.ndarray, scratch: np.ndarray,
+    function: Callable | None,
+) -> None:  # fmt: skip
+    """Transform all inputs, then multiply them, then transform all sums back."""
+    threads, found = len(scratch), Extents.of(tile, y.shape[1:4], x.shape[4], y.shape[4], len(x))
     flat, end = scratch.reshape(-1), found.places * found.tiles * found.row
     transformed = flat[:end].reshape(found.places, found.tiles, found.row)
     sums = flat[end : found.between(found.tiles)].reshape(found.places, found.panels, found.tiles, WIDTH)
