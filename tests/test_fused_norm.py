@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import numbacnn as nc
+from numbacnn import arrays
 from numbacnn.graph import passes
+from numbacnn.kernels import streaming
 from numbacnn.layers.norm import FusedNorm
 
 RNG = np.random.default_rng(0)
@@ -85,6 +87,40 @@ def test_same_numbers_as_apart_with_a_residual_sum(monkeypatch, kind, activation
         found.append([*plan.outputs, *plan.gradients.values(), *model.parameters.values()])
     for together, apart in zip(*found, strict=True):
         np.testing.assert_allclose(together, apart, rtol=1e-10, atol=1e-12)
+
+
+def outcome_of_a_residual_block(activation):
+    """Outputs and gradients of a model whose lines of channels are whole cache lines."""
+    x = nc.Input((9, 7, 32))
+    inner = nc.Activation(activation)(nc.BatchNorm()(nc.Conv2D(32, 1, bias=False)(x)))
+    y = nc.Activation(activation)(nc.Add()(nc.BatchNorm()(nc.Conv2D(32, 1, bias=False)(inner)), inner))
+    plan = nc.Model(x, y, seed=3, dtype="float64").training_plan(3)
+    plan.inputs[0][...] = np.random.default_rng(0).standard_normal(plan.inputs[0].shape)
+    plan.forward()
+    plan.output_gradients[0][...] = np.random.default_rng(1).standard_normal(plan.outputs[0].shape)
+    plan.backward()
+    return [plan.outputs[0].copy(), *(array.copy() for array in plan.gradients.values())]
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_large_arrays_are_written_past_the_caches_with_the_same_bits(monkeypatch, activation):
+    expected = outcome_of_a_residual_block(activation)
+    chosen, past_caches = [], streaming.past_caches
+    monkeypatch.setattr(streaming, "LARGE", 0)
+    monkeypatch.setattr(streaming, "past_caches", lambda array: chosen.append(past_caches(array)) or chosen[-1])
+    found = outcome_of_a_residual_block(activation)
+    assert chosen
+    assert all(chosen)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_is_written_past_the_caches():
+    memory = arrays.empty((streaming.LARGE // 64 + 2, 16), np.float32)
+    assert streaming.past_caches(memory)
+    assert not streaming.past_caches(memory[:-3])  # too small
+    assert not streaming.past_caches(memory.reshape(-1)[4:-12].reshape(-1, 16))  # begins within a cache line
+    assert not streaming.past_caches(memory.reshape(-1, 8)[:, None])  # two pixels share a cache line
 
 
 def test_functions_of_ones_own():

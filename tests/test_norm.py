@@ -7,11 +7,12 @@ import pytest
 
 from numbacnn.errors import ConfigError, ShapeError
 from numbacnn.kernels import jit
-from numbacnn.layers.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, LocalResponseNorm
+from numbacnn.layers.activation import SiLU
+from numbacnn.layers.norm import BatchNorm, FusedNorm, GroupNorm, InstanceNorm, LayerNorm, LocalResponseNorm
 from tests.driver import Driver, check_gradients
 from tests.naive import norm as naive
 
-SHAPES = [(7, 1), (5, 1, 1, 3), (1, 5, 7, 16), (3, 11, 13, 37), (2, 3, 4, 5, 6), (2, 600, 33)]
+SHAPES = [(7, 1), (5, 1, 1, 3), (1, 5, 7, 16), (3, 11, 13, 37), (2, 3, 4, 5, 6), (2, 1100, 33)]
 TOLERANCE = {"float32": dict(rtol=2e-5, atol=2e-5), "float64": dict(rtol=1e-11, atol=1e-11)}
 
 
@@ -156,7 +157,8 @@ def test_gradients(layer):
 
 def test_frozen_parameters_and_unwanted_gradients_are_left_out():
     x = random((2, 5, 7, 6))
-    for layer in (BatchNorm(), BatchNorm(frozen=True), GroupNorm(2), LayerNorm()):
+    dear = [FusedNorm(norm, False, SiLU()) for norm in (BatchNorm(), BatchNorm(frozen=True))]  # whose gradient the first pass keeps
+    for layer in (BatchNorm(), BatchNorm(frozen=True), GroupNorm(2), LayerNorm(), *dear):
         driver = Driver(layer, x)
         y = driver.forward()
         dx, dp = driver.backward(x)

@@ -115,8 +115,9 @@ class _PixelNorm(Layer):
     def normalise(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, scalar: Scalar | None, addend: np.ndarray | None = None) -> None:
         """:meth:`run`, once there are statistics."""
         weight, bias = _or_nothing(p, "weight", x), _or_nothing(p, "bias", x)
-        more = self._view(x if addend is None else addend)
-        kernels.norm.normalise(scalar)(self._view(x), addend is not None, more, self._view(y), *self._per_set(b), weight, bias)
+        more, y = self._view(x if addend is None else addend), self._view(y)
+        streams = kernels.streaming.past_caches(y)
+        kernels.norm.normalise(scalar)(self._view(x), addend is not None, more, y, streams, *self._per_set(b), weight, bias)
 
     def _fixed(self) -> bool:
         """Whether mean and variance count as constants."""
@@ -129,21 +130,37 @@ class _PixelNorm(Layer):
         """Gradients, where a sum with an ``addend`` and the scalar function ``followed`` (with its derivative, and its gradient from the
         output)."""
         x, dy, fixed = self._view(x), self._view(dy), self._fixed()
-        before = x, addend is not None, x if addend is None else self._view(addend), dy
-        norm, groups = kernels.norm, self._group_count(dy.shape[-1])
+        dx, daddend = (None if array is None else self._view(array) for array in (dx, daddend))
+        norm, groups, streaming = kernels.norm, self._group_count(dy.shape[-1]), kernels.streaming
         (mean, rstd), weight, bias = self._per_set(b), _or_nothing(p, "weight", dy), _or_nothing(p, "bias", dy)
-        if dp or not fixed:
-            norm.partial_gradients(*followed)(*before, mean, rstd, weight, bias, b["partials"][:2])
+        dz = self._kept(dx, daddend, addend, followed)
+        if dp or not fixed or dz is not None:
+            more, kept = x if addend is None else self._view(addend), dy if dz is None else dz
+            streams = dz is not None and streaming.past_caches(kept)
+            norm.partial_gradients(*followed)(
+                x, addend is not None, more, dy, dz is not None, kept, streams, mean, rstd, weight, bias, b["partials"][:2]
+            )
         if dp:
             norm.merge_gradients(b["partials"][:2], rstd, _or_nothing(dp, "weight", dy), _or_nothing(dp, "bias", dy))
-        if dx is None and daddend is None:
+        if dx is None:
             return
         slope = offset = np.empty((0, 0), dy.dtype)
-        if dx is not None and not fixed:
+        if not fixed:
             slope, offset = b["slope"], b["offset"]
             norm.merge_slopes(b["partials"][:2], x.shape[1], groups, rstd, weight, slope, offset)
-        after = [item for array in (dx, daddend) for item in (array is not None, dy if array is None else self._view(array))]
-        norm.normalise_backward(*followed)(*before, *after, mean, rstd, weight, bias, slope, offset)
+        if dz is not None:
+            dy, followed = dz, (None,)
+        norm.normalise_backward(*followed)(x, dy, dx, streaming.past_caches(dx), mean, rstd, weight, bias, slope, offset)
+
+    @staticmethod
+    def _kept(dx: np.ndarray | None, daddend: np.ndarray | None, addend: np.ndarray | None, followed: tuple) -> np.ndarray | None:
+        """Where the gradient of what the activation was given is kept between the two passes, if not computed twice: in the addend's
+        gradient, which it is, or else in ``dx``. Computing it again reads the addend again, and takes longer than reading it unless the
+        activation's result alone tells its gradient."""
+        if daddend is not None:
+            return daddend
+        cheap = followed[0] is None or (addend is None and followed[-1] is not None)
+        return None if cheap else dx
 
 
 @dataclasses.dataclass(frozen=True)
