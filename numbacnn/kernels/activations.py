@@ -36,6 +36,9 @@ def relu6_gradient(dy, y):
     return where((y > 0.0) & (y < 6.0), dy, 0.0)
 
 
+OF_BOUNDS = (relu_gradient, relu6_gradient)  # which ask whether ``y`` lies between bounds; ``x`` does too then, and may take its place
+
+
 @functools.cache
 def leaky_relu(alpha: float) -> Callable:
     return lambda x: where(x > 0.0, x, alpha * x)

@@ -23,7 +23,7 @@ from numba import prange
 
 from .. import elementary  # noqa: F401  (teaches math.exp and math.log to take tiles)
 from ..simd import columns, fma, load, load_part, row_sum, splat, store, store_part, stride, take, total, where, zeros
-from . import scalar
+from . import activations, scalar
 from .channels import VECTORS, WIDTH, channel_span, read, write
 from .jit import inline, kernel
 from .streaming import stream
@@ -286,14 +286,15 @@ def _same(x):
 @functools.cache
 def _before(function, derivative, gradient):
     """The inlined function ``(dy, z)``: the gradient of ``z`` from that of ``function(z)``, as :mod:`.pointwise` finds it: by ``gradient``
-    of ``dy`` and the result, or by the ``derivative``, or by dual numbers. None is no function."""
+    of ``dy`` and the result (or ``z`` itself where that serves as well), or by the ``derivative``, or by dual numbers. None is no function."""
     if function is None:
 
         @inline
         def before(dy, z):
             return dy
     elif gradient is not None:
-        f, from_output = scalar.compiled(function), inline(scalar.rebound(gradient))
+        f = _same if gradient in activations.OF_BOUNDS else scalar.compiled(function)
+        from_output = inline(scalar.rebound(gradient))
 
         @inline
         def before(dy, z):
