@@ -104,8 +104,9 @@ def fashion() -> None:
 
 
 def curves() -> None:
-    """Losses of the same steps here and in PyTorch (``asv_benchmarks.peers.training --curves``; they are in ``docs/data``)."""
-    rows = json.loads((DATA / "curves.json").read_text())["rows"]
+    """Losses of the same steps here and in PyTorch (``asv_benchmarks.peers.training --curves --dtype float64``; they are in
+    ``docs/data``, and those in float32)."""
+    rows = [row for row in json.loads((DATA / "curves.json").read_text())["rows"] if row["type"] == "float64"]
     figure, axes = plt.subplots(1, len(rows), figsize=(3.2 * len(rows), 3), layout="constrained")
     for axis, row in zip(axes, rows):
         axis.plot(row["losses"]["torch"], color="tab:orange", linewidth=3, alpha=0.5, label="PyTorch")
