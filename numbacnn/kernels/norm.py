@@ -286,7 +286,8 @@ def _same(x):
 @functools.cache
 def _before(function, derivative, gradient):
     """The inlined function ``(dy, z)``: the gradient of ``z`` from that of ``function(z)``, as :mod:`.pointwise` finds it: by ``gradient``
-    of ``dy`` and the result (or ``z`` itself where that serves as well), or by the ``derivative``, or by dual numbers. None is no function."""
+    of ``dy`` and the result (or ``z`` itself where that serves as well), or by the ``derivative``, or by dual numbers. None is no
+    function."""
     if function is None:
 
         @inline
