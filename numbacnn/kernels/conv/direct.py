@@ -245,15 +245,16 @@ def _clear_tap(dw, at, rows, count):
 
 @inline
 def _pack_panels(dy, source, pixels, count, gradients, at, panel_step):
-    """Copy ``count`` channels of a line of pixels into panels ``panel_step`` apart."""
-    for done in range(0, count, WIDTH):
-        to = at + done // WIDTH * panel_step
-        if count - done >= WIDTH:
-            for c in range(pixels):
-                store(load(dy, source + c * stride(dy, 3) + done, 0, 1, VECTORS), gradients, to + c * WIDTH, 0)
-        else:
-            for c in range(pixels):
-                store(read(dy, source + c * stride(dy, 3) + done, count - done), gradients, to + c * WIDTH, 0)
+    """Copy ``count`` channels of a line of pixels into panels ``panel_step`` apart, in the order in which they lie in memory."""
+    whole = count // WIDTH * WIDTH
+    for c in range(pixels):
+        to = at + c * WIDTH
+        for done in range(0, whole, WIDTH):
+            store(load(dy, source + done, 0, 1, VECTORS), gradients, to, 0)
+            to += panel_step
+        if whole < count:
+            store(read(dy, source + whole, count - whole), gradients, to, 0)
+        source += stride(dy, 3)
 
 
 @kernel(parallel=True, views=("x", "dy"))
@@ -276,9 +277,10 @@ def weight_gradient(
     kernel_lines = extent[0] * extent[1]
     columns = (block_columns - 1) * strides[2] + (extent[2] - 1) * dilation[2] + 1
     dy_at = block_rows * columns * block_channels
-    panel_step = block_rows * block_columns * WIDTH
+    panel_step = (block_rows * block_columns + 1) * WIDTH  # one more, so that panels do not compete for the same places of a cache
     sums_at = dy_at + task_panels * panel_step
     taps_from, taps_to = _met(strides[2], padding[2], dilation[2], extent[2], width, x.shape[3])
+    flat = dw.reshape(-1)
     for thread in prange(threads):
         own = scratch[thread]
         gradients = own[dy_at:]
@@ -324,12 +326,15 @@ def weight_gradient(
                             done = 0
                             while done < span:
                                 rows = heights[span - done]
+                                further, ci = divmod(done, count)
+                                at = ((tap + kw + further) * channels + channel + ci) * dw.shape[2] + out_channel + done_channels
+                                whole = ci + rows <= count and done_channels + WIDTH <= out_count
                                 correlations(
-                                    rows, True, sums, 0, own, kw * dilation[2] * count + done, line_step, strides[2] * count,
+                                    rows, first or not whole, flat if whole else sums, at if whole else 0, dw.shape[2] if whole else WIDTH,
+                                    own, kw * dilation[2] * count + done, line_step, strides[2] * count,
                                     gradients, done_channels // WIDTH * panel_step, WIDTH, line_count, column_count,
                                 )  # fmt: skip
-                                further, ci = divmod(done, count)
-                                for i in range(rows):
+                                for i in range(0 if whole else rows):
                                     at = ((tap + kw + further) * channels + channel + ci) * dw.shape[2] + out_channel + done_channels
                                     accumulate(load(sums, i * WIDTH, 0, 1, VECTORS), dw, at, out_count - done_channels, first)
                                     ci += 1

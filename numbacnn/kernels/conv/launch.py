@@ -369,7 +369,7 @@ def gradient_blocks(window: Window, channels: int, places: Triple, outputs: int,
     lines = window.groups * window.extent[0] * window.extent[1]
 
     def scratch(block: int, some: int) -> int:
-        return rows * line * block + some * rows * columns * WIDTH + MAX_ROWS * WIDTH
+        return rows * line * block + some * (rows * columns + 1) * WIDTH + MAX_ROWS * WIDTH
 
     def cost(block: int, some: int) -> float:
         """Per column of a line, in products of a panel."""
@@ -436,11 +436,11 @@ def _vectors(window: Window, outputs: int) -> int:
 
 
 def _sums_parts(window: Window, channels: int, places: Triple, outputs: int) -> bool:
-    """Whether the weight gradient is cut into :class:`NarrowBlocks`: groups have one vector of output channels, or two where weights are
-    few and blocks large enough to pay for loading the sums of all of them."""
+    """Whether the weight gradient is cut into :class:`NarrowBlocks`: groups have one vector of output channels, or two where several lines
+    of the kernel share what is copied, weights are few, and blocks large enough to pay for loading the sums of all of them."""
     weights = window.taps * channels // window.groups * outputs
     few = weights * NARROW_PARTS <= NARROW_WEIGHTS and math.prod(places[1:]) >= NARROW_BLOCK
-    return _vectors(window, outputs) == 1 or (_vectors(window, outputs) == VECTORS and few)
+    return _vectors(window, outputs) == 1 or (_vectors(window, outputs) == VECTORS and window.extent[1] > 1 and few)
 
 
 def weight_gradient_elements(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int) -> int:

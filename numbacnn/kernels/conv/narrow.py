@@ -38,8 +38,8 @@ def narrow_weight_gradient(vectors):
             while done < span:
                 rows = heights[span - done]
                 correlate(
-                    rows, False, sums, sums_at + (tap * count + done) * lanes, own, at + tap * further + done, line_step, pixel_step,
-                    gradients, dy_at, outputs, lines, columns,
+                    rows, False, sums, sums_at + (tap * count + done) * lanes, lanes,
+                    own, at + tap * further + done, line_step, pixel_step, gradients, dy_at, outputs, lines, columns,
                 )  # fmt: skip
                 done += rows
 

@@ -202,10 +202,10 @@ weights. ``length`` is a multiple of four."""
 @functools.cache
 def _correlation(rows, vectors):
     """Tiles of one vector have two sums, of every other pixel: one product alone would wait for the one before."""
-    narrow, width = vectors == 1, vectors * LANES
+    narrow = vectors == 1
 
     @inline
-    def correlation(first, sums, at, x, x_at, x_line, x_step, g, g_at, g_step, lines, columns):
+    def correlation(first, sums, at, step, x, x_at, x_line, x_step, g, g_at, g_step, lines, columns):
         tile, other = zeros(sums, rows, vectors), zeros(sums, rows, vectors)
         for line in range(lines):
             p = x_at + line * x_line
@@ -229,16 +229,16 @@ def _correlation(rows, vectors):
         if narrow:
             tile = tile + other
         if not first:
-            tile = tile + load(sums, at, width, rows, vectors)
-        store(tile, sums, at, width)
+            tile = tile + load(sums, at, step, rows, vectors)
+        store(tile, sums, at, step)
 
     return correlation
 
 
 correlations = _by_height(LADDER, [_correlation(rows, VECTORS) for rows in LADDER])
-"""``correlations(rows, first, sums, at, x, x_at, x_line, x_step, g, g_at, g_step, lines, columns)``: a tile of a weight gradient,
-``sums[i] (+)= sum over pixels of x[pixel + i] * g[pixel]``, pixels being ``lines x columns``, ``x_step`` and ``g_step`` apart; ``first``
-overwrites."""
+"""``correlations(rows, first, sums, at, step, x, x_at, x_line, x_step, g, g_at, g_step, lines, columns)``: a tile of a weight gradient,
+``sums[i] (+)= sum over pixels of x[pixel + i] * g[pixel]``, sums being ``step`` apart and pixels, ``lines x columns``, ``x_step`` and
+``g_step``; ``first`` overwrites."""
 narrow_correlations = _by_height(LADDER, [_correlation(rows, 1) for rows in LADDER])
 """The same with tiles of one vector."""
 

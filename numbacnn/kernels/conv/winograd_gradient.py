@@ -176,7 +176,7 @@ def weight_gradient_parts(x, dy, dw, padding, heights, block_channels, task_pane
                         while done < count:
                             rows = heights[count - done]
                             correlations(
-                                rows, start == first, sums, at + done * WIDTH, inputs, place * input_places + done, 0, row,
+                                rows, start == first, sums, at + done * WIDTH, WIDTH, inputs, place * input_places + done, 0, row,
                                 gradients, place * gradient_places + panel * panel_step, WIDTH, 1, some,
                             )  # fmt: skip
                             done += rows
