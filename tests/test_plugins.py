@@ -413,6 +413,7 @@ def test_every_builtin_can_be_imported(spec):
 
 
 MADE_BY_THE_PLANNER = {  # and so in no saved model
+    "numbacnn.layers.expansion:ExpandedDepthwise",
     "numbacnn.layers.epilogue:FusedEpilogue",
     "numbacnn.layers.norm:FusedNorm",
     "numbacnn.layers.squeeze:Excitation",
