@@ -18,7 +18,7 @@ from numba import prange
 from ...simd import LANES, clamp, fma, load, store, stride, take, transpose, zeros
 from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel
-from .tiles import accumulate, clear_run, copy_run, correlations, inside, strips
+from .tiles import FETCHES, accumulate, clear_run, copy_run, correlations, inside, strips
 
 SUM_BLOCK = 512  # pixels that are summed before they are added to the total
 
@@ -139,13 +139,18 @@ def convolution(packed, narrow, adjacent, activation, later):
                     column_count *= row_count
                     row_count = 1
                 first_channel = group * out_channels
-                last_channel = first_channel + min(out_channels, (panel_task + 1) * task_panels * WIDTH)
+                last_panel = min(panels, (panel_task + 1) * task_panels)
+                last_channel = first_channel + min(out_channels, last_panel * WIDTH)
+                next_group, next_panel_task = divmod((task + threads) // pixel_tasks, panel_tasks)
+                next_task_w = (next_group * panels + next_panel_task * task_panels) * panel_step
                 to = n * stride(y, 0) + plane * stride(y, 1) + row * stride(y, 2) + column * y_step
                 more = n * stride(addend, 0) + plane * stride(addend, 1) + row * stride(addend, 2) + column * addend_step
-                for panel in range(panel_task * task_panels, min(panels, (panel_task + 1) * task_panels), pass_panels):
+                for panel in range(panel_task * task_panels, last_panel, pass_panels):
                     channel = first_channel + panel * WIDTH
                     end = min(last_channel, channel + pass_panels * WIDTH)
                     w_at = (group * panels + panel) * panel_step
+                    following = w_at + pass_panels * panel_step if panel + pass_panels < last_panel else next_task_w
+                    fetched = 0 if following < w.size else FETCHES
                     for r in range(row_count):
                         runs, w_from = offsets, w_at
                         if packed and flat_kernel:
@@ -154,17 +159,19 @@ def convolution(packed, narrow, adjacent, activation, later):
                         done = 0
                         while done < column_count:
                             rows = heights[column_count - done]
+                            ahead = following + fetched * (pass_panels * panel_step // FETCHES) if fetched < FETCHES else w_at
+                            fetched += 1
                             from_pixel = first_pixel + r * row_step + done * pixel_step
                             to_pixel = to + r * stride(y, 2) + done * y_step + channel
                             addend_pixel = more + r * stride(addend, 2) + done * addend_step + channel
                             if packed:
                                 strip(
-                                    rows, own, from_pixel, pixel_step, runs, length, w, w_from, panel_step, bias, channel, end,
+                                    rows, own, from_pixel, pixel_step, runs, length, w, w_from, panel_step, ahead, bias, channel, end,
                                     residual, addend, addend_pixel, addend_step, low, high, y, to_pixel, y_step,
                                 )  # fmt: skip
                             else:
                                 strip(
-                                    rows, x, from_pixel, pixel_step, offsets, length, w, w_at, panel_step, bias, channel, end,
+                                    rows, x, from_pixel, pixel_step, offsets, length, w, w_at, panel_step, ahead, bias, channel, end,
                                     residual, addend, addend_pixel, addend_step, low, high, y, to_pixel, y_step,
                                 )  # fmt: skip
                             done += rows

@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from ...simd import LANES, VECTOR_BITS, load, load_part, outer, store, store_part, zeros
+from ...simd import LANES, VECTOR_BITS, load, load_part, outer, prefetch, store, store_part, zeros
 from ..channels import VECTORS, WIDTH, access, read, write
 from ..jit import inline
 from .ending import ending, untouched
@@ -24,6 +24,8 @@ hold addresses."""
 ADJACENT_LADDER = (8, 7, 6, 4, 2, 1)
 """The same where rows are neighbouring elements: one address is enough, and what is loaded for one product serves the next ones."""
 MAX_ROWS = LADDER[0]
+FETCHES = 4
+"""Strips in which as many weights as one reads come into the caches: a cache line for each four products."""
 ACTIVATED = 4
 """Vectors that an activation is computed of at a time: enough to wait for none, and few enough for the registers."""
 read_vector, write_vector = access(1)
@@ -72,7 +74,7 @@ def _by_height(ladder, functions):
 def _panel(rows, vectors, adjacent, finish):
     @inline
     def panel(
-        x, x_at, x_step, offsets, length, w, w_at, bias, channel, count,
+        x, x_at, x_step, offsets, length, w, w_at, ahead, bias, channel, count,
         residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
     ):  # fmt: skip
         whole = count >= vectors * LANES
@@ -81,12 +83,14 @@ def _panel(rows, vectors, adjacent, finish):
         for run in range(offsets.size):
             p = x_at + offsets[run]
             for _ in range(length // 4):
+                prefetch(w, ahead)
                 total = outer(total, x, p, x_step, w, w_at)
                 total = outer(total, x, p + 1, x_step, w, w_at + WIDTH)
                 total = outer(total, x, p + 2, x_step, w, w_at + 2 * WIDTH)
                 total = outer(total, x, p + 3, x_step, w, w_at + 3 * WIDTH)
                 p += 4
                 w_at += 4 * WIDTH
+                ahead += WIDTH
             for _ in range(length % 4):
                 total = outer(total, x, p, x_step, w, w_at)
                 p += 1
@@ -111,22 +115,23 @@ def _strip(rows, narrow, adjacent, finish):
 
     @inline
     def strip(
-        x, x_at, x_step, offsets, length, w, w_at, w_step, bias, channel, end,
+        x, x_at, x_step, offsets, length, w, w_at, w_step, ahead, bias, channel, end,
         residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
     ):  # fmt: skip
         if not narrow:
             while channel + LANES < end:
                 wide(
-                    x, x_at, x_step, offsets, length, w, w_at, bias, channel, end - channel,
+                    x, x_at, x_step, offsets, length, w, w_at, ahead, bias, channel, end - channel,
                     residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
                 )  # fmt: skip
                 channel += WIDTH
                 w_at += w_step
+                ahead += w_step // FETCHES
                 addend_at += WIDTH
                 y_at += WIDTH
         if channel < end:
             last(
-                x, x_at, x_step, offsets, length, w, w_at, bias, channel, end - channel,
+                x, x_at, x_step, offsets, length, w, w_at, ahead, bias, channel, end - channel,
                 residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
             )  # fmt: skip
 
@@ -135,7 +140,7 @@ def _strip(rows, narrow, adjacent, finish):
 
 @functools.cache
 def strips(narrow, adjacent, activation, later):
-    """The function ``(rows, x, x_at, x_step, offsets, length, w, w_at, w_step, bias, channel, end, residual, addend, addend_at,
+    """The function ``(rows, x, x_at, x_step, offsets, length, w, w_at, w_step, ahead, bias, channel, end, residual, addend, addend_at,
     addend_step, low, high, y, y_at, y_step)`` that makes output channels ``channel .. end`` of ``rows`` pixels, one of the ladder's
     heights, panel by panel (of one that ends within its first vector, only that; ``narrow``: there is no other):
 
@@ -156,11 +161,11 @@ def _activated(strip, activation):
 
     @inline
     def activated(
-        rows, x, x_at, x_step, offsets, length, w, w_at, w_step, bias, channel, end,
+        rows, x, x_at, x_step, offsets, length, w, w_at, w_step, ahead, bias, channel, end,
         residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
     ):  # fmt: skip
         strip(
-            rows, x, x_at, x_step, offsets, length, w, w_at, w_step, bias, channel, end,
+            rows, x, x_at, x_step, offsets, length, w, w_at, w_step, ahead, bias, channel, end,
             residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
         )  # fmt: skip
         for row in range(rows):
@@ -180,23 +185,26 @@ def _activated(strip, activation):
 @functools.cache
 def _product(rows):
     @inline
-    def product(x, x_at, x_step, length, w, w_at, sums, at):
+    def product(x, x_at, x_step, length, w, w_at, sums, at, ahead):
         total = zeros(sums, rows, VECTORS)
         for _ in range(length // 4):
+            prefetch(w, ahead)
+            prefetch(w, ahead + WIDTH)
             total = outer(total, x, x_at, x_step, w, w_at)
             total = outer(total, x, x_at + 1, x_step, w, w_at + WIDTH)
             total = outer(total, x, x_at + 2, x_step, w, w_at + 2 * WIDTH)
             total = outer(total, x, x_at + 3, x_step, w, w_at + 3 * WIDTH)
             x_at += 4
             w_at += 4 * WIDTH
+            ahead += 2 * WIDTH
         store(total, sums, at, WIDTH)
 
     return product
 
 
 products = _by_height(LADDER, [_product(rows) for rows in LADDER])
-"""``products(rows, x, x_at, x_step, length, w, w_at, sums, at)``: ``rows`` rows of ``x``, one of the ladder's heights, times a panel of
-weights. ``length`` is a multiple of four."""
+"""``products(rows, x, x_at, x_step, length, w, w_at, sums, at, ahead)``: ``rows`` rows of ``x``, one of the ladder's heights, times a panel
+of weights. ``length`` is a multiple of four. Meanwhile half as many weights, at ``w[ahead:]``, come into the caches."""
 
 
 @functools.cache

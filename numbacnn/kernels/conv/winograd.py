@@ -251,10 +251,14 @@ def fused(size, activation):
                     for panel in range(panels):
                         at = (place * panels + panel) * block * WIDTH
                         weights = (place * panels + panel) * depth * WIDTH
-                        done = 0
+                        following = weights + depth * WIDTH
+                        done, fetched = 0, 0 if following < u.size else 2
                         while done < count:
                             rows = heights[count - done]
-                            products(rows, transformed, (place * block + done) * row, row, depth, u, weights, sums, at + done * WIDTH)
+                            ahead = following + fetched * (depth // 2) * WIDTH if fetched < 2 else weights
+                            fetched += 1
+                            tile = (place * block + done) * row
+                            products(rows, transformed, tile, row, depth, u, weights, sums, at + done * WIDTH, ahead)
                             done += rows
                 for t in range(count):
                     n, rest = divmod(first + t, down * wide)
@@ -313,13 +317,15 @@ def multiply_places(transformed, u, sums, heights, queue, threads):
             task = take(queue, 1)
             if task >= places * panels:
                 break
-            place = task // panels
-            done = 0
+            place, weights = task // panels, task * depth * WIDTH
+            following = weights + threads * depth * WIDTH
+            done, fetched = 0, 0 if following < u.size else 2
             while done < tiles:
                 rows = heights[tiles - done]
-                products(
-                    rows, flat, (place * tiles + done) * row, row, depth, u, task * depth * WIDTH, target, (task * tiles + done) * WIDTH
-                )
+                at, to = (place * tiles + done) * row, (task * tiles + done) * WIDTH
+                ahead = following + fetched * (depth // 2) * WIDTH if fetched < 2 else weights
+                fetched += 1
+                products(rows, flat, at, row, depth, u, weights, target, to, ahead)
                 done += rows
 
 
