@@ -430,6 +430,18 @@ def weight_gradient_by_definition(x, dy, window):
     return found
 
 
+def weight_gradient_of(x, dy, window, threads):
+    """What the kernels make of it."""
+    channels, outputs = x.shape[4], dy.shape[4]
+    elements = launch.weight_gradient_elements(window, x.shape[1:4], channels, dy.shape[1:4], outputs, len(x), threads)
+    dw = np.full((*window.extent, channels // window.groups, outputs), np.nan)
+    with jit.record(threads=threads) as steps:
+        launch.weight_gradients(x, dy, dw, window, np.full((threads, elements), np.nan))
+    for function, arguments in steps:
+        function(*arguments)
+    return dw
+
+
 @pytest.mark.parametrize("seed", range(1, 71))
 def test_weight_gradient_agrees_with_its_definition(monkeypatch, seed):
     """Also of maps so small that whole taps meet nothing but padding, of lines of many images at once, of few channels, and of sums of
@@ -451,11 +463,30 @@ def test_weight_gradient_agrees_with_its_definition(monkeypatch, seed):
     channels, outputs, batch = (int(n) for n in rng.integers(1, (40, 50 if seed < 40 else 17, 9)))
     x = rng.standard_normal((batch, *size, channels * groups))
     dy = rng.standard_normal((batch, *places, outputs * groups))
-    threads = jit.num_threads()
-    elements = launch.weight_gradient_elements(window, size, channels * groups, places, outputs * groups, batch, threads)
-    dw = np.full((*extent, channels, outputs * groups), np.nan)
-    launch.weight_gradients(x, dy, dw, window, np.full((threads, elements), np.nan))
+    dw = weight_gradient_of(x, dy, window, jit.num_threads())
     np.testing.assert_allclose(dw, weight_gradient_by_definition(x, dy, window), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("channels", "outputs"), [(37, 50), (16, 33), (1, 40), (96, 17)])
+@pytest.mark.parametrize(
+    ("batch", "size", "stride"),
+    [
+        (3, (1, 15, 15), (1, 1, 1)),
+        (2, (1, 27, 30), (1, 2, 2)),
+        (1, (1, 1, 401), (1, 1, 1)),
+        (2, (3, 4, 700), (2, 1, 3)),
+        (1, (1, 1, 1), (1, 1, 1)),
+    ],
+)
+def test_pointwise_weight_gradient_agrees_with_its_definition(batch, size, stride, channels, outputs):
+    """Of several blocks of pixels, panels that are not full, and inputs that a stride leaves out."""
+    window = dataclasses.replace(POINTWISE, stride=stride)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, *size, channels))
+    dy = rng.standard_normal((batch, *(-(-n // s) for n, s in zip(size, stride)), outputs))
+    dw = weight_gradient_of(x, dy, window, jit.num_threads())
+    np.testing.assert_allclose(dw, weight_gradient_by_definition(x, dy, window), rtol=1e-10, atol=1e-10)
+    np.testing.assert_array_equal(weight_gradient_of(x, dy, window, 3), dw, "the same bits for any number of threads")
 
 
 @pytest.mark.parametrize("size", [(1, 6, 5), (1, 1, 7), (2, 1, 1), (1, 1, 1), (1, 2, 1), (3, 2, 2)])

@@ -251,28 +251,30 @@ def _clear_tap(dw, at, rows, count):
 
 
 @inline
-def _pack_panels(dy, source, pixels, count, gradients, at, panel_step):
+def _pack_panels(x, source, pixels, count, panels, at, panel_step):
     """Copy ``count`` channels of a line of pixels into panels ``panel_step`` apart, in the order in which they lie in memory."""
     whole = count // WIDTH * WIDTH
     for c in range(pixels):
         to = at + c * WIDTH
         for done in range(0, whole, WIDTH):
-            store(load(dy, source + done, 0, 1, VECTORS), gradients, to, 0)
+            store(load(x, source + done, 0, 1, VECTORS), panels, to, 0)
             to += panel_step
         if whole < count:
-            store(read(dy, source + whole, count - whole), gradients, to, 0)
-        source += stride(dy, 3)
+            store(read(x, source + whole, count - whole), panels, to, 0)
+        source += stride(x, 3)
 
 
 @kernel(parallel=True, views=("x", "dy"))
 def weight_gradient(
-    x, dy, dw, heights, groups, geometry, block_rows, block_columns, block_channels, task_panels, scratch, queue, threads
+    x, dy, dw, heights, groups, geometry, panelled, block_rows, block_columns, block_channels, task_panels, scratch, queue, threads
 ):  # fmt: skip
     """``dw (taps, C / groups, CO)`` of a convolution of ``x (N, D, H, W, C)`` that gave ``y``, from ``dy (N, OD, OH, OW, CO)``.
 
     A task owns the weights of one kernel line (depth and height of the kernel), one block of input channels and some panels of output
     channels, and walks over all pixels in one order: no partial sums, and the same bits for any number of threads. It takes
-    ``block_rows`` lines of pixels at a time, of whichever images, and leaves out those that meet nothing but padding.
+    ``block_rows`` lines of pixels at a time, of whichever images, and leaves out those that meet nothing but padding. ``panelled``: of a
+    pointwise convolution without stride or padding, whose inputs are copied into panels, as ``dy`` is, so that a panel of each fits the
+    first-level cache.
     """
     queue[0] = 0
     strides, padding, dilation, extent = geometry[0], geometry[1], geometry[2], geometry[3]
@@ -283,8 +285,8 @@ def weight_gradient(
     channel_tasks = -(-channels // block_channels)
     kernel_lines = extent[0] * extent[1]
     columns = (block_columns - 1) * strides[2] + (extent[2] - 1) * dilation[2] + 1
-    dy_at = block_rows * columns * block_channels
     panel_step = (block_rows * block_columns + 1) * WIDTH  # one more, so that panels do not compete for the same places of a cache
+    dy_at = -(-block_channels // WIDTH) * panel_step if panelled else block_rows * columns * block_channels
     sums_at = dy_at + task_panels * panel_step
     taps_from, taps_to = _met(strides[2], padding[2], dilation[2], extent[2], width, x.shape[3])
     flat = dw.reshape(-1)
@@ -304,7 +306,7 @@ def weight_gradient(
             count = min(block_channels, channels - channel)
             out_channel = group * out_channels + panel_task * task_panels * WIDTH
             out_count = min(task_panels * WIDTH, out_channels - panel_task * task_panels * WIDTH)
-            line_step = columns * count
+            x_line, x_step = columns * count, strides[2] * count
             plane_from, plane_to = inside(kd * dilation[0] - padding[0], strides[0], planes, x.shape[1])
             row_from, row_to = inside(kh * dilation[1] - padding[1], strides[1], height, x.shape[2])
             lines = dy.shape[0] * (plane_to - plane_from) * (row_to - row_from)
@@ -317,14 +319,20 @@ def weight_gradient(
                 line_count = min(block_rows, lines - start)
                 for column in range(0, width, block_columns):
                     column_count = min(block_columns, width - column)
+                    if panelled:
+                        x_line, x_step = column_count * WIDTH, WIDTH
                     for r in range(line_count):
                         rest, row = divmod(start + r, row_to - row_from)
                         n, plane = divmod(rest, plane_to - plane_from)
                         plane, row = plane + plane_from, row + row_from
-                        pack_line(
-                            x, n, plane * strides[0] - padding[0] + kd * dilation[0], row * strides[1] - padding[1] + kh * dilation[1],
-                            column * strides[2] - padding[2], columns, group * channels + channel, count, own, r * line_step,
-                        )  # fmt: skip
+                        if panelled:
+                            source = n * stride(x, 0) + plane * stride(x, 1) + row * stride(x, 2) + column * stride(x, 3) + channel
+                            _pack_panels(x, source, column_count, count, own, r * column_count * WIDTH, panel_step)
+                        else:
+                            pack_line(
+                                x, n, plane * strides[0] - padding[0] + kd * dilation[0], row * strides[1] - padding[1] + kh * dilation[1],
+                                column * strides[2] - padding[2], columns, group * channels + channel, count, own, r * x_line,
+                            )  # fmt: skip
                         source = n * stride(dy, 0) + plane * stride(dy, 1) + row * stride(dy, 2) + column * stride(dy, 3) + out_channel
                         _pack_panels(dy, source, column_count, out_count, gradients, r * column_count * WIDTH, panel_step)
                     for done_channels in range(0, out_count, WIDTH):
@@ -332,13 +340,17 @@ def weight_gradient(
                             span = count if dilation[2] != 1 else count * (taps_to - taps_from)
                             done = 0
                             while done < span:
-                                rows = heights[span - done]
+                                x_at, left = kw * dilation[2] * count + done, span - done
+                                if panelled:
+                                    panel, behind = divmod(done, WIDTH)
+                                    x_at, left = panel * panel_step + behind, min(left, WIDTH - behind)
+                                rows = heights[left]
                                 further, ci = divmod(done, count)
                                 at = ((tap + kw + further) * channels + channel + ci) * dw.shape[2] + out_channel + done_channels
                                 whole = ci + rows <= count and done_channels + WIDTH <= out_count
                                 correlations(
                                     rows, first or not whole, flat if whole else sums, at if whole else 0, dw.shape[2] if whole else WIDTH,
-                                    own, kw * dilation[2] * count + done, line_step, strides[2] * count,
+                                    own, x_at, x_line, x_step,
                                     gradients, done_channels // WIDTH * panel_step, WIDTH, line_count, column_count,
                                 )  # fmt: skip
                                 for i in range(0 if whole else rows):

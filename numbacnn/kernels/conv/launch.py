@@ -16,7 +16,7 @@ from .direct import add_parts, convolution, pack_weights, weight_gradient
 from .ending import EVERYTHING, is_long, resolved
 from .narrow import narrow_weight_gradient
 from .tiles import MAX_ROWS, ladder_of, tile_heights
-from .window import NOTHING, Triple, Window, met
+from .window import NOTHING, POINTWISE, Triple, Window, met
 
 TASK_PIXELS = 1008  # at most: a multiple of tiles' heights
 PATCH_ELEMENTS = 48 * 1024  # of input that a task holds, and
@@ -35,7 +35,8 @@ LEAST_LINES = 4  # of a task's output: it reads some more lines of input, and
 LEAST_COLUMNS = 28  # some more columns
 GRADIENT_PARTS = 16  # at most, of the weight gradient of a depthwise convolution, and
 GRADIENT_LINES = 8  # at least, of one
-GRADIENT_PIXELS = 256  # pixels per block of the weight gradient
+GRADIENT_PIXELS = 256  # pixels per block of the weight gradient, at most, and
+PANEL_PIXELS = 168  # of a pointwise one: a panel of inputs and one of gradients should stay in a first-level cache
 GRADIENT_ELEMENTS = 96 * 1024  # of input and gradients that a task of it holds at a time
 NARROW_ELEMENTS = 12 * 1024  # of input and gradients that a task of a narrow one holds at a time: most stay in a first-level cache
 NARROW_COLUMNS = 256  # at most, of its blocks of pixels
@@ -363,13 +364,15 @@ def gradient_blocks(window: Window, channels: int, places: Triple, outputs: int,
     """Cut the weight gradient of a convolution that gave ``places`` with ``outputs`` channels. Rows and columns, and with them the order of
     sums, follow from the shape alone; channels and panels are the ones that copy least, for all threads."""
     channels, panels = channels // window.groups, -(-outputs // window.groups // WIDTH)
-    columns = min(places[2], GRADIENT_PIXELS)
+    panelled, pixels = _panelled(window), PANEL_PIXELS if _panelled(window) else GRADIENT_PIXELS
+    columns = -(-places[2] // -(-places[2] // pixels)) if panelled else min(places[2], pixels)
     line = (columns - 1) * window.stride[2] + (window.extent[2] - 1) * window.dilation[2] + 1
-    rows = max(1, min(batch * places[0] * places[1], GRADIENT_PIXELS // max(columns, line // window.stride[2])))
+    rows = max(1, min(batch * places[0] * places[1], pixels // max(columns, line // window.stride[2])))
     lines = window.groups * window.extent[0] * window.extent[1]
 
     def scratch(block: int, some: int) -> int:
-        return rows * line * block + some * (rows * columns + 1) * WIDTH + MAX_ROWS * WIDTH
+        panel = (rows * columns + 1) * WIDTH
+        return (-(-block // WIDTH) * panel if panelled else rows * line * block) + some * panel + MAX_ROWS * WIDTH
 
     def cost(block: int, some: int) -> float:
         """Per column of a line, in products of a panel."""
@@ -378,7 +381,8 @@ def gradient_blocks(window: Window, channels: int, places: Triple, outputs: int,
         copies = COPY_COST * (block / LANES * line / columns + some * VECTORS)
         return -(-tasks // threads) * (products + copies)
 
-    cuts = [(-(-channels // c), -(-panels // p)) for c in counts(channels) for p in counts(panels)]
+    unit = WIDTH if panelled else 1
+    cuts = [(min(channels, -(-channels // c // unit) * unit), -(-panels // p)) for c in counts(channels) for p in counts(panels)]
     fitting = [cut for cut in cuts if scratch(*cut) <= GRADIENT_ELEMENTS] or [min(cuts, key=lambda cut: scratch(*cut))]
     block, some = min(fitting, key=lambda cut: cost(*cut))
     total = batch * math.prod(places) * VECTORS * cost(block, some)
@@ -443,10 +447,17 @@ def _sums_parts(window: Window, channels: int, places: Triple, outputs: int) -> 
     return _vectors(window, outputs) == 1 or (_vectors(window, outputs) == VECTORS and window.extent[1] > 1 and few)
 
 
+def _panelled(window: Window) -> bool:
+    """Whether the weight gradient copies inputs into panels."""
+    return window == POINTWISE
+
+
 def weight_gradient_elements(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int) -> int:
     """Scratch elements per thread that :func:`weight_gradients` needs."""
     if _as_one_line(window, size, places):
         places, batch = (1, 1, batch * math.prod(places)), 1
+    elif _leaves_out(window, size, places):
+        window = dataclasses.replace(window, stride=(1, 1, 1))
     if _sums_parts(window, channels, places, outputs):
         return narrow_blocks(window, channels, places, outputs, batch).elements(threads)
     return gradient_blocks(window, channels, places, outputs, batch, threads).scratch
@@ -456,6 +467,8 @@ def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Wind
     """``dw (kernel..., C / groups, CO)`` of the convolution of ``x`` with ``window``, from ``dy``."""
     if _as_one_line(window, x.shape[1:4], dy.shape[1:4]):
         x, dy = x.reshape(1, 1, 1, -1, x.shape[4]), dy.reshape(1, 1, 1, -1, dy.shape[4])
+    else:
+        x, window = _without_gaps(x, dy.shape[1:4], window)
     flat = dw.reshape(-1, *dw.shape[-2:])
     if _sums_parts(window, x.shape[4], dy.shape[1:4], dy.shape[4]):
         _narrow_weight_gradients(x, dy, flat, window, scratch)
@@ -468,6 +481,7 @@ def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Wind
         tile_heights(plan.channels * window.extent[2]),
         window.groups,
         _geometry(window),
+        _panelled(window),
         plan.rows,
         plan.columns,
         plan.channels,

@@ -215,6 +215,8 @@ def _correlation(rows, vectors):
     @inline
     def correlation(first, sums, at, step, x, x_at, x_line, x_step, g, g_at, g_step, lines, columns):
         tile, other = zeros(sums, rows, vectors), zeros(sums, rows, vectors)
+        for row in range(rows):  # what is added to at the end
+            prefetch(sums, at + row * step)
         for line in range(lines):
             p = x_at + line * x_line
             for _ in range(columns // 4):
