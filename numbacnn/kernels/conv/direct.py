@@ -18,9 +18,10 @@ from numba import prange
 from ...simd import LANES, clamp, fma, load, store, stride, take, transpose, zeros
 from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel
-from .tiles import FETCHES, accumulate, clear_run, copy_run, correlations, inside, strips
+from .tiles import MAX_ROWS, accumulate, clear_run, copy_run, correlations, inside, strips
 
 SUM_BLOCK = 512  # pixels that are summed before they are added to the total
+FETCHED_CHANNELS = 768  # at most, of pixels that come next: with more, they would push those at hand out of the first-level cache
 
 
 @inline
@@ -95,6 +96,7 @@ def convolution(packed, narrow, adjacent, activation, later):
         flat_kernel = extent[0] == 1 and not one_line
         line_runs = offsets.size // max(1, extent[1])
         y_step, addend_step = stride(y, 3), stride(addend, 3)
+        x_fetch = 2 * WIDTH if length <= FETCHED_CHANNELS else 0
         for thread in prange(threads):
             own = scratch[thread]
             while True:
@@ -150,7 +152,9 @@ def convolution(packed, narrow, adjacent, activation, later):
                     end = min(last_channel, channel + pass_panels * WIDTH)
                     w_at = (group * panels + panel) * panel_step
                     following = w_at + pass_panels * panel_step if panel + pass_panels < last_panel else next_task_w
-                    fetched = 0 if following < w.size else FETCHES
+                    w_ahead, w_fetch = w_at, 0
+                    if following < w.size and following != w_at:  # all of it, over all tiles
+                        w_ahead, w_fetch = following, 4 * WIDTH // (row_count * (column_count // MAX_ROWS + 1)) + 1
                     for r in range(row_count):
                         runs, w_from = offsets, w_at
                         if packed and flat_kernel:
@@ -159,22 +163,21 @@ def convolution(packed, narrow, adjacent, activation, later):
                         done = 0
                         while done < column_count:
                             rows = heights[column_count - done]
-                            ahead = following + fetched * (pass_panels * panel_step // FETCHES) if fetched < FETCHES else w_at
-                            fetched += 1
                             from_pixel = first_pixel + r * row_step + done * pixel_step
                             to_pixel = to + r * stride(y, 2) + done * y_step + channel
                             addend_pixel = more + r * stride(addend, 2) + done * addend_step + channel
                             if packed:
                                 strip(
-                                    rows, own, from_pixel, pixel_step, runs, length, w, w_from, panel_step, ahead, bias, channel, end,
-                                    residual, addend, addend_pixel, addend_step, low, high, y, to_pixel, y_step,
+                                    rows, own, from_pixel, pixel_step, 0, runs, length, w, w_from, panel_step, w_ahead, w_fetch,
+                                    bias, channel, end, residual, addend, addend_pixel, addend_step, low, high, y, to_pixel, y_step,
                                 )  # fmt: skip
                             else:
                                 strip(
-                                    rows, x, from_pixel, pixel_step, offsets, length, w, w_at, panel_step, ahead, bias, channel, end,
-                                    residual, addend, addend_pixel, addend_step, low, high, y, to_pixel, y_step,
+                                    rows, x, from_pixel, pixel_step, x_fetch, offsets, length, w, w_at, panel_step, w_ahead, w_fetch,
+                                    bias, channel, end, residual, addend, addend_pixel, addend_step, low, high, y, to_pixel, y_step,
                                 )  # fmt: skip
                             done += rows
+                            w_ahead += pass_panels * (panel_step // (4 * WIDTH)) * w_fetch
 
     return convolve
 

@@ -24,8 +24,6 @@ hold addresses."""
 ADJACENT_LADDER = (8, 7, 6, 4, 2, 1)
 """The same where rows are neighbouring elements: one address is enough, and what is loaded for one product serves the next ones."""
 MAX_ROWS = LADDER[0]
-FETCHES = 4
-"""Strips in which as many weights as one reads come into the caches: a cache line for each four products."""
 ACTIVATED = 4
 """Vectors that an activation is computed of at a time: enough to wait for none, and few enough for the registers."""
 read_vector, write_vector = access(1)
@@ -74,23 +72,28 @@ def _by_height(ladder, functions):
 def _panel(rows, vectors, adjacent, finish):
     @inline
     def panel(
-        x, x_at, x_step, offsets, length, w, w_at, ahead, bias, channel, count,
+        x, x_at, x_step, x_ahead, x_fetch, offsets, length, w, w_at, w_ahead, w_fetch, bias, channel, count,
         residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
     ):  # fmt: skip
         whole = count >= vectors * LANES
         x_step = 1 if adjacent else x_step
         total = load(bias, channel, 0, rows, vectors) if whole else load_part(bias, channel, 0, count, rows, vectors)
+        for row in range(rows, 2 * rows):
+            prefetch(y, y_at + row * y_step)  # a store waits for its line, too
         for run in range(offsets.size):
             p = x_at + offsets[run]
             for _ in range(length // 4):
-                prefetch(w, ahead)
+                prefetch(w, w_ahead)
+                prefetch(x, x_ahead)
+                prefetch(x, x_ahead + WIDTH)
                 total = outer(total, x, p, x_step, w, w_at)
                 total = outer(total, x, p + 1, x_step, w, w_at + WIDTH)
                 total = outer(total, x, p + 2, x_step, w, w_at + 2 * WIDTH)
                 total = outer(total, x, p + 3, x_step, w, w_at + 3 * WIDTH)
                 p += 4
                 w_at += 4 * WIDTH
-                ahead += WIDTH
+                w_ahead += w_fetch
+                x_ahead += x_fetch
             for _ in range(length % 4):
                 total = outer(total, x, p, x_step, w, w_at)
                 p += 1
@@ -115,23 +118,25 @@ def _strip(rows, narrow, adjacent, finish):
 
     @inline
     def strip(
-        x, x_at, x_step, offsets, length, w, w_at, w_step, ahead, bias, channel, end,
+        x, x_at, x_step, x_fetch, offsets, length, w, w_at, w_step, w_ahead, w_fetch, bias, channel, end,
         residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
     ):  # fmt: skip
+        x_ahead = x_at + rows * x_step
         if not narrow:
             while channel + LANES < end:
                 wide(
-                    x, x_at, x_step, offsets, length, w, w_at, ahead, bias, channel, end - channel,
+                    x, x_at, x_step, x_ahead, x_fetch, offsets, length, w, w_at, w_ahead, w_fetch, bias, channel, end - channel,
                     residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
                 )  # fmt: skip
+                x_fetch = 0
                 channel += WIDTH
                 w_at += w_step
-                ahead += w_step // FETCHES
+                w_ahead += w_step // (4 * WIDTH) * w_fetch
                 addend_at += WIDTH
                 y_at += WIDTH
         if channel < end:
             last(
-                x, x_at, x_step, offsets, length, w, w_at, ahead, bias, channel, end - channel,
+                x, x_at, x_step, x_ahead, x_fetch, offsets, length, w, w_at, w_ahead, w_fetch, bias, channel, end - channel,
                 residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
             )  # fmt: skip
 
@@ -140,14 +145,17 @@ def _strip(rows, narrow, adjacent, finish):
 
 @functools.cache
 def strips(narrow, adjacent, activation, later):
-    """The function ``(rows, x, x_at, x_step, offsets, length, w, w_at, w_step, ahead, bias, channel, end, residual, addend, addend_at,
-    addend_step, low, high, y, y_at, y_step)`` that makes output channels ``channel .. end`` of ``rows`` pixels, one of the ladder's
-    heights, panel by panel (of one that ends within its first vector, only that; ``narrow``: there is no other):
+    """The function ``(rows, x, x_at, x_step, x_fetch, offsets, length, w, w_at, w_step, w_ahead, w_fetch, bias, channel, end, residual,
+    addend, addend_at, addend_step, low, high, y, y_at, y_step)`` that makes output channels ``channel .. end`` of ``rows`` pixels, one of
+    the ladder's heights, panel by panel (of one that ends within its first vector, only that; ``narrow``: there is no other):
 
     ``y[i] = finish(bias + sum over runs and p < length of x[x_at + offsets[run] + i * x_step + p] * w[next row] + addend[i])``,
 
     with panels of weights ``w_step`` apart, the addend only where ``residual``, and ``finish`` as of
-    :func:`numbacnn.kernels.conv.ending.ending`. ``adjacent``: ``x_step`` is 1. ``later``: a long activation comes after all panels."""
+    :func:`numbacnn.kernels.conv.ending.ending`. ``adjacent``: ``x_step`` is 1. ``later``: a long activation comes after all panels.
+
+    With each four products, ``w_fetch`` elements from ``w[w_ahead]`` on and, in the first panel, ``x_fetch`` elements of the pixels behind
+    these are prefetched; and so is the place of the next pixels' outputs."""
     ladder = ladder_of(narrow, adjacent)
     finish = untouched if later else ending(activation)
     strip = _by_height(ladder, [_strip(rows, narrow, adjacent, finish) for rows in ladder])
@@ -161,11 +169,11 @@ def _activated(strip, activation):
 
     @inline
     def activated(
-        rows, x, x_at, x_step, offsets, length, w, w_at, w_step, ahead, bias, channel, end,
+        rows, x, x_at, x_step, x_fetch, offsets, length, w, w_at, w_step, w_ahead, w_fetch, bias, channel, end,
         residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
     ):  # fmt: skip
         strip(
-            rows, x, x_at, x_step, offsets, length, w, w_at, w_step, ahead, bias, channel, end,
+            rows, x, x_at, x_step, x_fetch, offsets, length, w, w_at, w_step, w_ahead, w_fetch, bias, channel, end,
             residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
         )  # fmt: skip
         for row in range(rows):
