@@ -493,7 +493,7 @@ def test_pointwise_weight_gradient_agrees_with_its_definition(batch, size, strid
 @pytest.mark.parametrize("layer", [conv.Conv3D(14, 3, padding=1), conv.Conv3DTranspose(14, 3, padding=1), conv.Conv3D(14, 5, padding=2)])
 def test_small_maps_whose_padding_is_met_by_whole_taps(monkeypatch, layer, size):
     """Also where the taps that are left look like a two-dimensional convolution, whose weights lie elsewhere."""
-    always = lambda window, size, channels, places, outputs, batch, packs: 2 * minimal.applies(window, size, channels, outputs)  # noqa: E731
+    always = lambda window, size, channels, places, outputs, batch, packs: 2 * minimal.applies(window, channels, outputs)  # noqa: E731
     monkeypatch.setattr(minimal, "tile_size", always)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, *size, 13))

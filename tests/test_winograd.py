@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -164,7 +166,79 @@ def test_the_choice():
     for options in ({"stride": 2}, {"dilation": 2}, {"groups": 2}, {"exact": True}):
         assert layer_tile((56, 56, 64), 64, **options) == 0
     assert Forward(*nc.Conv2D(64, 5)._shapes((56, 56, 64), 1)).tile == 0
-    assert Forward(*nc.Conv3D(64, 3)._shapes((9, 56, 56, 64), 1)).tile == 0
+    assert Forward(*nc.Conv3D(64, 3)._shapes((9, 56, 56, 64), 1)).tile == 4
+    assert Forward(*nc.Conv3D(64, 3, stride=(2, 1, 1))._shapes((9, 56, 56, 64), 1)).tile == 4
+    assert DataGradient(*nc.Conv3D(64, 3, stride=(2, 1, 1))._shapes((9, 56, 56, 64), 1)).tile == 0  # which is two convolutions
+    assert Forward(*nc.Conv3D(64, (3, 5, 3))._shapes((9, 56, 56, 64), 1)).tile == 0
+
+
+DEEP = [  # batch, size, channels, outputs, planes of the kernel, stride, dilation and padding along depth
+    (2, (5, 7, 9), 13, 20, 3, 1, 1, 1),
+    (1, (6, 5, 6), 24, 33, 3, 1, 2, 1),
+    (3, (7, 4, 5), 12, 16, 2, 3, 1, 2),
+    (1, (4, 9, 6), 16, 12, 4, 2, 2, 4),
+    (2, (5, 6, 3), 17, 12, 1, 2, 1, 1),
+    (1, (9, 6, 7), 12, 14, 3, 2, 1, -1),
+]
+
+
+def deep(kind, shape, method):
+    """A pass over several planes, and arrays of its inputs, weights and outputs."""
+    batch, size, channels, outputs, planes, stride, dilation, padding = shape
+    window = Window((planes, 3, 3), (stride, 1, 1), (dilation, 1, 1), (padding, 1, 2))
+    places = (size[0] + 2 * padding - dilation * (planes - 1) - 1) // stride + 1, size[1], size[2] + 2
+    random = np.random.default_rng(0)
+    arrays = (batch, *size, channels), (planes, 3, 3, channels, outputs), (batch, *places, outputs)
+    made = kind(window, size, channels, places, outputs, batch, False, method)
+    return made, [random.normal(size=each) for each in arrays]
+
+
+def passed(kind, shape, method, threads):
+    """What a pass over several planes makes of its input, onto which it adds."""
+    made, (x, weight, y) = deep(kind, shape, method)
+    source, onto = (x, y) if kind is Forward else (y, x)
+    packed, out, zeros = np.full(made.packed_elements, np.nan), np.full_like(onto, np.nan), np.zeros(onto.shape[-1])
+    space = np.full((threads, max(made.scratch_elements(threads), made.packing_elements)), np.nan)
+    with jit.record(threads=threads) as steps:
+        made.pack(weight, zeros + 1, packed, space)
+        made.run(source, packed, zeros, out, space, onto)
+    for function, arguments in steps:
+        function(*arguments)
+    return out - onto
+
+
+@pytest.mark.parametrize("shape", DEEP, ids=str)
+def test_kernels_of_several_planes(monkeypatch, shape):
+    """Forward, data gradient (of what is one convolution) and weight gradient, planes in the padding and several groups of phases included:
+    the same as by definition, and the same bits for any number of threads, blocks and groups."""
+    stride, dilation, padding = shape[5:]
+    x, weight, dy = deep(Forward, shape, None)[1]
+    pad = (padding, padding), (1, 1), (2, 2)
+    within = slice(max(0, -padding), x.shape[1] - max(0, -padding))
+    wanted = naive.convolve(x[:, within], weight, None, (stride, 1, 1), np.maximum(pad, 0), (dilation, 1, 1), 1)
+    dx, dw, _ = naive.gradients(x[:, within], weight, dy, (stride, 1, 1), np.maximum(pad, 0), (dilation, 1, 1), 1)
+    wanted_dx = np.zeros_like(x)
+    wanted_dx[:, within] = dx
+    kinds = [(Forward, wanted)] + ([(DataGradient, wanted_dx)] if stride == 1 else [])
+    for (kind, right), tile in itertools.product(kinds, (2, 4)):
+        results = []
+        for blocks, nbytes, threads in ((3, None, 1), (2, None, 2), (0, 1 << 30, 2), (0, 1 << 14, 1)):
+            monkeypatch.setattr(minimal, "PHASED_BYTES", nbytes)
+            results.append(passed(kind, shape, Method(tile, blocks), threads))
+        np.testing.assert_allclose(results[0], right, rtol=0, atol=1e-11)
+        for result in results[1:]:
+            np.testing.assert_array_equal(result, results[0])
+    found = []
+    for threads in (1, 3):
+        made = deep(WeightGradient, shape, True)[0]
+        assert made.minimally
+        found.append(np.full_like(weight, np.nan))
+        with jit.record(threads=threads) as steps:
+            made.run(x, dy, found[-1], np.full((threads, made.scratch_elements(threads)), np.nan))
+        for function, arguments in steps:
+            function(*arguments)
+    np.testing.assert_allclose(found[0], dw, rtol=0, atol=1e-11)
+    np.testing.assert_array_equal(*found)
 
 
 def test_a_layer_trains_and_predicts_as_an_exact_one():

@@ -49,14 +49,8 @@ class _Pass:
     @property
     def _minimal(self) -> bool:
         """Whether minimal filtering can do it: with all taps of the weights, which it transforms as they are."""
-        window, size, channels, _, outputs, _ = self._convolution
-        return window.extent == self.window.extent and minimal.applies(window, size, channels, outputs)
-
-    @property
-    def _written(self) -> tuple[Triple, int, int, int]:
-        """What tiles follow from: places written, channels read and written, and batch."""
-        _, _, channels, places, outputs, batch = self._convolution
-        return places, channels, outputs, batch
+        window, _, channels, _, outputs, _ = self._convolution
+        return window.extent == self.window.extent and minimal.applies(window, channels, outputs)
 
     @property
     def tile(self) -> int:
@@ -68,7 +62,7 @@ class _Pass:
         found = {"direct": DIRECT}
         if not self.exact and self._minimal:
             for tile in minimal.TILES:
-                found[f"F({tile}x{tile}) fused"] = Method(tile, minimal.block_size(tile, *self._written, threads))
+                found[f"F({tile}x{tile}) fused"] = Method(tile, minimal.block_size(tile, self._convolution, threads))
                 found[f"F({tile}x{tile}) phased"] = Method(tile, 0)
         return found
 
@@ -77,8 +71,8 @@ class _Pass:
         tile, block = self.method.tile, self.method.block
         if not tile or block is not None:
             return self.method
-        phased = minimal.in_phases(tile, *self._written, threads)
-        return Method(tile, 0 if phased else minimal.block_size(tile, *self._written, threads))
+        phased = minimal.in_phases(tile, self._convolution, threads)
+        return Method(tile, 0 if phased else minimal.block_size(tile, self._convolution, threads))
 
     def key(self, threads: int, dtype: Any) -> str:
         """All that the fastest method depends on, besides the machine."""
@@ -94,13 +88,13 @@ class _Pass:
 
     def _minimal_elements(self, threads: int) -> int:
         """Scratch elements per thread of Winograd's method."""
-        return minimal.scratch_elements(self.tile, self._block(threads), *self._written, threads)
+        return minimal.scratch_elements(self.tile, self._block(threads), self._convolution, threads)
 
     def _block(self, threads: int) -> int:
         return self.settled(threads).block or 0
 
     def _transform(self, weight: np.ndarray, transposed: bool, scale: np.ndarray, packed: np.ndarray, scratch: np.ndarray | None) -> None:
-        winograd.transform_weights(self.tile)(weight.reshape(9, *weight.shape[-2:]), transposed, scale, packed, scratch)
+        winograd.transform_weights(self.tile)(weight.reshape(-1, *weight.shape[-2:]), transposed, scale, packed, scratch)
 
 
 class Forward(_Pass):
@@ -121,7 +115,7 @@ class Forward(_Pass):
     def packed_elements(self) -> int:
         """Elements of packed weights."""
         if self.tile:
-            return minimal.packed_elements(self.tile, self.channels, self.outputs)
+            return minimal.packed_elements(self.tile, self._convolution)
         return launch.packed_elements(self.channels, self.outputs, self._seen.taps, self.window.groups)
 
     def scratch_elements(self, threads: int) -> int:
@@ -150,7 +144,7 @@ class Forward(_Pass):
         """Arrays ``(N, D, H, W, C)``."""
         if self.tile:
             block = self._block(len(scratch))
-            minimal.convolve(self.tile, block, x, packed, bias, y, self.window.padding, scratch, addend, activation)
+            minimal.convolve(self.tile, block, x, packed, bias, y, self.window, scratch, addend, activation)
         else:
             launch.convolve(x, packed, bias, y, self._seen, scratch, addend, activation, prologue)
 
@@ -173,10 +167,14 @@ class DataGradient(_Pass):
         return seen, self.places, self.outputs, self.size, self.channels, self.batch
 
     @property
+    def _minimal(self) -> bool:
+        return self.window.stride == (1, 1, 1) and super()._minimal  # with others, it is several convolutions
+
+    @property
     def packed_elements(self) -> int:
         """Elements of packed weights."""
         if self.tile:
-            return minimal.packed_elements(self.tile, self.outputs, self.channels)
+            return minimal.packed_elements(self.tile, self._convolution)
         return self._direct_elements(1)[0]
 
     def scratch_elements(self, threads: int) -> int:
@@ -202,7 +200,7 @@ class DataGradient(_Pass):
         """Arrays ``(N, D, H, W, C)``."""
         if self.tile:
             block = self._block(len(scratch))
-            minimal.convolve(self.tile, block, dy, packed, bias, dx, self.mirrored.padding, scratch, addend, activation)
+            minimal.convolve(self.tile, block, dy, packed, bias, dx, self.mirrored, scratch, addend, activation)
         else:
             launch.data_gradient(dy, packed, bias, dx, self.window, scratch, addend, activation)
 
@@ -218,21 +216,21 @@ class WeightGradient:
         self.window, self.size = window, size
         self.shapes = places, channels, outputs, batch
         all_met = met(window, size, places)[0].extent == window.extent
-        if exact or not (all_met and minimal.applies(window, size, channels, outputs)):
+        if exact or not (all_met and minimal.applies(window, channels, outputs)):
             minimally = False
         self.minimally = minimal_gradient.gradient_pays(window, *self.shapes) if minimally is None else minimally
 
     def scratch_elements(self, threads: int) -> int:
         """Scratch elements per thread of :meth:`run`."""
         if self.minimally:
-            return minimal_gradient.gradient_elements(*self.shapes, threads)
+            return minimal_gradient.gradient_elements(self.window, *self.shapes, threads)
         places, channels, outputs, batch = self.shapes
         return launch.weight_gradient_elements(self.window, self.size, channels, places, outputs, batch, threads)
 
     def run(self, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, scratch: np.ndarray) -> None:
         """``x`` and ``dy (N, D, H, W, C)``, ``dw (kernel..., C / groups, CO)``."""
         if self.minimally:
-            minimal_gradient.weight_gradients(x, dy, dw, self.window.padding, scratch)
+            minimal_gradient.weight_gradients(x, dy, dw, self.window, scratch)
         else:
             launch.weight_gradients(x, dy, dw, self.window, scratch)
 

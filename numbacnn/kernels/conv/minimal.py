@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 
@@ -24,7 +25,10 @@ BLOCK_BYTES = 512 * 1024  # of a thread's transformed tiles and sums: most of th
 FEW_TILES = 2 * MAX_ROWS  # per thread: with fewer, all threads together read each weight once, unless
 FEW_WEIGHT_BYTES = 1 << 20  # are all weights: then three launches would cost more than every thread's reading them
 MANY_WEIGHT_BYTES = 12 << 20  # of more, little stays in the last-level cache from one block of tiles to the next
-PHASED_BYTES = 32 << 20  # of transformed inputs and sums, if one image has no more: more images go through the phases group by group
+PHASED_BYTES = 32 << 20  # of transformed inputs and sums, if one plane has no more: more planes or images go through the phases in groups
+
+Convolution = tuple[Window, Triple, int, Triple, int, int]
+"""Window, places and channels read, places and channels written, and batch."""
 
 
 # The choice ----------------------------------------------------------------------------------------------------------
@@ -36,20 +40,28 @@ def tile_size(window: Window, size: Triple, channels: int, places: Triple, outpu
 
     What counts are the products and, where there are few places, the weights: 36 or 16 numbers to be read, and made if the weights are
     packed each time (``packs``), for 9."""
-    if not applies(window, size, channels, outputs):
+    if not applies(window, channels, outputs):
         return 0
     weights = window.taps * channels * -(-outputs // WIDTH) * WIDTH
     per_weight = PRODUCTS_PER_WEIGHT + (PRODUCTS_PER_PACKED_WEIGHT if packs else 0)
+    sums = int(planes_seen(window, size, places)[1].sum())
     costs = {0: weights * (batch * math.prod(places) + per_weight)}
     for tile in TILES:
-        costs[tile] = _cost(Extents.of(tile, places, channels, outputs, batch), per_weight)
+        costs[tile] = _cost(Extents.of(tile, window, size, channels, places, outputs, batch), sums, per_weight)
     return min(costs, key=costs.__getitem__)
 
 
-def applies(window: Window, size: Triple, channels: int, outputs: int) -> bool:
+def applies(window: Window, channels: int, outputs: int) -> bool:
     """Whether a convolution can be done so, and has channels enough for it to be worth a thought."""
-    shape = window.extent == (1, 3, 3) and window.stride == window.dilation == (1, 1, 1) and window.groups == 1
-    return shape and size[0] == 1 and window.padding[0] == 0 and min(channels, outputs) >= LEAST_CHANNELS
+    shape = window.extent[0] > 0 and window.extent[1:] == (3, 3) and window.stride[1:] == window.dilation[1:] == (1, 1)
+    return shape and window.groups == 1 and min(channels, outputs) >= LEAST_CHANNELS
+
+
+def planes_seen(window: Window, size: Triple, places: Triple) -> tuple[np.ndarray, np.ndarray]:
+    """Which plane of inputs each plane of the kernel meets at each plane of outputs, ``(planes, planes of the kernel)``, and whether it
+    exists."""
+    seen = np.arange(places[0])[:, None] * window.stride[0] + np.arange(window.extent[0]) * window.dilation[0] - window.padding[0]
+    return seen, (seen >= 0) & (seen < size[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +69,20 @@ class Extents:
     """Sizes of the arrays between the steps."""
 
     places: int
-    tiles: int
+    tiles: int  # of one plane of all images
     depth: int
     panels: int
+    kernel: int  # planes of it,
+    ring: int  # of inputs that a plane of outputs may need,
+    read: int  # of all inputs
+    written: int  # and of outputs
 
     @classmethod
-    def of(cls, tile: int, places: Triple, channels: int, outputs: int, batch: int) -> Extents:
+    def of(cls, tile: int, window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int) -> Extents:
         tiles = batch * -(-places[1] // tile) * -(-places[2] // tile)
-        return cls((tile + 2) ** 2, tiles, -(-channels // LANES) * LANES, -(-outputs // WIDTH))
+        depth, panels = -(-channels // LANES) * LANES, -(-outputs // WIDTH)
+        kernel, ring = window.extent[0], min(size[0], reach(window, 1))
+        return cls((tile + 2) ** 2, tiles, depth, panels, kernel, ring, size[0], places[0])
 
     @property
     def row(self) -> int:
@@ -73,11 +91,16 @@ class Extents:
 
     @property
     def weights(self) -> int:
-        return self.places * self.panels * self.depth * WIDTH
+        return self.places * self.panels * self.kernel * self.depth * WIDTH
 
-    def between(self, tiles: int) -> int:
-        """Elements of transformed inputs and sums of that many tiles."""
-        return self.places * tiles * (self.row + self.panels * WIDTH)
+    def fused(self, tiles: int) -> int:
+        """Elements of transformed inputs and sums of that many tiles, plane after plane."""
+        return self.places * tiles * (self.ring * self.row + self.panels * WIDTH)
+
+    @property
+    def phased(self) -> int:
+        """Elements of all transformed inputs and sums."""
+        return self.places * self.tiles * (self.read * self.row + self.written * self.panels * WIDTH)
 
     def own(self, tile: int) -> int:
         """Elements that the transforms of one tile need."""
@@ -86,30 +109,47 @@ class Extents:
         return -(-elements // winograd.GAP) * winograd.GAP
 
 
-def _cost(found: Extents, per_weight: int) -> int:
+def reach(window: Window, planes: int) -> int:
+    """Planes of inputs from the first to the last one that so many neighbouring planes of outputs see."""
+    return (planes - 1) * window.stride[0] + (window.extent[0] - 1) * window.dilation[0] + 1
+
+
+def _cost(found: Extents, sums: int, per_weight: int) -> int:
     """In multiply-adds."""
-    elements = found.places * found.tiles * (found.depth + found.panels * WIDTH)
-    return found.weights * (found.tiles + per_weight) + elements * PRODUCTS_PER_ELEMENT
+    elements = found.places * found.tiles * (found.read * found.depth + found.written * found.panels * WIDTH)
+    return found.weights * (sums * found.tiles // found.kernel + per_weight) + elements * PRODUCTS_PER_ELEMENT
 
 
-def in_phases(tile: int, places: Triple, channels: int, outputs: int, batch: int, threads: int) -> bool:
+def in_phases(tile: int, convolution: Convolution, threads: int) -> bool:
     """Whether there are so few tiles or so many weights that all threads together should take each step, and read each weight once."""
-    found = Extents.of(tile, places, channels, outputs, batch)
+    found = Extents.of(tile, *convolution)
     few = found.tiles < FEW_TILES * threads
     return 4 * found.weights > (FEW_WEIGHT_BYTES if few else MANY_WEIGHT_BYTES)
 
 
-def _phased_images(tile: int, places: Triple, channels: int, outputs: int, batch: int) -> int:
-    """Images that go through the phases together."""
-    one = Extents.of(tile, places, channels, outputs, 1)
-    groups = -(-batch // max(1, PHASED_BYTES // (4 * one.between(one.tiles))))
-    return -(-batch // groups)
+def _phased_group(tile: int, convolution: Convolution) -> tuple[int, int]:
+    """Images that go through the phases together, and of how many planes of outputs."""
+    *_, places, _, batch = convolution
+    images = max(1, PHASED_BYTES // (4 * Extents.of(tile, *_part(convolution, 1, places[0])).phased))
+    fitting = (n for n in range(places[0], 1, -1) if 4 * Extents.of(tile, *_part(convolution, 1, n)).phased <= PHASED_BYTES)
+    return _evened(batch, images), _evened(places[0], next(fitting, 1))
 
 
-def block_size(tile: int, places: Triple, channels: int, outputs: int, batch: int, threads: int) -> int:
+def _part(convolution: Convolution, images: int, planes: int) -> Convolution:
+    """The convolution of so many images into so many planes."""
+    window, size, channels, places, outputs, _ = convolution
+    return window, (min(size[0], reach(window, planes)), *size[1:]), channels, (planes, *places[1:]), outputs, images
+
+
+def _evened(length: int, most: int) -> int:
+    """The size of parts, of at most so much, that are about equally large."""
+    return -(-length // -(-length // most))
+
+
+def block_size(tile: int, convolution: Convolution, threads: int) -> int:
     """Tiles that a task takes through all steps: as many as fit the cache, and equally many for all threads."""
-    found = Extents.of(tile, places, channels, outputs, batch)
-    most = max(FEW_TILES, BLOCK_BYTES // (4 * found.between(1)) // MAX_ROWS * MAX_ROWS)
+    found = Extents.of(tile, *convolution)
+    most = max(FEW_TILES, BLOCK_BYTES // (4 * found.fused(1)) // MAX_ROWS * MAX_ROWS)
     tasks = -(-found.tiles // (most * threads)) * threads
     return -(-found.tiles // tasks)
 
@@ -117,48 +157,85 @@ def block_size(tile: int, places: Triple, channels: int, outputs: int, batch: in
 # Launches ------------------------------------------------------------------------------------------------------------
 
 
-def packed_elements(tile: int, channels: int, outputs: int) -> int:
+def packed_elements(tile: int, convolution: Convolution) -> int:
     """Elements of transformed weights."""
-    return Extents.of(tile, (1, 1, 1), channels, outputs, 1).weights
+    return Extents.of(tile, *convolution).weights
 
 
-def scratch_elements(tile: int, block: int, places: Triple, channels: int, outputs: int, batch: int, threads: int) -> int:
+def scratch_elements(tile: int, block: int, convolution: Convolution, threads: int) -> int:
     """Scratch elements per thread that :func:`convolve` needs."""
-    images = batch if block else _phased_images(tile, places, channels, outputs, batch)
-    found = Extents.of(tile, places, channels, outputs, images)
-    between = found.between(block or -(-found.tiles // threads))
+    if block:
+        found = Extents.of(tile, *convolution)
+        between = found.fused(block)
+    else:
+        found = Extents.of(tile, *_part(convolution, *_phased_group(tile, convolution)))
+        between = -(-found.phased // threads)
     return -(-between // winograd.GAP) * winograd.GAP + found.own(tile)
 
 
 def convolve(
-    tile: int, block: int, x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, padding: Triple, scratch: np.ndarray,
+    tile: int, block: int, x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window, scratch: np.ndarray,
     addend: np.ndarray | None, activation: Callable | None,
 ) -> None:  # fmt: skip
     """``y = activation(conv(x) + bias + addend)`` by F(tile x tile, 3 x 3), ``block`` tiles at a time or, for 0, in phases; arrays
-    ``(N, 1, H, W, C)``, weights from :func:`numbacnn.kernels.conv.winograd.transform_weights`."""
-    more, before = y if addend is None else addend, np.array(padding[1:])
+    ``(N, D, H, W, C)``, weights from :func:`numbacnn.kernels.conv.winograd.transform_weights`."""
+    more = y if addend is None else addend
     function, low, high = resolved(activation)
+    convolution = window, x.shape[1:4], x.shape[4], y.shape[1:4], y.shape[4], len(x)
     if block:
-        epilogue = bias, addend is not None, more, low, high
-        winograd.fused(tile, function)(x, packed, *epilogue, y, tile_heights(block), before, block, scratch)
+        epilogue, padding = (bias, addend is not None, more, low, high), np.array(window.padding[1:])
+        found = Extents.of(tile, *convolution)
+        walk, offsets = _walk(window, x.shape[1:4], y.shape[1:4], found.ring, block * found.row)
+        convolve_fused = winograd.fused(tile, _several(walk), function)
+        convolve_fused(x, packed, *epilogue, y, tile_heights(block), padding, walk, offsets, found.ring, found.kernel, block, scratch)
         return
-    together = _phased_images(tile, y.shape[1:4], x.shape[4], y.shape[4], len(x))
-    for start in range(0, len(x), together):
-        some = slice(start, start + together)
-        epilogue = bias, addend is not None, more[some], low, high
-        _in_phases(tile, x[some], packed, epilogue, y[some], before, scratch, function)
+    images, planes = _phased_group(tile, convolution)
+    for image, plane in itertools.product(range(0, len(x), images), range(0, y.shape[1], planes)):
+        written = slice(image, image + images), slice(plane, plane + planes)
+        first = plane * window.stride[0] - window.padding[0]
+        start = min(max(0, first), x.shape[1] - 1)
+        end = max(start + 1, first + reach(window, planes))
+        part = dataclasses.replace(window, padding=(start - first, *window.padding[1:]))
+        epilogue = bias, addend is not None, more[written], low, high
+        _in_phases(tile, x[written[0], start:end], packed, epilogue, y[written], part, scratch, function)
 
 
 def _in_phases(
-    tile: int, x: np.ndarray, packed: np.ndarray, epilogue: tuple, y: np.ndarray, before: np.ndarray, scratch: np.ndarray,
+    tile: int, x: np.ndarray, packed: np.ndarray, epilogue: tuple, y: np.ndarray, window: Window, scratch: np.ndarray,
     function: Callable | None,
 ) -> None:  # fmt: skip
     """Transform all inputs, then multiply them, then transform all sums back."""
-    threads, found = len(scratch), Extents.of(tile, y.shape[1:4], x.shape[4], y.shape[4], len(x))
-    flat, end = scratch.reshape(-1), found.places * found.tiles * found.row
-    transformed = flat[:end].reshape(found.places, found.tiles, found.row)
-    sums = flat[end : found.between(found.tiles)].reshape(found.places, found.panels, found.tiles, WIDTH)
+    threads = len(scratch)
+    found = Extents.of(tile, window, x.shape[1:4], x.shape[4], y.shape[1:4], y.shape[4], len(x))
+    flat, end = scratch.reshape(-1), found.places * found.read * found.tiles * found.row
+    transformed = flat[:end].reshape(found.places, found.read, found.tiles, found.row)
+    sums = flat[end : found.phased].reshape(found.places, found.panels, found.written, found.tiles, WIDTH)
     own = flat[flat.size - threads * found.own(tile) :].reshape(threads, -1)
-    winograd.transform_inputs(tile)(x, np.array(y.shape[2:4]), before, transformed, own)
-    winograd.multiply_places(transformed, packed, sums, tile_heights(found.tiles))
+    winograd.transform_inputs(tile)(x, np.array(y.shape[2:4]), np.array(window.padding[1:]), transformed, own)
+    walk, offsets = _walk(window, x.shape[1:4], y.shape[1:4], found.read, found.tiles * found.row)
+    multiply_places = winograd.multiply_places(_several(walk))
+    multiply_places(transformed, packed, sums, tile_heights(found.tiles), walk, offsets, found.kernel)
     winograd.transform_outputs(tile, function)(sums, *epilogue, y, own)
+
+
+def _walk(window: Window, size: Triple, places: Triple, slots: int, slot_step: int) -> tuple[np.ndarray, np.ndarray]:
+    """``walk`` and ``offsets`` of :func:`numbacnn.kernels.conv.winograd.fused`, for slots that are so many elements apart."""
+    seen, met = planes_seen(window, size, places)
+    walk = np.zeros((places[0], 5), np.int64)
+    offsets: list[int] = []
+    ready = 0
+    for plane in range(places[0]):
+        (kernel,) = np.nonzero(met[plane])
+        if kernel.size:
+            inputs = seen[plane, kernel]
+            end = inputs[-1] + 1
+            # From the window's start on: of what a dilated kernel skips here, planes of outputs to come need some.
+            walk[plane] = max(ready, seen[plane, 0]), end, len(offsets), len(offsets) + kernel.size, kernel[0]
+            offsets += [slot * slot_step for slot in inputs % slots]
+            ready = max(ready, end)
+    return walk, np.array(offsets, np.int64)
+
+
+def _several(walk: np.ndarray) -> bool:
+    """Whether planes of outputs are sums of other than one product each."""
+    return bool((walk[:, 3] - walk[:, 2] != 1).any())

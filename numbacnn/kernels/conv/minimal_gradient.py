@@ -13,11 +13,11 @@ from ..channels import WIDTH
 from . import winograd_gradient
 from .direct import add_parts
 from .launch import counts, gradient_blocks
-from .minimal import Extents
+from .minimal import planes_seen
 from .tiles import tile_heights
 from .window import Triple, Window
 from .winograd import GAP
-from .winograd_gradient import TILE
+from .winograd_gradient import PLACES, TILE
 
 BLOCK_TILES = 32  # per sum in registers
 MOST_PARTS = 16  # of the tiles, and
@@ -42,26 +42,27 @@ class GradientTasks:
 
 
 @functools.cache
-def gradient_tasks(places: Triple, channels: int, outputs: int, batch: int, threads: int) -> GradientTasks:
-    """Cut the weight gradient of a convolution from ``channels`` to ``places`` with ``outputs`` channels. Parts
-    and blocks, and with them the order of sums, follow from the shape alone; the rest is what costs least on that many threads."""
-    found = Extents.of(TILE, places, channels, outputs, batch)
-    block = min(BLOCK_TILES, found.tiles)
-    parts = max(1, min(MOST_PARTS, PART_WEIGHTS // (channels * outputs), found.tiles // (LEAST_BLOCKS * block)))
+def gradient_tasks(kernel: int, places: Triple, channels: int, outputs: int, batch: int, threads: int) -> GradientTasks:
+    """Cut the weight gradient of a convolution from ``channels`` to ``places`` with ``outputs`` channels, by a kernel of so many planes.
+    Parts and blocks, and with them the order of sums, follow from the shape alone; the rest is what costs least on that many threads."""
+    all_panels = -(-outputs // WIDTH)
+    tiles = batch * places[0] * -(-places[1] // TILE) * -(-places[2] // TILE)
+    block = min(BLOCK_TILES, tiles)
+    parts = max(1, min(MOST_PARTS, PART_WEIGHTS // (kernel * channels * outputs), tiles // (LEAST_BLOCKS * block)))
 
     def task(some: int, panels: int) -> GradientTasks:
         depth, width = -(-some // LANES) * LANES, panels * WIDTH
-        tasks = parts * -(-channels // some) * -(-found.panels // panels)
+        tasks = kernel * parts * -(-channels // some) * -(-all_panels // panels)
         vectors = (depth + width) // LANES
-        weights = found.places * some * width // LANES
-        per_tile = weights + found.places * vectors * VECTOR_COST + vectors * TILE * TILE * MEMORY_COST
-        own = found.places * (LANES + depth) + TILE * TILE * width
-        scratch = found.places * (block * (depth + GAP + width) + 3 * GAP + some * width) + own
-        cost = -(-tasks // threads) * (found.tiles / parts * per_tile + weights * WEIGHT_COST)
+        weights = PLACES * some * width // LANES
+        per_tile = weights + PLACES * vectors * VECTOR_COST + vectors * TILE * TILE * MEMORY_COST
+        own = PLACES * (LANES + depth) + TILE * TILE * width
+        scratch = PLACES * (block * (depth + GAP + width) + 3 * GAP + some * width) + own
+        cost = -(-tasks // threads) * (tiles / parts * per_tile + weights * WEIGHT_COST)
         return GradientTasks(parts, some, panels, block, cost, -(-scratch // GAP) * GAP)
 
     vectors = -(-channels // LANES)
-    cuts = [task(min(channels, -(-vectors // c) * LANES), -(-found.panels // p)) for c in counts(vectors) for p in counts(found.panels)]
+    cuts = [task(min(channels, -(-vectors // c) * LANES), -(-all_panels // p)) for c in counts(vectors) for p in counts(all_panels)]
     fitting = [cut for cut in cuts if cut.scratch <= TASK_ELEMENTS] or [min(cuts, key=lambda cut: cut.scratch)]
     return min(fitting, key=lambda cut: cut.cost)
 
@@ -70,26 +71,33 @@ def gradient_pays(window: Window, places: Triple, channels: int, outputs: int, b
     """Whether a weight gradient that can be made so costs less than directly. It is asked for one thread whatever their number, on which
     bits must not depend."""
     directly = gradient_blocks(window, channels, places, outputs, batch, 1).cost
-    return gradient_tasks(places, channels, outputs, batch, 1).cost < directly
+    return gradient_tasks(window.extent[0], places, channels, outputs, batch, 1).cost < directly
 
 
-def gradient_elements(places: Triple, channels: int, outputs: int, batch: int, threads: int) -> int:
+def gradient_elements(window: Window, places: Triple, channels: int, outputs: int, batch: int, threads: int) -> int:
     """Scratch elements per thread that :func:`weight_gradients` needs."""
-    plan = gradient_tasks(places, channels, outputs, batch, threads)
-    sums = plan.parts * 9 * channels * outputs if plan.parts > 1 else 0
+    plan = gradient_tasks(window.extent[0], places, channels, outputs, batch, threads)
+    sums = plan.parts * window.taps * channels * outputs if plan.parts > 1 else 0
     return plan.scratch + -(-sums // (threads * GAP)) * GAP
 
 
-def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, padding: Triple, scratch: np.ndarray) -> None:
-    """``dw (1, 3, 3, C, CO)`` of the convolution of ``x (N, 1, H, W, C)``, from ``dy``."""
+def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window, scratch: np.ndarray) -> None:
+    """``dw (planes, 3, 3, C, CO)`` of the convolution of ``x (N, D, H, W, C)``, from ``dy``."""
     threads, channels, outputs = scratch.shape[0], x.shape[4], dy.shape[4]
-    plan = gradient_tasks(dy.shape[1:4], channels, outputs, x.shape[0], threads)
+    plan = gradient_tasks(window.extent[0], dy.shape[1:4], channels, outputs, x.shape[0], threads)
     flat, own = scratch.reshape(-1), threads * plan.scratch
-    total = dw.reshape(1, 9, channels, outputs)
+    total = dw.reshape(1, window.taps, channels, outputs)
     parts = total if plan.parts == 1 else flat[own : own + plan.parts * total.size].reshape(plan.parts, *total.shape[1:])
     winograd_gradient.weight_gradient_parts(
-        x, dy, parts, np.array(padding[1:]), tile_heights(plan.channels), plan.channels, plan.panels, plan.block,
-        flat[:own].reshape(threads, plan.scratch),
+        x, dy, parts, np.array(window.padding[1:]), _walk(window, x.shape[1:4], dy.shape[1:4]), tile_heights(plan.channels),
+        plan.channels, plan.panels, plan.block, flat[:own].reshape(threads, plan.scratch),
     )  # fmt: skip
     if plan.parts > 1:
         add_parts(parts, total[0])
+
+
+def _walk(window: Window, size: Triple, places: Triple) -> np.ndarray:
+    """``walk`` of :func:`numbacnn.kernels.conv.winograd_gradient.weight_gradient_parts`."""
+    seen, met = planes_seen(window, size, places)
+    first = met.argmax(0)
+    return np.stack([first, met.sum(0), seen[first, np.arange(window.extent[0])], np.full_like(first, window.stride[0])], 1)

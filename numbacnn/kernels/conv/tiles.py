@@ -191,28 +191,34 @@ def _activated(strip, activation):
 
 
 @functools.cache
-def _product(rows):
+def _product(rows, several):
     @inline
-    def product(x, x_at, x_step, length, w, w_at, sums, at, ahead):
+    def product(x, x_at, x_step, offsets, first, end, length, w, w_at, sums, at, ahead):
         total = zeros(sums, rows, VECTORS)
-        for _ in range(length // 4):
-            prefetch(w, ahead)
-            prefetch(w, ahead + WIDTH)
-            total = outer(total, x, x_at, x_step, w, w_at)
-            total = outer(total, x, x_at + 1, x_step, w, w_at + WIDTH)
-            total = outer(total, x, x_at + 2, x_step, w, w_at + 2 * WIDTH)
-            total = outer(total, x, x_at + 3, x_step, w, w_at + 3 * WIDTH)
-            x_at += 4
-            w_at += 4 * WIDTH
-            ahead += 2 * WIDTH
+        for run in range(first, end if several else first + 1):
+            p = x_at + offsets[run]
+            for _ in range(length // 4):
+                prefetch(w, ahead)
+                prefetch(w, ahead + WIDTH)
+                total = outer(total, x, p, x_step, w, w_at)
+                total = outer(total, x, p + 1, x_step, w, w_at + WIDTH)
+                total = outer(total, x, p + 2, x_step, w, w_at + 2 * WIDTH)
+                total = outer(total, x, p + 3, x_step, w, w_at + 3 * WIDTH)
+                p += 4
+                w_at += 4 * WIDTH
+                ahead += 2 * WIDTH
         store(total, sums, at, WIDTH)
 
     return product
 
 
-products = _by_height(LADDER, [_product(rows) for rows in LADDER])
-"""``products(rows, x, x_at, x_step, length, w, w_at, sums, at, ahead)``: ``rows`` rows of ``x``, one of the ladder's heights, times a panel
-of weights. ``length`` is a multiple of four. Meanwhile half as many weights, at ``w[ahead:]``, come into the caches."""
+@functools.cache
+def products(several):
+    """The function ``(rows, x, x_at, x_step, offsets, first, end, length, w, w_at, sums, at, ahead)``: ``rows`` rows of ``x``, one of the
+    ladder's heights, times a panel of weights. A row consists of runs of ``length`` elements, a multiple of four, at ``offsets[first:end]``
+    from its start. Not ``several``: it is always one run, and no loop around it is compiled. Meanwhile half as many weights, from
+    ``w[ahead]`` on, come into the caches."""
+    return _by_height(LADDER, [_product(rows, several) for rows in LADDER])
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Convolution with 3 x 3 kernels and stride 1 by Winograd's minimal filtering, with fewer products than taps.
+"""Convolution with 3 x 3 kernels, or several planes of them, and stride 1 by Winograd's minimal filtering, with fewer products than taps.
 
 A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016: an output tile of ``M x M`` places is
 
@@ -8,10 +8,15 @@ with ``d`` the ``(M + 2) x (M + 2)`` places of input below it and ``g`` the kern
 fourth of them for F(4 x 4, 3 x 3) and 4/9 for F(2 x 2, 3 x 3). Per place of the transformed tile the sum over channels is a matrix
 product, tiles by channels by output channels, for which the register tiles of the direct convolution serve.
 
-Arrays in between, ``A = M + 2``: transformed inputs ``[A * A][tiles][depth]``, transformed weights ``[A * A][panel][depth][WIDTH]``
-and sums ``[A * A][panel][tiles][WIDTH]``; ``depth`` is the number of channels rounded up to a vector, the rest being zeros. *Fused*: a
-task takes a block of tiles through all three steps in scratch of its own. *Phased*: three launches, in the second of which each task
-owns one place and panel, so that weights are read once in all: for few tiles with many channels.
+A kernel of several planes, ``K x 3 x 3``, is filtered minimally within the planes, and the sum runs over its planes too, with any stride
+and dilation along them: an output plane is the sum of ``K`` transformed input planes, without those that lie in the padding.
+
+Arrays in between, ``A = M + 2``: transformed inputs ``[A * A][plane][tiles][depth]``, transformed weights
+``[A * A][panel][K][depth][WIDTH]`` and sums ``[A * A][panel][plane][tiles][WIDTH]``; ``tiles`` are those of one plane of all images, and
+``depth`` is the number of channels rounded up to a vector, the rest being zeros. *Fused*: a task takes a block of tiles through all three
+steps in scratch of its own, plane after plane; a ring of the transformed input planes that an output plane needs has it that each is
+transformed once. *Phased*: three launches, in the second of which each task owns one place and panel, so that weights are read once in
+all: for few tiles with many channels.
 
 Errors relative to the largest output, against float64: some 1e-6 for F(2 x 2), 1e-5 for F(4 x 4).
 """
@@ -121,24 +126,24 @@ def input_step(size):
                 store(a3, transformed, q + 3 * place_step, 0)
 
     @outline
-    def step(x, n, row, column, channel, channels, depth, transformed, to, place_step, scratch):
-        """``channels`` channels from ``channel`` on of the tile of image ``n`` whose first place of input is ``(row, column)``, which may
-        lie in the padding."""
+    def step(x, n, plane, row, column, channel, channels, depth, transformed, to, place_step, scratch):
+        """``channels`` channels from ``channel`` on of the tile of a plane of image ``n`` whose first place of input is ``(row, column)``,
+        which may lie in the padding."""
         lines = scratch
-        inside = row >= 0 and column >= 0 and row + across <= x.shape[2] and column + across <= x.shape[3]
-        if inside and channels == depth:
-            at = n * stride(x, 0) + row * stride(x, 2) + column * stride(x, 3) + channel
+        whole = row >= 0 and column >= 0 and row + across <= x.shape[2] and column + across <= x.shape[3]
+        if whole and channels == depth:
+            at = n * stride(x, 0) + plane * stride(x, 1) + row * stride(x, 2) + column * stride(x, 3) + channel
             transform(x, at, stride(x, 2), stride(x, 3), depth, transformed, to, place_step, lines)
         else:
             patch = scratch[across * across * LANES :]
             for i in range(across):
                 if channels == depth:
-                    pack_line(x, n, 0, row + i, column, across, channel, channels, patch, i * across * depth)
+                    pack_line(x, n, plane, row + i, column, across, channel, channels, patch, i * across * depth)
                 else:
                     for j in range(across):
                         at = (i * across + j) * depth
                         store(zeros(patch, 1, 1), patch, at + depth - LANES, 0)
-                        pack_line(x, n, 0, row + i, column + j, 1, channel, channels, patch, at)
+                        pack_line(x, n, plane, row + i, column + j, 1, channel, channels, patch, at)
             transform(patch, 0, across * depth, depth, depth, transformed, to, place_step, lines)
 
     return step
@@ -151,8 +156,8 @@ def output_step(size, activation):
     finish = ending(activation)
 
     @outline
-    def step(sums, at, place_step, panel_step, bias, residual, addend, low, high, y, n, row, column, lines):
-        """Panels of sums at ``sums[at + place * place_step + panel * panel_step]`` to ``y``, whose first place is ``(row, column)``."""
+    def step(sums, at, place_step, panel_step, bias, residual, addend, low, high, y, n, plane, row, column, lines):
+        """Panels of sums at ``sums[at + place * place_step + panel * panel_step]`` to a plane of ``y``, from ``(row, column)`` on."""
         channels = y.shape[4]
         rows, columns = min(size, y.shape[2] - row), min(size, y.shape[3] - column)
         outputs = lines[across * size * LANES :]
@@ -196,10 +201,11 @@ def output_step(size, activation):
                     store(a1, outputs, to + WIDTH, 0)
             shift = read(bias, channel, count)
             for i in range(rows):
-                to = n * stride(y, 0) + (row + i) * stride(y, 2) + column * stride(y, 3) + channel
+                to = n * stride(y, 0) + plane * stride(y, 1) + (row + i) * stride(y, 2) + column * stride(y, 3) + channel
                 more = 0
                 if residual:
-                    more = n * stride(addend, 0) + (row + i) * stride(addend, 2) + column * stride(addend, 3) + channel
+                    more = n * stride(addend, 0) + plane * stride(addend, 1) + (row + i) * stride(addend, 2)
+                    more += column * stride(addend, 3) + channel
                 for j in range(columns):
                     value = load(outputs, (i * size + j) * WIDTH, 0, 1, VECTORS) + shift
                     if residual:
@@ -214,59 +220,74 @@ def output_step(size, activation):
 
 
 @functools.cache
-def fused(size, activation):
-    """The kernel that convolves block of tiles by block of tiles; ``activation`` as of :func:`numbacnn.kernels.conv.ending.ending`."""
+def fused(size, several, activation):
+    """The kernel that convolves block of tiles by block of tiles; ``several`` as of :func:`numbacnn.kernels.conv.tiles.products` and
+    ``activation`` as of :func:`numbacnn.kernels.conv.ending.ending`."""
     across = size + 2
     places = across * across
+    multiply = products(several)
     transform_input, transform_output = input_step(size), output_step(size, activation)
 
     @kernel(parallel=True, views=("x", "addend", "y"))
-    def convolve(x, u, bias, residual, addend, low, high, y, heights, padding, block, scratch, queue, threads):
-        """``y = finish(conv(x) + bias + addend)``, the addend only where ``residual``, of views ``(N, 1, H, W, C)``; ``u`` transformed
-        weights (:func:`transform_weights`), ``heights`` as of the direct convolution, ``padding`` (height, width) in front,
-        ``block`` tiles at a time, ``scratch (threads, elements)``."""
+    def convolve(
+        x, u, bias, residual, addend, low, high, y, heights, padding, walk, offsets, slots, extent, block, scratch, queue, threads
+    ):  # fmt: skip
+        """``y = finish(conv(x) + bias + addend)``, the addend only where ``residual``, of views ``(N, D, H, W, C)``; ``u`` transformed
+        weights (:func:`transform_weights`), ``heights`` as of the direct convolution, ``padding`` (height, width) in front, ``block`` tiles
+        at a time, ``scratch (threads, elements)``.
+
+        Inputs are transformed into a ring of ``slots`` planes. ``walk (OD, 5)`` holds for each plane of ``y`` the first and behind-last
+        plane of ``x`` to be transformed for it, after those for the planes before, where its ``offsets`` of slots begin and end, and the
+        first plane of the kernel, of ``extent``, that meets an input."""
         queue[0] = 0
         channels, out_channels = x.shape[4], y.shape[4]
         depth = (channels + LANES - 1) // LANES * LANES
-        row = depth + GAP
+        row, w_step = depth + GAP, extent * depth * WIDTH
         panels = (out_channels + WIDTH - 1) // WIDTH
         down, wide = (y.shape[2] + size - 1) // size, (y.shape[3] + size - 1) // size
         tiles = y.shape[0] * down * wide
         for thread in prange(threads):
             transformed = scratch[thread]
-            sums = transformed[places * block * row :]
+            sums = transformed[places * slots * block * row :]
             lines = sums[places * panels * block * WIDTH :]
             while True:
                 first = take(queue, block)
                 if first >= tiles:
                     break
                 count = min(block, tiles - first)
-                for t in range(count):
-                    n, rest = divmod(first + t, down * wide)
-                    i, j = divmod(rest, wide)
-                    transform_input(
-                        x, n, i * size - padding[0], j * size - padding[1], 0, channels, depth, transformed, t * row, block * row, lines
-                    )
-                for place in range(places):
-                    for panel in range(panels):
-                        at = (place * panels + panel) * block * WIDTH
-                        weights = (place * panels + panel) * depth * WIDTH
-                        following = weights + depth * WIDTH
-                        done, fetched = 0, 0 if following < u.size else 2
-                        while done < count:
-                            rows = heights[count - done]
-                            ahead = following + fetched * (depth // 2) * WIDTH if fetched < 2 else weights
-                            fetched += 1
-                            tile = (place * block + done) * row
-                            products(rows, transformed, tile, row, depth, u, weights, sums, at + done * WIDTH, ahead)
-                            done += rows
-                for t in range(count):
-                    n, rest = divmod(first + t, down * wide)
-                    i, j = divmod(rest, wide)
-                    transform_output(
-                        sums, t * WIDTH, panels * block * WIDTH, block * WIDTH, bias, residual, addend, low, high,
-                        y, n, i * size, j * size, lines,
-                    )  # fmt: skip
+                for plane in range(y.shape[1]):
+                    for read_plane in range(walk[plane, 0], walk[plane, 1]):
+                        slot = read_plane % slots * block
+                        for t in range(count):
+                            n, rest = divmod(first + t, down * wide)
+                            i, j = divmod(rest, wide)
+                            transform_input(
+                                x, n, read_plane, i * size - padding[0], j * size - padding[1], 0, channels, depth,
+                                transformed, (slot + t) * row, slots * block * row, lines,
+                            )  # fmt: skip
+                    first_run, end_run, kd = walk[plane, 2], walk[plane, 3], walk[plane, 4]
+                    for place in range(places):
+                        for panel in range(panels):
+                            at = (place * panels + panel) * block * WIDTH
+                            weights = ((place * panels + panel) * extent + kd) * depth * WIDTH
+                            following = weights + w_step
+                            done, fetched = 0, 0 if following < u.size else 2
+                            while done < count:
+                                rows = heights[count - done]
+                                ahead = following + fetched * (w_step // 2) if fetched < 2 else weights
+                                fetched += 1
+                                multiply(
+                                    rows, transformed, (place * slots * block + done) * row, row, offsets, first_run, end_run, depth,
+                                    u, weights, sums, at + done * WIDTH, ahead,
+                                )  # fmt: skip
+                                done += rows
+                    for t in range(count):
+                        n, rest = divmod(first + t, down * wide)
+                        i, j = divmod(rest, wide)
+                        transform_output(
+                            sums, t * WIDTH, panels * block * WIDTH, block * WIDTH, bias, residual, addend, low, high,
+                            y, n, plane, i * size, j * size, lines,
+                        )  # fmt: skip
 
     return convolve
 
@@ -281,52 +302,66 @@ def transform_inputs(size):
 
     @kernel(parallel=True, views=("x",))
     def transform(x, shape, padding, transformed, scratch, queue, threads):
-        """All tiles of ``x (N, 1, H, W, C)`` to ``transformed (places, tiles, depth + GAP)``; ``shape`` are the output's places (height,
-        width)."""
+        """All tiles of ``x (N, D, H, W, C)`` to ``transformed (places, D, tiles, depth + GAP)``; ``shape`` are the output's places (height,
+        width), ``padding`` (height, width) in front."""
         queue[0] = 0
         channels = x.shape[4]
-        row = transformed.shape[2]
+        planes, tiles, row = transformed.shape[1:]
         down, wide = (shape[0] + size - 1) // size, (shape[1] + size - 1) // size
-        tiles = x.shape[0] * down * wide
         flat = transformed.reshape(-1)
         for thread in prange(threads):
             own = scratch[thread]
             while True:
                 tile = take(queue, 1)
-                if tile >= tiles:
+                if tile >= planes * tiles:
                     break
-                n, rest = divmod(tile, down * wide)
+                plane, rest = divmod(tile, tiles)
+                n, rest = divmod(rest, down * wide)
                 i, j = divmod(rest, wide)
                 transform_input(
-                    x, n, i * size - padding[0], j * size - padding[1], 0, channels, row - GAP, flat, tile * row, tiles * row, own
-                )
+                    x, n, plane, i * size - padding[0], j * size - padding[1], 0, channels, row - GAP,
+                    flat, tile * row, planes * tiles * row, own,
+                )  # fmt: skip
 
     return transform
 
 
-@kernel(parallel=True)
-def multiply_places(transformed, u, sums, heights, queue, threads):
-    """``sums (places, panels, tiles, WIDTH)`` of ``transformed (places, tiles, depth + GAP)`` and transformed weights ``u``."""
-    queue[0] = 0
-    places, panels, tiles, _ = sums.shape
-    row = transformed.shape[2]
-    depth = row - GAP
-    flat, target = transformed.reshape(-1), sums.reshape(-1)
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            if task >= places * panels:
-                break
-            place, weights = task // panels, task * depth * WIDTH
-            following = weights + threads * depth * WIDTH
-            done, fetched = 0, 0 if following < u.size else 2
-            while done < tiles:
-                rows = heights[tiles - done]
-                at, to = (place * tiles + done) * row, (task * tiles + done) * WIDTH
-                ahead = following + fetched * (depth // 2) * WIDTH if fetched < 2 else weights
-                fetched += 1
-                products(rows, flat, at, row, depth, u, weights, target, to, ahead)
-                done += rows
+@functools.cache
+def multiply_places(several):
+    """The kernel of the second phase; ``several`` as of :func:`numbacnn.kernels.conv.tiles.products`."""
+    multiply = products(several)
+
+    @kernel(parallel=True)
+    def multiply_all(transformed, u, sums, heights, walk, offsets, extent, queue, threads):
+        """``sums (places, panels, OD, tiles, WIDTH)`` of ``transformed (places, D, tiles, depth + GAP)`` and transformed weights ``u``;
+        ``heights``, ``walk``, ``offsets`` and ``extent`` as of :func:`fused`."""
+        queue[0] = 0
+        places, panels, planes, tiles, _ = sums.shape
+        place_step, row = transformed.shape[1] * tiles, transformed.shape[3]
+        depth = row - GAP
+        w_step = extent * depth * WIDTH
+        flat, target = transformed.reshape(-1), sums.reshape(-1)
+        for _ in prange(threads):
+            while True:
+                task = take(queue, 1)
+                if task >= places * panels:
+                    break
+                place = task // panels
+                for plane in range(planes):
+                    weights = (task * extent + walk[plane, 4]) * depth * WIDTH
+                    following = weights + threads * w_step
+                    done, fetched = 0, 0 if following < u.size else 2
+                    while done < tiles:
+                        rows = heights[tiles - done]
+                        ahead = following + fetched * (w_step // 2) if fetched < 2 else weights
+                        fetched += 1
+                        multiply(
+                            rows, flat, (place * place_step + done) * row, row, offsets, walk[plane, 2], walk[plane, 3],
+                            depth, u, weights, target, ((task * planes + plane) * tiles + done) * WIDTH, ahead,
+                        )  # fmt: skip
+                        done += rows
+
+    return multiply_all
 
 
 @functools.cache
@@ -336,22 +371,24 @@ def transform_outputs(size, activation):
 
     @kernel(parallel=True, views=("addend", "y"))
     def transform(sums, bias, residual, addend, low, high, y, scratch, queue, threads):
-        """``y (N, 1, H, W, CO)`` from ``sums (places, panels, tiles, WIDTH)``."""
+        """``y (N, D, H, W, CO)`` from ``sums (places, panels, D, tiles, WIDTH)``."""
         queue[0] = 0
         down, wide = (y.shape[2] + size - 1) // size, (y.shape[3] + size - 1) // size
-        panels, tiles = sums.shape[1], sums.shape[2]
+        panels, planes, tiles = sums.shape[1:4]
+        panel_step = planes * tiles * WIDTH
         flat = sums.reshape(-1)
         for thread in prange(threads):
             own = scratch[thread]
             while True:
                 tile = take(queue, 1)
-                if tile >= tiles:
+                if tile >= planes * tiles:
                     break
-                n, rest = divmod(tile, down * wide)
+                plane, rest = divmod(tile, tiles)
+                n, rest = divmod(rest, down * wide)
                 i, j = divmod(rest, wide)
                 transform_output(
-                    flat, tile * WIDTH, panels * tiles * WIDTH, tiles * WIDTH, bias, residual, addend, low, high,
-                    y, n, i * size, j * size, own,
+                    flat, tile * WIDTH, panels * panel_step, panel_step, bias, residual, addend, low, high,
+                    y, n, plane, i * size, j * size, own,
                 )  # fmt: skip
 
     return transform
@@ -398,9 +435,9 @@ def transform_weights(size):
 
     @kernel(parallel=True)
     def transform_all(w, transposed, scale, u, scratch, queue, threads):
-        """``u [place][panel][depth][WIDTH]`` of ``w (9, C, CO)``. Not ``transposed``: depth runs over input channels and panels over output
-        channels; transposed, for the data gradient, the other way round and taps from the last to the first. ``scale`` multiplies the
-        channels that panels run over. ``scratch (threads, elements)``, :data:`WEIGHT_ELEMENTS` each.
+        """``u [place][panel][plane][depth][WIDTH]`` of ``w (planes * 9, C, CO)``. Not ``transposed``: depth runs over input channels and
+        panels over output channels; transposed, for the data gradient, the other way round and taps from the last to the first. ``scale``
+        multiplies the channels that panels run over. ``scratch (threads, elements)``, :data:`WEIGHT_ELEMENTS` each.
 
         Places are far apart in ``u``: a block of depth is gathered first, and then written place by place."""
         queue[0] = 0
@@ -408,15 +445,17 @@ def transform_weights(size):
         depth = (along + LANES - 1) // LANES * LANES
         panels = (over + WIDTH - 1) // WIDTH
         flat = w.reshape(-1)
-        plane = w.shape[1] * w.shape[2]
+        planes, matrix = w.shape[0] // 9, w.shape[1] * w.shape[2]
         for thread in prange(threads):
             taps = scratch[thread]
             lines = taps[9 * LANES * LANES :]
             block = lines[max(18, LANES) * LANES :]
             while True:
-                panel = take(queue, 1)
-                if panel >= panels:
+                task = take(queue, 1)
+                if task >= panels * planes:
                     break
+                panel, plane = divmod(task, planes)
+                first_tap = 9 * (planes - 1 - plane) + 8 if transposed else 9 * plane
                 for at in range(0, depth, LANES):
                     height = min(LANES, along - at)
                     for vector in range(VECTORS):
@@ -427,20 +466,20 @@ def transform_weights(size):
                             if transposed:
                                 for lane in range(LANES):
                                     there = lane < count
-                                    source = (8 - tap) * plane + (first + lane) * w.shape[2] + at
+                                    source = (first_tap - tap) * matrix + (first + lane) * w.shape[2] + at
                                     row = load_part(flat, source if there else 0, 0, height if there else 0, 1, 1)
                                     store(row * scale[first + lane if there else 0], lines, lane * LANES, 0)
                                 store(transpose(load(lines, 0, LANES, LANES, 1)), taps, tap * LANES * LANES, LANES)
                             else:
                                 for k in range(LANES):
                                     there = k < height and count > 0
-                                    source = tap * plane + (at + k) * w.shape[2] + first
+                                    source = (first_tap + tap) * matrix + (at + k) * w.shape[2] + first
                                     row = load_part(flat, source if there else 0, 0, count if there else 0, 1, 1)
                                     store(row * factors, taps, (tap * LANES + k) * LANES, 0)
                         for k in range(LANES):
                             transform(taps, k * LANES, LANES * LANES, block, k * WIDTH + vector * LANES, LANES * WIDTH, lines)
                     for place in range(across * across):
-                        copy_run(block, place * LANES * WIDTH, u, ((place * panels + panel) * depth + at) * WIDTH, LANES * WIDTH)
+                        copy_run(block, place * LANES * WIDTH, u, ((place * panels * planes + task) * depth + at) * WIDTH, LANES * WIDTH)
 
     return transform_all
 

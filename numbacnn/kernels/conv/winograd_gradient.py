@@ -5,7 +5,8 @@ a gradient ``dY`` of that tile follows, summed over all tiles,
 
     ``dU = sum of (A dY A') * (B' d B)``  and  ``dg = G' dU G``:
 
-per place of the transformed tile a matrix product, channels by tiles by output channels, and 36 products in place of 144.
+per place of the transformed tile a matrix product, channels by tiles by output channels, and 36 products in place of 144. Each plane of a
+kernel of several planes has a gradient of its own, of the planes of the input that it meets.
 
 A task owns some input channels and panels of output channels and walks over one *part* of the tiles, a block at a time. Parts follow from
 the shape alone, and their sums are added up in their order: the same bits for any number of threads.
@@ -19,7 +20,7 @@ from ...simd import LANES, fma, load, store, stride, take, zeros
 from ..channels import WIDTH, access
 from ..jit import inline, kernel, outline
 from .direct import pack_line
-from .tiles import correlations
+from .tiles import clear_run, correlations
 from .winograd import GAP, input_step
 
 TILE = 4
@@ -80,12 +81,12 @@ def _transform_gradient(dy, at, row, pixel, count, transformed, to, place_step, 
 
 
 @outline
-def gradient_step(dy, n, row, column, channel, channels, transformed, to, place_step, panel_step, scratch):
-    """Transform ``channels`` channels from ``channel`` on of the gradient of the output tile of image ``n`` at ``(row, column)``, which may
-    reach beyond the map."""
+def gradient_step(dy, n, plane, row, column, channel, channels, transformed, to, place_step, panel_step, scratch):
+    """Transform ``channels`` channels from ``channel`` on of the gradient of the output tile of image ``n`` at ``(plane, row, column)``,
+    which may reach beyond the map."""
     whole = (channels + LANES - 1) // LANES * LANES
     if row + TILE <= dy.shape[2] and column + TILE <= dy.shape[3] and channels == whole:
-        at = n * stride(dy, 0) + row * stride(dy, 2) + column * stride(dy, 3) + channel
+        at = n * stride(dy, 0) + plane * stride(dy, 1) + row * stride(dy, 2) + column * stride(dy, 3) + channel
         _transform_gradient(dy, at, stride(dy, 2), stride(dy, 3), whole, transformed, to, place_step, panel_step, scratch)
     else:
         patch = scratch[ACROSS * TILE * LANES :]
@@ -93,7 +94,7 @@ def gradient_step(dy, n, row, column, channel, channels, transformed, to, place_
             for j in range(TILE):
                 at = (i * TILE + j) * whole
                 store(zeros(patch, 1, 1), patch, at + whole - LANES, 0)
-                pack_line(dy, n, 0, row + i, column + j, 1, channel, channels, patch, at)
+                pack_line(dy, n, plane, row + i, column + j, 1, channel, channels, patch, at)
         _transform_gradient(patch, 0, TILE * whole, whole, whole, transformed, to, place_step, panel_step, scratch)
 
 
@@ -127,15 +128,17 @@ def weight_step(sums, at, place_step, target, to, tap_step, count, lines):
 
 
 @kernel(parallel=True, views=("x", "dy"))
-def weight_gradient_parts(x, dy, dw, padding, heights, block_channels, task_panels, block, scratch, queue, threads):
-    """The weight gradient ``dw (parts, 9, C, CO)`` of each part of the tiles, of views ``x (N, 1, H, W, C)`` and ``dy (N, 1, OH, OW, CO)``;
-    ``padding`` (height, width) in front of ``x``. A task makes ``block_channels`` channels and ``task_panels`` panels, ``block`` tiles at
-    a time; ``heights`` of tiles of registers; ``scratch (threads, elements)``."""
+def weight_gradient_parts(x, dy, dw, padding, walk, heights, block_channels, task_panels, block, scratch, queue, threads):
+    """The weight gradient ``dw (parts, planes * 9, C, CO)`` of each part of the tiles, of views ``x (N, D, H, W, C)`` and ``dy (N, OD, OH,
+    OW, CO)``; ``padding`` (height, width) in front of ``x``. For each plane of the kernel ``walk (planes, 4)`` holds the first plane of
+    ``dy`` that gives it products, how many do, the first plane of ``x`` that they are with and the distance to the next. A task makes
+    ``block_channels`` channels and ``task_panels`` panels of one plane of the kernel, ``block`` tiles at a time; ``heights`` of tiles of
+    registers; ``scratch (threads, elements)``."""
     queue[0] = 0
     parts, channels, out_channels = dw.shape[0], x.shape[4], dy.shape[4]
     panels = (out_channels + WIDTH - 1) // WIDTH
     down, wide = (dy.shape[2] + TILE - 1) // TILE, (dy.shape[3] + TILE - 1) // TILE
-    tiles = dy.shape[0] * down * wide
+    extent = walk.shape[0]
     channel_tasks = (channels + block_channels - 1) // block_channels
     panel_tasks = (panels + task_panels - 1) // task_panels
     row = (block_channels + LANES - 1) // LANES * LANES + GAP
@@ -149,26 +152,34 @@ def weight_gradient_parts(x, dy, dw, padding, heights, block_channels, task_pane
         lines = sums[PLACES * sum_places :]
         while True:
             task = take(queue, 1)
-            if task >= parts * channel_tasks * panel_tasks:
+            if task >= extent * parts * channel_tasks * panel_tasks:
                 break
             rest, panel_task = divmod(task, panel_tasks)
-            part, channel_task = divmod(rest, channel_tasks)
+            rest, channel_task = divmod(rest, channel_tasks)
+            part, kd = divmod(rest, extent)
             channel, out_channel = channel_task * block_channels, panel_task * task_panels * WIDTH
             count = min(block_channels, channels - channel)
             out_count = min(task_panels * WIDTH, out_channels - out_channel)
             depth = (count + LANES - 1) // LANES * LANES
+            planes = walk[kd, 1]
+            tiles = dy.shape[0] * planes * down * wide
             first, end = part * tiles // parts, (part + 1) * tiles // parts
+            for place in range(PLACES if first == end else 0):
+                clear_run(sums, place * sum_places, task_panels * block_channels * WIDTH)
             for start in range(first, end, block):
                 some = min(block, end - start)
                 for t in range(some):
-                    n, rest = divmod(start + t, down * wide)
+                    n, rest = divmod(start + t, planes * down * wide)
+                    plane, rest = divmod(rest, down * wide)
                     i, j = divmod(rest, wide)
                     _transform_input(
-                        x, n, i * TILE - padding[0], j * TILE - padding[1], channel, count, depth, inputs, t * row, input_places, lines
-                    )
+                        x, n, walk[kd, 2] + plane * walk[kd, 3], i * TILE - padding[0], j * TILE - padding[1], channel, count, depth,
+                        inputs, t * row, input_places, lines,
+                    )  # fmt: skip
                     gradient_step(
-                        dy, n, i * TILE, j * TILE, out_channel, out_count, gradients, t * WIDTH, gradient_places, panel_step, lines
-                    )
+                        dy, n, walk[kd, 0] + plane, i * TILE, j * TILE, out_channel, out_count,
+                        gradients, t * WIDTH, gradient_places, panel_step, lines,
+                    )  # fmt: skip
                 for place in range(PLACES):
                     for panel in range((out_count + WIDTH - 1) // WIDTH):
                         at = place * sum_places + panel * block_channels * WIDTH
@@ -183,7 +194,7 @@ def weight_gradient_parts(x, dy, dw, padding, heights, block_channels, task_pane
             for done in range(0, out_count, LANES):
                 panel, vector = divmod(done, WIDTH)
                 for c in range(count):
-                    to = (part * 9 * channels + channel + c) * out_channels + out_channel + done
+                    to = ((part * extent + kd) * 9 * channels + channel + c) * out_channels + out_channel + done
                     weight_step(
                         sums, (panel * block_channels + c) * WIDTH + vector, sum_places,
                         flat, to, channels * out_channels, out_count - done, lines,
