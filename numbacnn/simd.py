@@ -29,6 +29,7 @@ from numba.core.imputils import lower_builtin
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, overload, register_model
+from numba.np.arrayobj import populate_array
 
 JIT_DISABLED = bool(numba_config.DISABLE_JIT)
 _FLAGS = ("contract", "nsz")
@@ -395,17 +396,24 @@ def add_rows(typing_context, sums, a, a_offset, tile):
 
 
 @intrinsic
-def prefetch(typing_context, array, offset):
-    """Ask for the cache line of the element at ``offset``, which will be read soon. It may lie outside of the array."""
+def prefetch(typing_context, array, offset, row_stride, rows):
+    """Ask for the cache lines of the elements at ``offset + i * row_stride``, ``i < rows``, which will be read or written soon. They may
+    lie outside of the array."""
+    if not _literal(rows):
+        return None
 
     def generate(context, builder, sig, args):
-        place = builder.bitcast(_element_pointer(context, builder, sig.args[0], args[0], args[1]), ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [place.type, _i32, _i32, _i32])
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, _i32, _i32, _i32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         reading, all_levels, data = ir.Constant(_i32, 0), ir.Constant(_i32, 3), ir.Constant(_i32, 1)
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [place, reading, all_levels, data])
+        first = _element_pointer(context, builder, sig.args[0], args[0], args[1])
+        for row in range(rows.literal_value):
+            place = builder.gep(first, [builder.mul(args[2], ir.Constant(_i64, row))])
+            builder.call(function, [builder.bitcast(place, byte), reading, all_levels, data])
         return context.get_dummy_value()
 
-    return types.void(array, types.intp), generate
+    return types.void(array, types.intp, types.intp, rows), generate
 
 
 @intrinsic
@@ -421,6 +429,25 @@ def stride(typing_context, array, axis):
     if not _literal(axis):
         return None
     return types.intp(array, axis), generate
+
+
+@intrinsic
+def memory(typing_context, array):
+    """The elements from the first to the last one of an array, with what lies between them, as an array of one axis."""
+    line = types.Array(array.dtype, 1, "C")
+
+    def generate(context, builder, sig, args):
+        view = context.make_array(sig.args[0])(context, builder, args[0])
+        size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(array.dtype)))
+        elements = context.get_constant(types.intp, 1)
+        for length, step in zip(cgutils.unpack_tuple(builder, view.shape), cgutils.unpack_tuple(builder, view.strides)):
+            last = builder.mul(builder.sub(length, context.get_constant(types.intp, 1)), builder.sdiv(step, size, flags=("exact",)))
+            elements = builder.add(elements, last)
+        result = context.make_array(line)(context, builder)
+        populate_array(result, view.data, [elements], [size], size, None)
+        return result._getvalue()
+
+    return line(array), generate
 
 
 @intrinsic

@@ -160,12 +160,16 @@ def add_rows(sums, a, a_offset, tile):
     return PyTile(values)
 
 
-def prefetch(array, offset):
+def prefetch(array, offset, row_stride, rows):
     pass
 
 
 def stride(array, axis):
     return array.strides[axis] // array.itemsize
+
+
+def memory(array):
+    return _flat(array)
 
 
 def take(queue, amount):
@@ -263,8 +267,8 @@ def largest(tile):
 OF_TILES: dict[str, Callable] = {"floor": floor, "square_root": square_root} | {
     function.__name__: function
     for function in (
-        absolute, add_rows, apply, bits, clamp, columns, convert, each, fma, from_bits, largest, load, load_part, negative, outer, power,
-        prefetch, row_sum, select, splat, store, store_part, stride, take, total, transpose, where, zeros,
+        absolute, add_rows, apply, bits, clamp, columns, convert, each, fma, from_bits, largest, load, load_part, memory, negative, outer,
+        power, prefetch, row_sum, select, splat, store, store_part, stride, take, total, transpose, where, zeros,
     )
 }  # fmt: skip
 """What takes the place of ``simd.py``'s functions, by name."""

@@ -46,8 +46,7 @@ def _accumulation(depth):
             else:
                 tile = load_part(w, place, w_step, count, depth, VECTORS)
             if ahead > 0:
-                for k in range(depth):
-                    prefetch(w, place + ahead + k * w_step)
+                prefetch(w, place + ahead, w_step, depth)
             for row in range(rows):
                 store(add_rows(load(sums, at, 0, 1, VECTORS), x, x_at + row * HELD, tile), sums, at, 0)
                 at += WIDTH

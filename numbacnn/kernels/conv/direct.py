@@ -15,12 +15,13 @@ import functools
 
 from numba import prange
 
-from ...simd import LANES, clamp, fma, load, store, stride, take, transpose, zeros
+from ...simd import LANES, clamp, fma, load, memory, store, stride, take, transpose, zeros
 from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel
 from .tiles import MAX_ROWS, accumulate, clear_run, copy_run, correlations, inside, strips
 
 SUM_BLOCK = 512  # pixels that are summed before they are added to the total
+FEW_WEIGHTS = 64 * 1024  # elements, that no next ones are fetched of: a second-level cache keeps them
 FETCHED_CHANNELS = 768  # at most, of pixels that come next: with more, they would push those at hand out of the first-level cache
 
 
@@ -57,24 +58,24 @@ def _pack_normalised(x, source, pixels, channels, gain, row, offset, floor, ceil
 
 
 @functools.cache
-def convolution(packed, narrow, adjacent, activation, later):
+def convolution(narrow, adjacent, activation, later):
     """The kernel ``convolve``.
 
-    ``packed``: inputs go through patches; otherwise (pointwise) they are read in place. ``narrow``: a group has no more output channels
-    than one vector, and only that much of a panel is computed. ``activation``: see :func:`numbacnn.kernels.conv.ending.ending`;
-    ``adjacent`` and ``later``: see :func:`numbacnn.kernels.conv.tiles.strips`.
+    ``narrow``: a group has no more output channels than one vector, and only that much of a panel is computed. ``activation``: see
+    :func:`numbacnn.kernels.conv.ending.ending`; ``adjacent`` and ``later``: see :func:`numbacnn.kernels.conv.tiles.strips`.
     """
     strip = strips(narrow, adjacent, activation, later)
 
     @kernel(parallel=True, views=("x", "addend", "y"))
     def convolve(
-        x, prologue, gain, offset, floor, ceiling, w, bias, residual, addend, low, high, y, offsets, length, heights, groups,
-        geometry, block_rows, block_columns, one_line, task_panels, pass_panels, scratch, queue, threads,
+        x, packed, prologue, gain, offset, floor, ceiling, w, bias, residual, addend, low, high, y, offsets, length, heights,
+        groups, geometry, block_rows, block_columns, one_line, task_panels, pass_panels, scratch, queue, threads,
     ):  # fmt: skip
         """``y = finish(conv(x, w) + bias + addend)``, the addend only where ``residual``; if ``prologue`` (of a pointwise convolution that
         is ``packed``), of ``clamp(x * gain + offset, floor, ceiling)`` in place of ``x``, ``gain`` having a row for all images or for each.
 
-        ``x (N, D, H, W, C)`` and ``y (N, OD, OH, OW, CO)`` are views with dense channels; ``w`` packed panels
+        ``x (N, D, H, W, C)`` and ``y (N, OD, OH, OW, CO)`` are views with dense channels. ``packed``: inputs go through patches; otherwise
+        (pointwise) they are read in place. ``w`` are packed panels
         ``[group][panel][len(offsets) * length][WIDTH]``; ``offsets`` where each run of ``length`` inputs starts, relative to a pixel's
         first; ``heights`` of tiles (:func:`tile_heights`); ``geometry`` int64 rows strides, padding (in front), dilation and kernel extent
         (places) along depth, height, width; a task makes ``block_rows x block_columns`` pixels (of patches and ``y`` all of whose lines
@@ -96,7 +97,7 @@ def convolution(packed, narrow, adjacent, activation, later):
         flat_kernel = extent[0] == 1 and not one_line
         line_runs = offsets.size // max(1, extent[1])
         y_step, addend_step = stride(y, 3), stride(addend, 3)
-        x_fetch = 2 * WIDTH if length <= FETCHED_CHANNELS else 0
+        many_weights = w.size > FEW_WEIGHTS
         for thread in prange(threads):
             own = scratch[thread]
             while True:
@@ -111,6 +112,7 @@ def convolution(packed, narrow, adjacent, activation, later):
                 row, column = row_task * block_rows, column_task * block_columns
                 row_count = min(block_rows, height - row)
                 column_count = min(block_columns, width - column)
+                inputs = own if packed else memory(x)
                 if packed:
                     line_step = columns * channels
                     top = row * strides[1] - padding[1]
@@ -140,11 +142,14 @@ def convolution(packed, narrow, adjacent, activation, later):
                 if one_line:
                     column_count *= row_count
                     row_count = 1
+                x_fetch = 0 if packed or length > FETCHED_CHANNELS or column_count <= MAX_ROWS else 2 * WIDTH
                 first_channel = group * out_channels
                 last_panel = min(panels, (panel_task + 1) * task_panels)
                 last_channel = first_channel + min(out_channels, last_panel * WIDTH)
-                next_group, next_panel_task = divmod((task + threads) // pixel_tasks, panel_tasks)
-                next_task_w = (next_group * panels + next_panel_task * task_panels) * panel_step
+                next_task_w = w.size
+                if many_weights:
+                    next_group, next_panel_task = divmod((task + threads) // pixel_tasks, panel_tasks)
+                    next_task_w = (next_group * panels + next_panel_task * task_panels) * panel_step
                 to = n * stride(y, 0) + plane * stride(y, 1) + row * stride(y, 2) + column * y_step
                 more = n * stride(addend, 0) + plane * stride(addend, 1) + row * stride(addend, 2) + column * addend_step
                 for panel in range(panel_task * task_panels, last_panel, pass_panels):
@@ -153,7 +158,7 @@ def convolution(packed, narrow, adjacent, activation, later):
                     w_at = (group * panels + panel) * panel_step
                     following = w_at + pass_panels * panel_step if panel + pass_panels < last_panel else next_task_w
                     w_ahead, w_fetch = w_at, 0
-                    if following < w.size and following != w_at:  # all of it, over all tiles
+                    if many_weights and following < w.size and following != w_at:  # all of it, over all tiles
                         w_ahead, w_fetch = following, 4 * WIDTH // (row_count * (column_count // MAX_ROWS + 1)) + 1
                     for r in range(row_count):
                         runs, w_from = offsets, w_at
@@ -166,16 +171,10 @@ def convolution(packed, narrow, adjacent, activation, later):
                             from_pixel = first_pixel + r * row_step + done * pixel_step
                             to_pixel = to + r * stride(y, 2) + done * y_step + channel
                             addend_pixel = more + r * stride(addend, 2) + done * addend_step + channel
-                            if packed:
-                                strip(
-                                    rows, own, from_pixel, pixel_step, 0, runs, length, w, w_from, panel_step, w_ahead, w_fetch,
-                                    bias, channel, end, residual, addend, addend_pixel, addend_step, low, high, y, to_pixel, y_step,
-                                )  # fmt: skip
-                            else:
-                                strip(
-                                    rows, x, from_pixel, pixel_step, x_fetch, offsets, length, w, w_at, panel_step, w_ahead, w_fetch,
-                                    bias, channel, end, residual, addend, addend_pixel, addend_step, low, high, y, to_pixel, y_step,
-                                )  # fmt: skip
+                            strip(
+                                rows, inputs, from_pixel, pixel_step, x_fetch, runs, length, w, w_from, panel_step, w_ahead, w_fetch,
+                                bias, channel, end, residual, addend, addend_pixel, addend_step, low, high, y, to_pixel, y_step,
+                            )  # fmt: skip
                             done += rows
                             w_ahead += pass_panels * (panel_step // (4 * WIDTH)) * w_fetch
 

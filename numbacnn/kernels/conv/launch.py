@@ -203,8 +203,8 @@ def convolve(
     one_line = plan.whole_lines and all(pixel_step(array) == array.strides[3] for array in (y, more))
     heights = tile_heights(plan.rows * plan.columns if one_line else plan.columns, ladder_of(narrow, adjacent))
     function, low, high = resolved(activation)
-    convolution(not plan.flat, narrow, adjacent, function, is_long(activation))(
-        x, *_before(prologue, bias), packed, bias, addend is not None, more, low, high, y,
+    convolution(narrow, adjacent, function, is_long(activation))(
+        x, not plan.flat, *_before(prologue, bias), packed, bias, addend is not None, more, low, high, y,
         _int_array(plan.offsets), plan.length, heights, window.groups,
         _geometry(window), plan.rows, plan.columns, one_line, plan.task_panels, plan.pass_panels, scratch,
         alone=y.size * window.taps * x.shape[4] // window.groups <= FEW_PRODUCTS,

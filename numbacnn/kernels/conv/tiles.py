@@ -69,7 +69,9 @@ def _by_height(ladder, functions):
 
 
 @functools.cache
-def _panel(rows, vectors, adjacent, finish):
+def _panel(rows, vectors, adjacent, fetches, finish):
+    """``fetches``: there are enough products for prefetching to pay."""
+
     @inline
     def panel(
         x, x_at, x_step, x_ahead, x_fetch, offsets, length, w, w_at, w_ahead, w_fetch, bias, channel, count,
@@ -78,14 +80,14 @@ def _panel(rows, vectors, adjacent, finish):
         whole = count >= vectors * LANES
         x_step = 1 if adjacent else x_step
         total = load(bias, channel, 0, rows, vectors) if whole else load_part(bias, channel, 0, count, rows, vectors)
-        for row in range(rows, 2 * rows):
-            prefetch(y, y_at + row * y_step)  # a store waits for its line, too
+        if fetches:
+            prefetch(y, y_at + rows * y_step, y_step, rows)  # a store waits for its line, too
         for run in range(offsets.size):
             p = x_at + offsets[run]
             for _ in range(length // 4):
-                prefetch(w, w_ahead)
-                prefetch(x, x_ahead)
-                prefetch(x, x_ahead + WIDTH)
+                if fetches:
+                    prefetch(w, w_ahead, 0, 1)
+                    prefetch(x, x_ahead, WIDTH, 2)
                 total = outer(total, x, p, x_step, w, w_at)
                 total = outer(total, x, p + 1, x_step, w, w_at + WIDTH)
                 total = outer(total, x, p + 2, x_step, w, w_at + 2 * WIDTH)
@@ -114,7 +116,7 @@ def _panel(rows, vectors, adjacent, finish):
 
 @functools.cache
 def _strip(rows, narrow, adjacent, finish):
-    wide, last = _panel(rows, VECTORS, adjacent, finish), _panel(rows, 1, adjacent, finish)
+    wide, last = _panel(rows, VECTORS, adjacent, True, finish), _panel(rows, 1, adjacent, not narrow, finish)
 
     @inline
     def strip(
@@ -155,7 +157,7 @@ def strips(narrow, adjacent, activation, later):
     :func:`numbacnn.kernels.conv.ending.ending`. ``adjacent``: ``x_step`` is 1. ``later``: a long activation comes after all panels.
 
     With each four products, ``w_fetch`` elements from ``w[w_ahead]`` on and, in the first panel, ``x_fetch`` elements of the pixels behind
-    these are prefetched; and so is the place of the next pixels' outputs."""
+    these are prefetched, and so is the place of the next pixels' outputs, unless the kernel is ``narrow``."""
     ladder = ladder_of(narrow, adjacent)
     finish = untouched if later else ending(activation)
     strip = _by_height(ladder, [_strip(rows, narrow, adjacent, finish) for rows in ladder])
@@ -198,8 +200,7 @@ def _product(rows, several):
         for run in range(first, end if several else first + 1):
             p = x_at + offsets[run]
             for _ in range(length // 4):
-                prefetch(w, ahead)
-                prefetch(w, ahead + WIDTH)
+                prefetch(w, ahead, WIDTH, 2)
                 total = outer(total, x, p, x_step, w, w_at)
                 total = outer(total, x, p + 1, x_step, w, w_at + WIDTH)
                 total = outer(total, x, p + 2, x_step, w, w_at + 2 * WIDTH)
@@ -229,8 +230,7 @@ def _correlation(rows, vectors):
     @inline
     def correlation(first, sums, at, step, x, x_at, x_line, x_step, g, g_at, g_step, lines, columns):
         tile, other = zeros(sums, rows, vectors), zeros(sums, rows, vectors)
-        for row in range(rows):  # what is added to at the end
-            prefetch(sums, at + row * step)
+        prefetch(sums, at, step, rows)  # to be added to at the end
         for line in range(lines):
             p = x_at + line * x_line
             for _ in range(columns // 4):
