@@ -88,14 +88,17 @@ def profile() -> None:
 
 
 def fashion() -> None:
-    """How the residual network of ``examples/fashion_mnist.py`` learned (its history is in ``docs/data``)."""
+    """How the residual network of ``examples/fashion_mnist.py`` learned, here and in PyTorch (``asv_benchmarks.peers.fashion``; its epochs
+    are in ``docs/data``)."""
     epochs = json.loads((DATA / "fashion_mnist.json").read_text())
     figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    for column, label in (("accuracy", "training images, augmented"), ("val_accuracy", "test images")):
-        percent = [100 * record[column] for record in epochs]
-        axis.plot([record["epoch"] for record in epochs], percent, marker="o", markersize=3, label=label)
+    for engine, colour, label in (("numbacnn", "tab:blue", "numbacnn"), ("torch channels-last", "tab:orange", "PyTorch")):
+        minutes = np.cumsum([record[engine]["seconds"] for record in epochs]) / 60
+        for column, line, images in (("accuracy", ":", "training images, augmented"), ("val_accuracy", "-", "test images")):
+            percent = [100 * record[engine][column] for record in epochs]
+            axis.plot(minutes, percent, line, color=colour, marker="o", markersize=3, label=f"{label}, {images}")
     axis.axhline(94, color="gray", linewidth=0.8, linestyle="--")
-    axis.set_xlabel("epoch")
+    axis.set_xlabel("minutes")
     axis.set_ylabel("accuracy (%)")
     axis.set_ylim(75, 97)
     axis.grid(alpha=0.3)
