@@ -13,3 +13,4 @@ PEERS = {
 REDUCED = {name: {"input_shape": (32, 32, 3), "width": 8} for name in PEERS} | {
     "resnext50_32x4d": {"input_shape": (32, 32, 3), "width": 64, "group_width": 1},
 }
+TRAINING = {"resnet152": (3e-3, 20)}  # after twelve steps how rounding falls still decides whether the loss is below half
