@@ -30,6 +30,10 @@ class PluginError(NumbacnnError, RuntimeError):
     """A plugin that is broken, in conflict with another, blocked or missing."""
 
 
+class DeviceError(NumbacnnError, RuntimeError):
+    """A device that cannot be used, or a layer that has no kernels for it."""
+
+
 class DivergenceError(NumbacnnError, ArithmeticError):
     """A loss that is no longer a finite number."""
 

@@ -23,6 +23,7 @@ from .errors import ConfigError, ShapeError, UnknownNameError, WeightsError
 from .graph import passes
 from .graph.build import Graph, Node
 from .graph.config import from_config, to_config, unregistered_layers
+from .graph.devices import Cuda, device_named
 from .graph.head import with_classes
 from .graph.measure import Measured, Measurement, progress_bar
 from .graph.parameters import Parameters, ParameterStore
@@ -37,6 +38,7 @@ from .layers.checks import is_integer, is_number
 from .weights.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
+    from .graph.cuda import DeviceInferencePlan, DeviceTrainingPlan
     from .inspect.optimization import OptimizeReport
     from .inspect.summary import Summary
 
@@ -60,7 +62,9 @@ class Model:
     ``output_names`` are the names of the outputs where they have any, else None. ``classes`` are the class names by label, None until
     somebody sets them; ``architecture`` is the registered name that :func:`create` made the model from, else None; ``preprocessing`` is a
     :class:`~numbacnn.weights.preprocessing.Preprocessing` that makes inputs of images, None until somebody sets it. All three are
-    saved with the model. ``exact``, False unless somebody sets it, leaves out convolution methods that round more than the direct one.
+    saved with the model. ``device``, ``"cpu"`` or ``"cuda"``, is where :meth:`predict` runs (:meth:`to`); ``on_device`` are the
+    parameters there (:class:`~numbacnn.graph.cuda.DeviceParameters`), None before. ``exact``, False unless somebody sets it, leaves out
+    convolution methods that round more than the direct one.
     Raises ConfigError for inputs and outputs that are not connected or names that are given twice.
     """
 
@@ -86,6 +90,8 @@ class Model:
         self.architecture: str | None = None
         self.preprocessing: Preprocessing | None = None
         self.exact = False
+        self.device = "cpu"
+        self.on_device: Any = None
         self._plans: OrderedDict[tuple, Any] = OrderedDict()
         self._accumulated: WeakValueDictionary[frozenset[str], np.ndarray] = WeakValueDictionary()  # gradients, by what is frozen
         self._lock = threading.RLock()
@@ -135,6 +141,29 @@ class Model:
         """As :meth:`predict`."""
         return self.predict(images)
 
+    def to(self, device: str) -> Model:
+        """Run on ``device`` from now on, ``"cuda"`` (the first NVIDIA GPU) or ``"cpu"``; a Trainer that is made afterwards trains there.
+
+        ``parameters`` stays a mapping of NumPy arrays: what is written there goes to the GPU before the next run, and what training has
+        changed on the GPU comes back when somebody asks for it. (An array that was held before then is brought up to date too.) Returns
+        the model. Raises DeviceError where there is no GPU, with the reason, or a layer that has no kernels for it; ConfigError for another
+        name, and for a model that does not work in float32."""
+        self._placed(device)
+        self.device = device
+        return self
+
+    def _placed(self, device: str) -> Any:
+        """The device of that name, which has the parameters."""
+        found = device_named(device)
+        if isinstance(found, Cuda) and self.on_device is None:
+            if self.dtype != np.float32:
+                raise ConfigError(f"A model in {self.dtype} was to run on the GPU, where kernels work in float32.")
+            passes.for_cuda(self.graph.nodes)
+            from .graph.cuda import DeviceParameters
+
+            self.on_device = DeviceParameters(self.store, found)
+        return found
+
     def optimize(self, example: Any, budget_seconds: float = 10.0) -> OptimizeReport:
         """Measure the ways in which each convolution can run in inference, for batches as large as ``example`` (as :meth:`predict` takes
         them) on the present number of threads, and remember the fastest.
@@ -180,7 +209,7 @@ class Model:
             if self.store.handed_out:
                 raise ConfigError("release_parameters was called while an array of model.parameters is held; delete that first.")
             self._plans.clear()
-            plan = self._inference_plan(batch_size)
+            plan: Any = self._inference_plan(batch_size)
             self.store.packed.keep_only(plan.weights.entries, plan.parameters_read(), self.store)
 
     def _measure(self, batch: int, threads: int, budget: float) -> tuple[Measured, ...]:
@@ -204,7 +233,13 @@ class Model:
         return tuple(rows)
 
     def training_plan(
-        self, batch_size: int, input_gradients: bool = False, *, recompute: str | None = None, accumulate: bool = False
+        self,
+        batch_size: int,
+        input_gradients: bool = False,
+        *,
+        recompute: str | None = None,
+        accumulate: bool = False,
+        device: str = "cpu",
     ) -> TrainingPlan:
         """What runs forward and backward on batches of that size (see :class:`~numbacnn.graph.run.TrainingPlan`). Plans
         are kept, so that asking at every step costs nothing.
@@ -215,13 +250,29 @@ class Model:
         batch_size, recompute = _checked_batch_size(batch_size), checked_recompute(recompute)
         frozen = frozenset(self.store.frozen)
         threads = kernels.jit.num_threads()
-        key = ("training", batch_size, threads, self.exact, frozen, input_gradients, recompute, accumulate)
+        key = ("training", batch_size, threads, self.exact, frozen, input_gradients, recompute, accumulate, device)
 
         def make() -> TrainingPlan:
+            if device != "cpu":
+                return self._made_device_training_plan(batch_size, input_gradients, recompute, accumulate, device)
             plan = self._training_plan(batch_size, input_gradients, threads, recompute, accumulate)
             return TrainingPlan(plan, self.store, self.seed, self._shared_gradients(frozen) if accumulate else None)
 
         return self._cached(key, make)
+
+    def _made_device_training_plan(
+        self, batch_size: int, input_gradients: bool, recompute: str | None, accumulate: bool, name: str
+    ) -> DeviceTrainingPlan:
+        from .graph.cuda import DeviceTrainingPlan
+
+        device = self._placed(name)
+        store = self.store
+        nodes, outputs = passes.for_training_on_cuda(self._nodes(), self.graph.outputs, store.specs, store.frozen, input_gradients)
+        plan = make_plan(
+            nodes, self.graph.inputs, outputs, store.specs, batch=batch_size, training=True, threads=1, dtype=self.dtype,
+            frozen=store.frozen, input_gradients=input_gradients, recompute=recompute, accumulate=accumulate,
+        )  # fmt: skip
+        return DeviceTrainingPlan(plan, self.on_device, self.seed, device, self.on_device.shared_gradients() if accumulate else None)
 
     def _shared_gradients(self, frozen: frozenset[str]) -> np.ndarray:
         """What plans add gradients to. It lives as long as one of them does."""
@@ -417,7 +468,9 @@ class Model:
             accumulate=accumulate,
         )
 
-    def _inference_plan(self, batch_size: int) -> InferencePlan | Walk:
+    def _inference_plan(self, batch_size: int) -> InferencePlan | Walk | DeviceInferencePlan:
+        if self.device != "cpu":
+            return self._cached(("inference", batch_size, self.device), lambda: self._made_device_plan(batch_size))
         threads = kernels.jit.num_threads()
         return self._cached(("inference", batch_size, threads, self.exact), lambda: self._made_inference_plan(batch_size, threads))
 
@@ -425,6 +478,14 @@ class Model:
         walk = self._walk(batch_size, threads)
         in_one = len(walk.parts) == 1 and walk.parts[0].batch == batch_size
         return InferencePlan(walk.parts[0], self.store) if in_one else Walk(walk, self.store)
+
+    def _made_device_plan(self, batch_size: int) -> DeviceInferencePlan:
+        from .graph.cuda import DeviceInferencePlan
+
+        device = self._placed(self.device)
+        nodes, outputs = passes.for_inference_on_cuda(self._nodes(), self.graph.outputs)
+        plan = make_plan(nodes, self.graph.inputs, outputs, self.store.specs, batch=batch_size, training=False, threads=1, dtype=self.dtype)
+        return DeviceInferencePlan(plan, self.on_device, device)
 
     def _cached(self, key: tuple, make: Callable[[], Any]) -> Any:
         """The plan of that key, made where there is none."""

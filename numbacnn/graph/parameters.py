@@ -22,7 +22,8 @@ class ParameterStore:
     """Parameters of a graph, by name.
 
     ``trainable``  one flat array of all that is learned; ``state`` one of the rest (running statistics). Each parameter
-                   starts at a multiple of 64 bytes; the elements between two are zero.
+                   starts at a multiple of 64 bytes; the elements between two are zero. Where a device has newer values they are
+                   copied from there first.
     ``slices``     name → ``(start, stop)`` in the flat array that the parameter lies in.
     ``specs``      name → :class:`~numbacnn.layers.base.Parameter`.
     ``version``    another number after every change; :meth:`touch` says that there was one.
@@ -42,8 +43,9 @@ class ParameterStore:
         self.packed = PackedWeights()
         self._versions = itertools.count(1)  # two threads that count at once still get two numbers
         self.version = 0
-        self.trainable = arrays.zeros(self._lay_out(True), self.dtype)
-        self.state = arrays.zeros(self._lay_out(False), self.dtype)
+        self._trainable = arrays.zeros(self._lay_out(True), self.dtype)
+        self._state = arrays.zeros(self._lay_out(False), self.dtype)
+        self._newer: Any = None
         self._handed_out: weakref.WeakSet[_Holder] = weakref.WeakSet()
         self._watching = False
         self._digest: tuple[bytes, bytes] | None = None
@@ -61,6 +63,27 @@ class ParameterStore:
                 self.slices[name] = (end, end + math.prod(spec.shape))
                 end += arrays.aligned_size(math.prod(spec.shape), self.dtype.itemsize)
         return end
+
+    @property
+    def trainable(self) -> np.ndarray:
+        """One flat array of all that is learned."""
+        self._catch_up()
+        return self._trainable
+
+    @property
+    def state(self) -> np.ndarray:
+        """One flat array of the rest."""
+        self._catch_up()
+        return self._state
+
+    def left_behind(self, newer: Any) -> None:
+        """A device has newer values of all parameters: ``newer.fetch(trainable, state)`` is called before anybody reads them here."""
+        self._newer = newer
+
+    def _catch_up(self) -> None:
+        if self._newer is not None:
+            newer, self._newer = self._newer, None
+            newer.fetch(self._trainable, self._state)
 
     def draw(self, name: str, seed: int) -> None:
         """Give a parameter the values that it starts from."""

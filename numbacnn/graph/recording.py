@@ -6,19 +6,19 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from .. import kernels
 from ..errors import ConfigError, DataError, ShapeError
 from .build import Node
+from .devices import HOST
 
 Step = tuple[Callable, tuple]
 
 
-def steps_of(node: Node, threads: int, function: Callable, *arguments: Any) -> list[Step]:
-    """The kernels that ``function``, a method of the node's layer, launches on that many threads, or the call itself."""
+def steps_of(node: Node, threads: int, function: Callable, *arguments: Any, device: Any = HOST) -> list[Step]:
+    """The kernels that ``function``, a method of the node's layer, launches on that many threads of the device, or the call itself."""
     if not node.layer.recordable:
         return [(_speaking(node, function), arguments)]
     try:
-        with kernels.jit.record(threads) as steps:
+        with device.record(threads) as steps:
             function(*arguments)
     except (ShapeError, ConfigError) as error:
         raise type(error)(f"{node.label()}: {error}") from None

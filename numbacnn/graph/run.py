@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import arrays, kernels
+from .. import kernels
 from ..arrays import Arena
 from .build import Node
+from .devices import HOST
 from .packed import Weights, parameters_read
 from .parameters import ParameterStore
 from .plan import Backward, Block, Combine, Forward, Plan, Slot
@@ -31,24 +32,24 @@ def random_key(seed: int, name: str) -> int:
 class _Bound:
     """What running a plan needs in either mode: its arrays, and the steps that calls of layers turn into. An ``arena`` that is given is
     at least as large as the plan's, and may be shared by plans that run in turn. ``elsewhere`` are the arrays of blocks that are not in
-    the arena."""
+    the arena. ``device`` is where all of them are, and where the ``store`` has the parameters."""
 
-    def __init__(self, plan: Plan, store: ParameterStore, arena: Arena | None = None, elsewhere: Mapping[Block, np.ndarray] = NOTHING):
-        self.plan, self.store = plan, store
+    def __init__(self, plan: Plan, store: Any, arena: Any = None, elsewhere: Mapping[Block, np.ndarray] = NOTHING, device: Any = HOST):
+        self.plan, self.store, self.device = plan, store, device
         self._elsewhere = elsewhere
         self.lock = threading.RLock()
-        self.arena = Arena(plan.arena_bytes) if arena is None else arena
+        self.arena = device.arena(plan.arena_bytes) if arena is None else arena
         self.prepared = self._prepared_arrays()
         self.inputs = [self.array(slot) for slot in plan.inputs]
         self.outputs = [self.array(slot) for slot in plan.outputs]
         for slot in plan.zeroed:
-            self.array(slot).fill(0)
+            device.clear(self.array(slot))
 
     def _prepared_arrays(self) -> dict[Node, dict[str, np.ndarray]]:
         """Arrays derived from parameters, of each node by name."""
         plan = self.plan
         return {
-            node: {name: arrays.empty(plan.full_shape(buffer), buffer.dtype or plan.dtype) for name, buffer in buffers.items()}
+            node: {name: self.device.empty(plan.full_shape(buffer), buffer.dtype or plan.dtype) for name, buffer in buffers.items()}
             for node, buffers in plan.prepared.items()
         }
 
@@ -89,7 +90,7 @@ class _Bound:
         return found[0] if len(found) == 1 else found
 
     def _steps(self, node: Node, function: Callable, *arguments: Any) -> list[Step]:
-        return steps_of(node, self.plan.threads, function, *arguments)
+        return steps_of(node, self.plan.threads, function, *arguments, device=self.device)
 
 
 class InferencePlan(_Bound):
@@ -208,17 +209,18 @@ class TrainingPlan(_Bound):
     ``outputs``, ``output_gradients`` and ``inputs`` keep their contents until the next step.
     """
 
-    def __init__(self, plan: Plan, store: ParameterStore, seed: int, flat_gradients: np.ndarray | None = None):
+    def __init__(self, plan: Plan, store: Any, seed: int, flat_gradients: Any = None, device: Any = HOST):
         store.check_kept(store.specs)
-        super().__init__(plan, store)
+        super().__init__(plan, store, device=device)
         self.output_gradients = [self.array(slot) for slot in plan.output_gradients]
-        self.flat_gradients = arrays.zeros(store.trainable.size, store.dtype) if flat_gradients is None else flat_gradients
+        self.flat_gradients = device.zeros((store.trainable.size,), store.dtype) if flat_gradients is None else flat_gradients
         self.gradients = {name: store.view(name, self.flat_gradients) for name, spec in store.specs.items() if spec.trainable}
         self.input_gradients = self._input_gradients() if plan.input_gradients else None
         self._streams = {
             run.node: np.array([random_key(seed, run.node.name), 0], np.uint64) for run in plan.forward if run.node.layer.random
         }
         self._first = np.zeros(1, np.int64)
+        self._counters = {id(array): device.counterpart(array) for array in (*self._streams.values(), self._first)}
         self._forward_steps = [step for run in plan.forward for step in self._bind_forward(run)]
         self._backward_steps = [step for run in plan.backward for step in self._bind_back(run)]
 
@@ -231,26 +233,28 @@ class TrainingPlan(_Bound):
         self._first[0] = first
         for stream in self._streams.values():
             stream[1] = step
+        for array in (*self._streams.values(), self._first) if self._streams else ():
+            self.device.upload(array, self._counters[id(array)])
 
     def clear_gradients(self) -> None:
         """Forget what a plan that accumulates has added up."""
         for name in {combine.target for run in self.plan.backward if isinstance(run, Backward) for combine in run.after}:
             if isinstance(name, str):
-                self.gradients[name].fill(0)
+                self.device.clear(self.gradients[name])
 
     def forward(self) -> None:
         """Fill ``outputs`` from ``inputs``."""
-        with kernels.jit.launch_guard(), self.lock:
+        with self.device.guard(), self.lock:
             try:
-                kernels.jit.run(self._forward_steps)
+                self.device.run(self._forward_steps)
             finally:
                 if self.store.state.size:  # running statistics have moved, if only those of layers before one that raised
                     self.store.touch()
 
     def backward(self) -> None:
         """Fill ``gradients`` (and ``input_gradients``) from ``output_gradients``, after a :meth:`forward`."""
-        with kernels.jit.launch_guard(), self.lock:
-            kernels.jit.run(self._backward_steps)
+        with self.device.guard(), self.lock:
+            self.device.run(self._backward_steps)
 
     def steps(self) -> tuple[list[tuple[Forward, Step]], list[tuple[Forward | Backward, Step]]]:
         """What :meth:`forward` and :meth:`backward` run, each with the call of a layer that it is part of. Bound anew, for a profile: a
@@ -261,25 +265,32 @@ class TrainingPlan(_Bound):
     def _input_gradients(self) -> list[np.ndarray]:
         """An input that no gradient reaches, such as one of whole numbers, has zeros."""
         slots = self.plan.input_gradients
-        return [np.zeros(array.shape, self.plan.dtype) if slot is None else self.array(slot) for array, slot in zip(self.inputs, slots)]
+        return [
+            self.device.zeros(array.shape, self.plan.dtype) if slot is None else self.array(slot) for array, slot in zip(self.inputs, slots)
+        ]
 
     def _b(self, run: Forward | Backward) -> dict[str, np.ndarray]:
         b = {**self._named(run.buffers), **self._named(run.scratch), **self.prepared[run.node]}
         if isinstance(run, Forward):
             b |= self._named(run.prepared)
         if run.node in self._streams:
-            b["random"], b["first"] = self._streams[run.node], self._first
+            b["random"], b["first"] = (self._counters[id(array)] for array in (self._streams[run.node], self._first))
         return b
 
     def _bind_forward(self, run: Forward) -> list[Step]:
         node, p, trains = run.node, self.store.views_of(run.node), not run.node.constant
         steps: list[Step] = []
         for derived in node.derived:
-            found = derived.arrays(self.plan.dtype)
-            steps.append((derived.compute, (self.store.view, found)))
+            computing, found = self._bind_derived(derived)
+            steps += computing
             p.update(found)
         steps += self._bind_prepare(run, {**self.prepared[node], **self._named(run.prepared)}, p)
         return steps + self._steps(node, node.layer.forward, self._grouped(node, run.x), self._outputs(run.y), p, self._b(run), trains)
+
+    def _bind_derived(self, derived: Any) -> tuple[list[Step], dict[str, Any]]:
+        """What computes vectors of a folded layer, and these."""
+        found = derived.arrays(self.plan.dtype)
+        return [(derived.compute, (self.store.view, found))], found
 
     def _bind_back(self, run: Forward | Backward) -> list[Step]:
         """What runs on the way back."""
@@ -313,9 +324,6 @@ class TrainingPlan(_Bound):
     def _bind_combine(self, combine: Combine) -> list[Step]:
         target = self.gradients[combine.target] if isinstance(combine.target, str) else self.array(combine.target)
         source = self.array(combine.source).reshape(target.shape)
-        with kernels.jit.record(self.plan.threads) as steps:
-            if combine.copy:
-                kernels.rearrange.copy(source, target)
-            else:
-                kernels.merge.add(target, source, target)
+        with self.device.record(self.plan.threads) as steps:
+            (self.device.copy if combine.copy else self.device.add)(source, target)
         return steps

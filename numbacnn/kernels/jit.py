@@ -119,6 +119,8 @@ class _Digest:
         kind = type(value).__name__
         if isinstance(value, Kernel):
             value = value.dispatcher
+        elif hasattr(value, "py_func") and not isinstance(value, Dispatcher):  # a helper that is compiled for another device
+            value = value.py_func
         if isinstance(value, Dispatcher):
             self.value(value.targetoptions)
             self._function(value.py_func)

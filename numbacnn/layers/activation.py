@@ -39,6 +39,7 @@ class Elementwise(Layer):
     recordable: ClassVar[bool] = True
     reads_views: ClassVar[bool] = True
     writes_views: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.activation:Elementwise"
     stem: ClassVar[str] = "activation"
 
     def scalar(self) -> Scalar:
@@ -78,6 +79,8 @@ class Elementwise(Layer):
 @dataclasses.dataclass(frozen=True)
 class Linear(Elementwise):
     """``x``, unchanged."""
+
+    cuda: ClassVar[str | None] = Elementwise.cuda
 
     @property
     def backward_reads(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -342,6 +345,8 @@ class Activation(Elementwise):
 
     function: str = "relu"
     alpha: float | None = None
+
+    cuda: ClassVar[str | None] = Elementwise.cuda
 
     def __post_init__(self) -> None:
         if not isinstance(self.function, str):

@@ -96,6 +96,8 @@ class Layer:
     ``elementwise``     the layer has ``scalar``, the Python function of one number that it applies to each element (see
                         ``layers/activation.py``): fused into an epilogue.
     ``residual_sum``    the layer is ``x[0] + x[1]``, which an epilogue may take over.
+    ``cuda``            where what computes the layer on a GPU is found, as ``"package.module:Class"`` of a subclass of
+                        :class:`numbacnn.layers.cuda.twin.Twin`. A layer without one runs on the CPU only.
     ``inference_identity``  in inference ``y`` is ``x`` (Dropout): the layer is left out.
     ``stem``            of automatic names: ``"conv"`` gives ``conv1``, ``conv2``... in a model.
     ``version``         of the layer's configuration, written into saved models.
@@ -119,6 +121,7 @@ class Layer:
     elementwise: ClassVar[bool] = False
     residual_sum: ClassVar[bool] = False
     inference_identity: ClassVar[bool] = False
+    cuda: ClassVar[str | None] = None
     stem: ClassVar[str] = "layer"
     version: ClassVar[int] = 1
 

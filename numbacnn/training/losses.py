@@ -20,10 +20,12 @@ class Loss:
 
     An author defines :meth:`compute`, and :meth:`targets` where targets are not just numbers shaped like the outputs.
     A ``recordable`` loss's ``compute`` does nothing but arithmetic on shapes and calls of kernels; the trainer then runs
-    it once per plan, and afterwards only the kernels.
+    it once per plan, and afterwards only the kernels. ``cuda`` names, as ``"package.module:function"``, what does the same on a GPU: a
+    function ``(loss, outputs, targets, gradient, total, scale)`` of arrays there.
     """
 
     recordable: ClassVar[bool] = False
+    cuda: ClassVar[str | None] = None
 
     def targets(self, labels: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """``labels`` as the array that :meth:`compute` takes, batch first, for outputs of that ``shape`` (batch first) and ``dtype``.
@@ -116,6 +118,7 @@ class SoftmaxCrossEntropy(Loss):
     ignore_index: int | None = None
 
     recordable: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.kernels.cuda.loss:softmax_cross_entropy"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.label_smoothing < 1.0:

@@ -35,7 +35,8 @@ class Optimizer:
                   counts. :func:`numbacnn.layer_groups` makes some.
 
     An author of an optimizer defines :attr:`slots`, :meth:`numbers` and :meth:`update`. A ``recordable`` optimizer's
-    ``update`` does nothing but call kernels; it is then called once, and afterwards only the kernels run.
+    ``update`` does nothing but call kernels; it is then called once, and afterwards only the kernels run. ``cuda`` names, as
+    ``"package.module:function"``, what does the same as ``update`` on a GPU, with arrays there.
     """
 
     weight_decay: float = dataclasses.field(default=0.0, kw_only=True)
@@ -47,6 +48,7 @@ class Optimizer:
     groups: Groups = dataclasses.field(default=(), kw_only=True)
 
     recordable: ClassVar[bool] = False
+    cuda: ClassVar[str | None] = None
     rate: ClassVar[float]
 
     def __post_init__(self) -> None:
@@ -117,6 +119,7 @@ class SGD(Optimizer):
     dampening: float = 0.0
 
     recordable: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.kernels.cuda.optim:sgd"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -145,6 +148,7 @@ class Adam(Optimizer):
     epsilon: float = 1e-8
 
     recordable: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.kernels.cuda.optim:adam"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,6 +190,7 @@ class RMSprop(Optimizer):
     epsilon: float = 1e-8
 
     recordable: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.kernels.cuda.optim:rmsprop"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -215,6 +220,7 @@ class Adagrad(Optimizer):
     epsilon: float = 1e-10
 
     recordable: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.kernels.cuda.optim:adagrad"
 
     def __post_init__(self) -> None:
         super().__post_init__()

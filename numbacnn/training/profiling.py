@@ -102,7 +102,7 @@ class _Stopwatch:
         self._forward = self._layers("forward", forward)
         self._losses = self._watched(_row(trainer.losses[0].name, "loss", "loss", batch.plan.outputs[0].shape), batch.losses)
         self._backward = self._layers("backward", backward)
-        self._update = self._watched(_row(trainer.optimizer.name, "optimizer", "update", ()), batch.update)
+        self._update = self._watched(_row(trainer.optimizer.name, "optimizer", "update", ()), batch.updating)
 
     def _load(self) -> None:
         self._trainer._loaded(*self._trainer._checked(*self._given), input_gradients=False, accumulate=False)

@@ -67,6 +67,7 @@ class Trainer:
             the loss over the whole batch, for one update. It takes the memory of a micro-batch. Losses that are no (weighted) mean over
             samples are the mean of those of the micro-batches, and batch normalisation takes its statistics from each micro-batch, and
             moves the running ones after each; with other layers, dropout among them, a step is the same up to rounding.
+        device: ``"cpu"`` or ``"cuda"``, where the model runs from then on (:meth:`~numbacnn.model.Model.to`); None leaves it where it is.
 
     ``steps`` counts the updates so far, ``epochs`` the epochs; ``history`` is that of the run that :meth:`fit` is at or
     was last at. ``updater`` holds the optimizer's state.
@@ -85,6 +86,7 @@ class Trainer:
         loss_weights: Sequence[float] | None = None,
         recompute: str | None = None,
         accumulate: int = 1,
+        device: str | None = None,
     ):
         self.model, self.seed = model, _checked_seed(seed)
         self.recompute, self.accumulate = checked_recompute(recompute), _checked_parts(accumulate)
@@ -94,12 +96,23 @@ class Trainer:
         self.metrics = metric_room.resolve_all(metrics)
         self.schedule = schedules.resolve(schedule)
         self.callbacks = [callback_room.resolve(callback) for callback in callbacks]
-        self.updater = Updater(self.optimizer, model.store)
+        if device is not None:
+            model.to(device)
+        self.device = model.device
+        self.updater, self._bind = self._engine()
         self.epochs = 0
         self.history = self._new_history()
-        self._batches: dict[tuple[int, bool, bool], _Batch] = {}
+        self._batches: dict[tuple[int, bool, bool], Any] = {}
         self._state_before = model.store.state.copy()
         self._stopped = False
+
+    def _engine(self) -> tuple[Updater, Any]:
+        """What applies the optimizer, and what binds a plan to a batch, on the device."""
+        if self.device == "cpu":
+            return Updater(self.optimizer, self.model.store), _Batch
+        from . import cuda
+
+        return cuda.DeviceUpdater(self.optimizer, self.model.on_device), cuda.DeviceBatch
 
     @property
     def steps(self) -> int:
@@ -122,33 +135,43 @@ class Trainer:
         parts = []
         for batch in self._forward(images, labels, input_gradients=True):
             batch.plan.backward()
-            parts.append([array.copy() for array in batch.plan.input_gradients])
+            parts.append(batch.plan.device.copies(batch.plan.input_gradients))
         self._restore_state()
         inputs = tuple(map(_joined, zip(*parts)))
-        found = {name: gradient.copy() for name, gradient in batch.plan.gradients.items()}
+        found = dict(zip(batch.plan.gradients, batch.plan.device.copies(batch.plan.gradients.values())))
         return {**found, "input": inputs[0] if len(inputs) == 1 else inputs}
 
     def _step(self, images: Any, labels: Any, factor: float) -> _Outcome:
         outcome = _Outcome(copied=self.accumulate > 1)
+        if self.device != "cpu" and self.accumulate == 1:
+            batch: Any = self._loaded(*self._checked(images, labels), False, False)
+            batch.step(self.steps, factor)
+            outcome.add(batch)
+            self._check_loss(outcome.loss, factor)
+            return outcome
         for batch in self._forward(images, labels):
             outcome.add(batch)
             if not math.isfinite(outcome.loss):
                 self._restore_state()
-                raise DivergenceError(
-                    f"The loss of step {self.steps + 1} is {outcome.loss} at rate {self.optimizer.rate * factor:g}; the model is as it was "
-                    "before this step. Try a smaller rate or clip_norm, and see whether the data is finite and scaled."
-                )
+            self._check_loss(outcome.loss, factor)
             batch.plan.backward()
-        self.updater.apply(batch.update, factor)
+        batch.update(factor)
         return outcome
 
-    def _forward(self, images: Any, labels: Any, input_gradients: bool = False) -> Iterator[_Batch]:
+    def _check_loss(self, loss: float, factor: float) -> None:
+        if not math.isfinite(loss):
+            raise DivergenceError(
+                f"The loss of step {self.steps + 1} is {loss} at rate {self.optimizer.rate * factor:g}; the model is as it was "
+                "before this step. Try a smaller rate or clip_norm, and see whether the data is finite and scaled."
+            )
+
+    def _forward(self, images: Any, labels: Any, input_gradients: bool = False) -> Iterator[Any]:
         """The micro-batches of a batch, one after the other, each with the loss and the gradients of the outputs: its part in those of the
         whole batch. The backward pass is up to the caller."""
         inputs, targets = self._checked(images, labels)
         parts = _parts(len(inputs[0]), self.accumulate)
         shares = self._shares(targets, parts) if len(parts) > 1 else [None]
-        if self._state_before.size:
+        if self._state_before.size and self.device == "cpu":
             np.copyto(self._state_before, self.model.store.state)
         for part, share in zip(parts, shares):
             batch = self._loaded([array[part] for array in inputs], [array[part] for array in targets], input_gradients, len(parts) > 1)
@@ -165,15 +188,17 @@ class Trainer:
         shapes = [(len(inputs[0]), *tensor.shape) for tensor in self.model.graph.outputs]
         return inputs, self._targets(labels, shapes, self.model.dtype)
 
-    def _loaded(self, inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], input_gradients: bool, accumulate: bool) -> _Batch:
+    def _loaded(self, inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], input_gradients: bool, accumulate: bool) -> Any:
         """Images and targets, copied to where a plan reads them."""
         key = len(inputs[0]), input_gradients, accumulate
-        plan = self.model.training_plan(len(inputs[0]), input_gradients, recompute=self.recompute, accumulate=accumulate)
+        plan = self.model.training_plan(
+            len(inputs[0]), input_gradients, recompute=self.recompute, accumulate=accumulate, device=self.device
+        )
         batch = self._batches.get(key)
         if batch is None or not batch.fits(plan, targets):
             if len(self._batches) >= BATCH_KINDS:
                 self._batches.clear()
-            batch = self._batches[key] = _Batch(self, plan, targets)
+            batch = self._batches[key] = self._bind(self, plan, targets)
         batch.load(inputs, targets)
         return batch
 
@@ -201,7 +226,9 @@ class Trainer:
 
     def _restore_state(self) -> None:
         """Undo what the forward pass did to running statistics."""
-        if self._state_before.size:
+        if self.device != "cpu":
+            self.model.on_device.restore_state()
+        elif self._state_before.size:
             np.copyto(self.model.store.state, self._state_before)
             self.model.store.touch()
 
@@ -312,7 +339,7 @@ class Trainer:
 
 
 class _Batch:
-    """A plan for one batch size, with targets and everything between its passes bound to it."""
+    """A plan for one batch size, with targets and everything between its passes bound to it; ``updating`` is what an update runs."""
 
     def __init__(self, trainer: Trainer, plan: Any, targets: Sequence[np.ndarray]):
         self.plan = plan
@@ -328,7 +355,7 @@ class _Batch:
                 self.losses += steps
             else:
                 self.losses.append((loss.compute, arguments))
-        self.update = trainer.updater.bind(plan.flat_gradients)
+        self._updater, self.updating = trainer.updater, trainer.updater.bind(plan.flat_gradients)
 
     def fits(self, plan: Any, targets: Sequence[np.ndarray]) -> bool:
         """Whether this is for that plan, and for targets of that kind."""
@@ -353,6 +380,15 @@ class _Batch:
             for gradient, factor in zip(self.plan.output_gradients, share):
                 np.multiply(gradient, factor, out=gradient)
 
+    @property
+    def outputs(self) -> np.ndarray:
+        """The first output."""
+        return self.plan.outputs[0]
+
+    def update(self, factor: float) -> None:
+        """Change the parameters, after backward passes."""
+        self._updater.apply(self.updating, factor)
+
 
 class _Outcome:
     """What came out of a batch: ``totals``, a row ``(loss, divisor)`` for each output, and for metrics the first output and its targets.
@@ -363,10 +399,10 @@ class _Outcome:
         self._copied = copied
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def add(self, batch: _Batch) -> None:
+    def add(self, batch: Any) -> None:
         """Enter a batch, or a further part of one."""
         self.totals = self.totals + batch.totals
-        part = batch.plan.outputs[0], batch.targets[0]
+        part = batch.outputs, batch.targets[0]
         self._parts.append((part[0].copy(), part[1].copy()) if self._copied else part)
 
     @property

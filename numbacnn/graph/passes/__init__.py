@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 from ...layers.base import Parameter
 from ..build import Node
 from ..tensor import Tensor
 from .constant import constant_part, fix_state
+from .device import for_cuda
 from .drop import drop_identities
 from .expansion import fuse_expansions
 from .fuse import fuse_epilogues
@@ -38,13 +39,35 @@ def for_training(
 ) -> Rewritten:
     """Nodes and outputs as they are trained. What comes before everything that is not ``frozen`` is rewritten as for inference, unless
     gradients go through it to the inputs."""
+    return _training(nodes, outputs, specs, frozen, input_gradients, _fused), list(outputs)
+
+
+def for_training_on_cuda(
+    nodes: Sequence[Node],
+    outputs: Sequence[Tensor],
+    specs: Mapping[str, Parameter],
+    frozen: Collection[str],
+    input_gradients: bool,
+) -> Rewritten:
+    """As :func:`for_training`, with layers that run on the GPU."""
+    return for_cuda(_training(nodes, outputs, specs, frozen, input_gradients, _fused_on_cuda)), list(outputs)
+
+
+def _training(
+    nodes: Sequence[Node],
+    outputs: Sequence[Tensor],
+    specs: Mapping[str, Parameter],
+    frozen: Collection[str],
+    input_gradients: bool,
+    fused: Callable[[Sequence[Node], Sequence[Tensor]], list[Node]],
+) -> list[Node]:
     nodes = fix_state(nodes, specs, frozen)
     if input_gradients:
-        return fuse_norms(split_activations(nodes), outputs), list(outputs)
+        return fuse_norms(split_activations(nodes), outputs)
     constant, rest = constant_part(nodes, frozen)
     read = {*outputs, *(tensor for node in rest for tensor in node.inputs)}
     made = [tensor for node in constant for tensor in node.outputs if tensor in read]
-    return _fused(constant, made) + fuse_norms(split_activations(rest), outputs), list(outputs)
+    return fused(constant, made) + fuse_norms(split_activations(rest), outputs)
 
 
 def for_inference(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> Rewritten:
@@ -52,6 +75,16 @@ def for_inference(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> Rewritten
     :func:`.methods.with_measured_methods`."""
     nodes, outputs = drop_identities(nodes, outputs)
     return _fused(nodes, outputs), outputs
+
+
+def for_inference_on_cuda(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> Rewritten:
+    """Nodes and outputs as they are run in inference on the GPU."""
+    nodes, outputs = drop_identities(nodes, outputs)
+    return for_cuda(_fused_on_cuda(nodes, outputs)), outputs
+
+
+def _fused_on_cuda(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> list[Node]:
+    return fuse_epilogues(split_activations(nodes), outputs)
 
 
 def _fused(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> list[Node]:

@@ -1,0 +1,176 @@
+"""Plans on the GPU: parameters that live there, the forward pass, and a whole training step as one graph of launches."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .build import Node
+from .devices import Cuda
+from .parameters import ParameterStore
+from .plan import Forward, Plan
+from .recording import Step
+from .run import TrainingPlan, _Bound
+
+_versions = itertools.count(1)
+
+
+class DeviceParameters:
+    """The parameters of a :class:`~.parameters.ParameterStore` on the GPU, laid out alike.
+
+    Whoever changes them there says so (:meth:`touch`); the host's arrays follow when somebody asks for them, and what was written there
+    is taken over before the next run (:meth:`update`); ``taken`` is the version of it."""
+
+    def __init__(self, store: ParameterStore, device: Cuda):
+        self.host, self.device = store, device
+        self.specs, self.dtype = store.specs, store.dtype
+        self.trainable = device.zeros((store.trainable.size,), store.dtype)
+        self.state = device.zeros((store.state.size,), store.dtype)
+        self._state_before = device.zeros(self.state.shape, store.dtype)
+        self.taken: int | None = None
+        self._ahead = False
+        self._version = 0
+        self._gradients: Any = None
+        self._lock = threading.RLock()
+
+    def check_kept(self, names: Any) -> None:
+        """As of the store."""
+        self.host.check_kept(names)
+
+    def view(self, name: str, flat: Any = None) -> Any:
+        """The array of a parameter, or the same part of another array that is laid out like ``trainable``."""
+        spec = self.specs[name]
+        start, stop = self.host.slices[name]
+        if flat is None:
+            flat = self.trainable if spec.trainable else self.state
+        return flat[start:stop].reshape(spec.shape)
+
+    def views_of(self, node: Node) -> dict[str, Any]:
+        """Of a node, by its layer's names."""
+        return {local: self.view(full) for local, full in node.parameters.items()}
+
+    def update(self) -> int:
+        """Take over what was changed on the host. A number that is another one after every change of the parameters."""
+        with self._lock:
+            if not self._ahead:
+                version = self.host.current_version()
+                if version != self.taken:
+                    self.trainable.upload(self.host.trainable)
+                    self.state.upload(self.host.state)
+                    self.taken = version
+                    self._version = next(_versions)
+            return self._version
+
+    def touch(self) -> None:
+        """Parameters were changed on the device."""
+        with self._lock:
+            self._ahead = True
+            self._version = next(_versions)
+            self.host.left_behind(self)
+
+    def keep_state(self) -> None:
+        """Remember the running statistics, for :meth:`restore_state`."""
+        if self.state.size:
+            self._state_before.copy_from(self.state)
+
+    def restore_state(self) -> None:
+        """Undo what a forward pass did to running statistics."""
+        if self.state.size:
+            self.state.copy_from(self._state_before)
+
+    def shared_gradients(self) -> Any:
+        """What plans that accumulate add their gradients to."""
+        if self._gradients is None:
+            self._gradients = self.device.zeros(self.trainable.shape, self.dtype)
+        return self._gradients
+
+    def fetch(self, trainable: np.ndarray, state: np.ndarray) -> None:
+        """Bring the host's arrays up to date; for the store."""
+        with self._lock:
+            if self._ahead:
+                self.trainable.download(trainable)
+                self.state.download(state)
+                self._ahead = False
+                self.host.touch()
+                self.taken = self.host.version
+
+
+class _Derived:
+    """Vectors of a folded layer: computed on the host, where its parameters change seldom."""
+
+    def __init__(self, derived: Any, dtype: np.dtype, device: Cuda):
+        self._derived, self._found = derived, derived.arrays(dtype)
+        self.arrays = {name: device.empty(array.shape, array.dtype) for name, array in self._found.items()}
+
+    def compute(self, store: ParameterStore) -> None:
+        self._derived.compute(store.view, self._found)
+        for name, array in self._found.items():
+            self.arrays[name].upload(array)
+
+
+class DeviceInferencePlan(_Bound):
+    """The forward pass in inference mode on the GPU, for one batch size."""
+
+    def __init__(self, plan: Plan, parameters: DeviceParameters, device: Cuda):
+        super().__init__(plan, parameters, device=device)
+        self._derived: list[_Derived] = []
+        self._preparing: list[Step] = []
+        self._steps_forward = [step for run in plan.forward for step in self._bind(run)]
+        self._current: int | None = None
+
+    def _bind(self, run: Forward) -> list[Step]:
+        node, p = run.node, self.store.views_of(run.node)
+        for each in node.derived:
+            derived = _Derived(each, self.plan.dtype, self.device)
+            self._derived.append(derived)
+            p.update(derived.arrays)
+        prepared = self.prepared[node]
+        if prepared:
+            self._preparing += self._steps(node, node.layer.prepare, node.shapes, self.plan.batch, p, prepared, False)
+        b = {**self._named(run.buffers), **self._named(run.scratch), **prepared}
+        return self._steps(node, node.layer.forward, self._grouped(node, run.x), self._outputs(run.y), p, b, False)
+
+    def forward(self, batch: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> None:
+        """Run on a batch (one array per input) and copy the outputs into ``results``. One thread at a time; others wait."""
+        with self.lock:
+            self._refresh()
+            for array, given in zip(self.inputs, batch, strict=True):
+                self.device.upload(given, array)
+            self.device.run(self._steps_forward)
+            for result, array in zip(results, self.outputs, strict=True):
+                self.device.download(array, result)
+
+    def _refresh(self) -> None:
+        """Bring what follows from parameters up to date."""
+        version = self.store.update()
+        if version != self._current:
+            for derived in self._derived:
+                derived.compute(self.store.host)
+            self.device.run(self._preparing)
+            self._current = version
+
+
+class DeviceTrainingPlan(TrainingPlan):
+    """Forward and backward in training mode on the GPU, for one batch size (see :class:`~.run.TrainingPlan`)."""
+
+    def __init__(self, plan: Plan, parameters: DeviceParameters, seed: int, device: Cuda, flat_gradients: Any = None):
+        self._derived: list[_Derived] = []
+        self._current: int | None = None
+        super().__init__(plan, parameters, seed, flat_gradients, device)
+
+    def _bind_derived(self, derived: Any) -> tuple[list[Step], dict[str, Any]]:
+        found = _Derived(derived, self.plan.dtype, self.device)
+        self._derived.append(found)
+        return [], found.arrays
+
+    def refresh(self) -> None:
+        """Take over what was changed on the host."""
+        self.store.update()
+        if self._derived and self.store.taken != self._current:  # they follow from frozen parameters, which only the host changes
+            for derived in self._derived:
+                derived.compute(self.store.host)
+        self._current = self.store.taken

@@ -1,0 +1,140 @@
+"""Where a plan runs: what differs between the host and a GPU, as far as plans are concerned."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import arrays, kernels
+from ..errors import ConfigError
+
+DEVICES = ("cpu", "cuda")
+
+
+class Host:
+    """The CPU, whose arrays are NumPy's."""
+
+    name = "cpu"
+
+    def arena(self, nbytes: int) -> Any:
+        """Memory for the arrays of a plan."""
+        return arrays.Arena(nbytes)
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Any:
+        """A new array, uninitialised."""
+        return arrays.empty(shape, dtype)
+
+    def zeros(self, shape: Sequence[int], dtype: Any) -> Any:
+        """A new array of zeros."""
+        return arrays.zeros(shape, dtype)
+
+    def counterpart(self, array: np.ndarray) -> Any:
+        """The array on the device to which :meth:`upload` copies a small array of the host."""
+        return array
+
+    def upload(self, values: np.ndarray, into: Any) -> None:
+        """Fill an array with values of the host."""
+        if values is not into:
+            np.copyto(into, values, casting="unsafe")
+
+    def copies(self, found: Iterable[Any]) -> list[np.ndarray]:
+        """Copies of arrays, on the host."""
+        return [array.copy() for array in found]
+
+    def clear(self, array: Any) -> None:
+        """Fill an array with zeros."""
+        array.fill(0)
+
+    def record(self, threads: int | None = None) -> contextlib.AbstractContextManager[list]:
+        """Within the block, what is launched is collected."""
+        return kernels.jit.record(threads)
+
+    def run(self, steps: Sequence[tuple]) -> None:
+        """Run what was collected."""
+        kernels.jit.run(steps)
+
+    def guard(self) -> contextlib.AbstractContextManager:
+        """Held around runs."""
+        return kernels.jit.launch_guard()
+
+    def copy(self, source: Any, target: Any) -> None:
+        """``target = source``."""
+        kernels.rearrange.copy(source, target)
+
+    def add(self, source: Any, target: Any) -> None:
+        """``target += source``."""
+        kernels.merge.add(target, source, target)
+
+
+class Cuda:
+    """The first GPU, through numba.cuda. Raises DeviceError where there is none, with the reason."""
+
+    name = "cuda"
+
+    def __init__(self) -> None:
+        from ..kernels.cuda import launch, memory, pointwise, runtime
+
+        runtime.device()
+        self._launch, self._memory, self._pointwise = launch, memory, pointwise
+
+    def arena(self, nbytes: int) -> Any:
+        return self._memory.DeviceArena(nbytes)
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Any:
+        return self._memory.empty(shape, dtype)
+
+    def zeros(self, shape: Sequence[int], dtype: Any) -> Any:
+        return self._memory.zeros(shape, dtype)
+
+    def counterpart(self, array: np.ndarray) -> Any:
+        return self._memory.on_device(array)
+
+    def upload(self, values: np.ndarray, into: Any) -> None:
+        into.upload(values)
+
+    def download(self, array: Any, into: np.ndarray) -> None:
+        """Copy an array to the host."""
+        array.download(into)
+
+    def copies(self, found: Iterable[Any]) -> list[np.ndarray]:
+        return [array.download() for array in found]
+
+    def clear(self, array: Any) -> None:
+        array.clear()
+
+    @contextlib.contextmanager
+    def record(self, threads: int | None = None) -> Any:
+        with self._launch.record() as launches:
+            steps: list[tuple] = []
+            yield steps
+            steps += [(launch, ()) for launch in launches]
+
+    def run(self, steps: Sequence[tuple]) -> None:
+        for step, arguments in steps:
+            step(*arguments)
+
+    def guard(self) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext()
+
+    def copy(self, source: Any, target: Any) -> None:
+        target.copy_from(source)
+
+    def add(self, source: Any, target: Any) -> None:
+        self._pointwise.add(source, target)
+
+    def scale(self, array: Any, factor: float) -> None:
+        """``array *= factor``."""
+        self._pointwise.scale(array, factor)
+
+
+HOST = Host()
+
+
+def device_named(name: Any) -> Host | Cuda:
+    """The device that ``"cpu"`` or ``"cuda"`` means. Raises ConfigError for another name, and DeviceError where it cannot be used."""
+    if name not in DEVICES:
+        raise ConfigError(f"{name!r} was given as a device; it is 'cpu' or 'cuda'.")
+    return HOST if name == "cpu" else Cuda()

@@ -1,0 +1,22 @@
+"""Each layer gives way to its twin on the GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from ...errors import DeviceError
+from ..build import Node
+
+
+def for_cuda(nodes: Sequence[Node]) -> list[Node]:
+    """Nodes whose layers run on the GPU. Raises DeviceError for a layer that has no kernels there, by its name in the model."""
+    from ...layers.cuda.twin import on_cuda
+
+    found = []
+    for node in nodes:
+        try:
+            found.append(dataclasses.replace(node, layer=on_cuda(node.layer)))
+        except DeviceError as error:
+            raise DeviceError(f"{node.label()}: {error}") from None
+    return found

@@ -1,0 +1,128 @@
+"""Arrays on the device: dense, and views of whole memory; copies to and from the host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import launch
+from .runtime import Memory, device
+
+
+class DeviceArray:
+    """A C-contiguous array on the device, ``offset`` bytes into its ``memory``.
+
+    It has NumPy's ``shape``, ``ndim``, ``size``, ``dtype``, ``nbytes``, ``reshape`` and slices of its first axis; other work is up to
+    kernels. Copies within a recording are recorded. CuPy, PyTorch and others take it as it is (``__cuda_array_interface__``).
+    """
+
+    def __init__(self, memory: Memory, offset: int, shape: Sequence[int], dtype: Any):
+        self.memory, self.offset, self.shape, self.dtype = memory, offset, tuple(shape), np.dtype(dtype)
+        self.size = math.prod(self.shape)
+        self.nbytes = self.size * self.dtype.itemsize
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def pointer(self) -> int:
+        """Address on the device."""
+        return self.memory.pointer + self.offset
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"<{self.dtype} array of shape {self.shape} on {device().name}>"
+
+    def reshape(self, *shape: Any) -> DeviceArray:
+        """The same elements in another shape; one of its numbers may be -1."""
+        wanted = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], Sequence) else tuple(shape)
+        if -1 in wanted:
+            rest = -math.prod(wanted)
+            wanted = tuple(self.size // max(rest, 1) if length == -1 else length for length in wanted)
+        if math.prod(wanted) != self.size:
+            raise ValueError(f"an array of shape {self.shape} cannot take the shape {wanted}")
+        return DeviceArray(self.memory, self.offset, wanted, self.dtype)
+
+    def __getitem__(self, part: slice) -> DeviceArray:
+        """Some neighbours along the first axis."""
+        start, stop, step = part.indices(len(self))
+        assert step == 1
+        stop = max(start, stop)
+        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        return DeviceArray(self.memory, self.offset + start * row, (stop - start, *self.shape[1:]), self.dtype)
+
+    def upload(self, values: np.ndarray) -> None:
+        """Copy from the host, at once."""
+        values = np.ascontiguousarray(values, self.dtype)
+        assert values.size == self.size
+        device().upload(self.memory, self.offset, values)
+        device().synchronize()
+
+    def download(self, into: np.ndarray | None = None) -> np.ndarray:
+        """A copy on the host."""
+        found = np.empty(self.shape, self.dtype) if into is None else into
+        device().download(self.memory, self.offset, found)
+        device().synchronize()
+        return found
+
+    def copy_from(self, source: DeviceArray) -> None:
+        """Take over the elements of another array of as many bytes."""
+        launch.perform(launch.Copy(source.memory, source.offset, self.memory, self.offset, self.nbytes))
+
+    def clear(self) -> None:
+        """Fill with zeros."""
+        launch.perform(launch.Clear(self.memory, self.offset, self.nbytes))
+
+    @property
+    def host(self) -> np.ndarray:
+        """Simulated: the elements, flat."""
+        assert self.memory.host is not None
+        return self.memory.host[self.offset : self.offset + self.nbytes].view(self.dtype)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.pointer, False),
+            "strides": None,
+            "version": 3,
+            "stream": None,
+        }
+
+
+def empty(shape: Sequence[int], dtype: Any) -> DeviceArray:
+    """A new array, uninitialised."""
+    return DeviceArray(Memory(math.prod(shape) * np.dtype(dtype).itemsize), 0, shape, dtype)
+
+
+def zeros(shape: Sequence[int], dtype: Any) -> DeviceArray:
+    """A new array of zeros."""
+    found = empty(shape, dtype)
+    device().clear(found.memory, 0, found.nbytes)
+    return found
+
+
+def on_device(values: np.ndarray) -> DeviceArray:
+    """A copy of an array of the host."""
+    found = empty(values.shape, values.dtype)
+    found.upload(values)
+    return found
+
+
+class DeviceArena:
+    """One piece of memory, and arrays at given offsets of it (compare :class:`numbacnn.arrays.Arena`)."""
+
+    def __init__(self, nbytes: int):
+        self.memory = Memory(nbytes)
+
+    def view(self, offset: int, shape: Sequence[int], dtype: Any) -> DeviceArray:
+        """The array of ``shape`` that starts ``offset`` bytes into the arena."""
+        return DeviceArray(self.memory, offset, shape, dtype)

@@ -1,0 +1,323 @@
+"""The GPU at work: memory, copies, streams, launches and captured graphs, through NVIDIA's driver; or, simulated, the same in this process.
+
+Everything runs in order on one stream of one device, in the device's primary context, which PyTorch and CuPy use too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...errors import DeviceError
+from .driver import INSTALL, SIMULATED, Capability, MachineCode, cuda
+
+LARGEST_STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel gets without asking
+
+
+class Memory:
+    """Bytes on the device, from address ``pointer`` on; simulated, ``host`` holds them."""
+
+    def __init__(self, nbytes: int):
+        self.nbytes, self.pointer, self.host = nbytes, 0, None
+        if SIMULATED:
+            self.host = np.zeros(max(nbytes, 1), np.uint8)
+            self.pointer = self.host.ctypes.data
+        else:
+            self.pointer = device().allocate(max(nbytes, 1))
+
+    def __del__(self) -> None:
+        if self.pointer and self.host is None:
+            with contextlib.suppress(Exception):  # at the end of the process there may be no context any more
+                device().free(self.pointer)
+
+
+def problem() -> str | None:
+    """Why no GPU can be used, and what would help, in one sentence; None where one can."""
+    if SIMULATED:
+        return None
+    try:
+        from cuda.bindings import driver as api
+    except ImportError:
+        return f"No GPU can be used: NVIDIA's package cuda-bindings is not installed; {INSTALL}."
+    try:
+        (error,) = api.cuInit(0)
+    except Exception:  # the class differs between versions of cuda-bindings
+        return "No GPU can be used: there is no NVIDIA driver on this machine; install the driver of the GPU."
+    if error == api.CUresult.CUDA_ERROR_NO_DEVICE:
+        return "No GPU can be used: the NVIDIA driver finds none on this machine (nvidia-smi lists those that it finds)."
+    if error != api.CUresult.CUDA_SUCCESS:
+        return f"No GPU can be used: the NVIDIA driver does not start ({error.name}); nvidia-smi may tell more."
+    error, installed = api.cuDriverGetVersion()
+    needed = getattr(api, "CUDA_VERSION", 0)
+    if installed // 1000 < needed // 1000:
+        return (
+            f"No GPU can be used: the NVIDIA driver is for CUDA {installed // 1000}.{installed % 1000 // 10}, the packages are for CUDA "
+            f"{needed // 1000}; install a newer driver, or pip install 'numba-cuda[cu{installed // 1000}]'."
+        )
+    return None
+
+
+_instead: Any = None
+
+
+def device() -> Any:
+    """The first GPU that the driver finds, the simulator, or what :func:`pretended` has put in their place. Raises DeviceError where there
+    is none."""
+    return _instead if _instead is not None else _first()
+
+
+@contextlib.contextmanager
+def pretended(stand_in: Any) -> Iterator[Any]:
+    """Within the block, in all threads, something else is the device."""
+    global _instead
+    outer, _instead = _instead, stand_in
+    try:
+        yield stand_in
+    finally:
+        _instead = outer
+
+
+@functools.cache
+def _first() -> Any:
+    if SIMULATED:
+        return Simulator()
+    found = problem()
+    if found:
+        raise DeviceError(found)
+    return Device(0)
+
+
+class Device:
+    """A GPU, by its number among those that the driver finds."""
+
+    simulated = False
+
+    def __init__(self, number: int):
+        from cuda.bindings import driver as api
+
+        self._api = api
+        self.number = number
+        self._handle = self._done(api.cuDeviceGet(number))
+        self._context = self._done(api.cuDevicePrimaryCtxRetain(self._handle))
+        self._local = threading.local()
+        self._enter()
+        self.stream = self._done(api.cuStreamCreate(api.CUstream_flags.CU_STREAM_NON_BLOCKING.value))
+        self.capability: Capability = (self.attribute("COMPUTE_CAPABILITY_MAJOR"), self.attribute("COMPUTE_CAPABILITY_MINOR"))
+        self.multiprocessors = self.attribute("MULTIPROCESSOR_COUNT")
+        name = self._done(api.cuDeviceGetName(96, self._handle))
+        self.name = name.decode().rstrip("\0")
+
+    def attribute(self, name: str) -> int:
+        """A number that the driver knows of the device."""
+        kind = self._api.CUdevice_attribute
+        return self._done(self._api.cuDeviceGetAttribute(getattr(kind, f"CU_DEVICE_ATTRIBUTE_{name}"), self._handle))
+
+    def _enter(self) -> None:
+        """Make the device's context that of this thread."""
+        if not getattr(self._local, "entered", False):
+            self._done(self._api.cuCtxSetCurrent(self._context))
+            self._local.entered = True
+
+    def _done(self, result: tuple) -> Any:
+        """What a call of the driver gave. Raises DeviceError where it failed."""
+        error, *values = result
+        if error != self._api.CUresult.CUDA_SUCCESS:
+            _, text = self._api.cuGetErrorString(error)
+            raise DeviceError(f"The GPU refused: {error.name}, {(text or b'').decode()}.")
+        return values[0] if len(values) == 1 else tuple(values)
+
+    # Memory ----------------------------------------------------------------------------------------------------------
+
+    def allocate(self, nbytes: int) -> int:
+        self._enter()
+        result = self._api.cuMemAlloc(nbytes)
+        if result[0] == self._api.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            free, total = self.memory()
+            raise DeviceError(
+                f"The GPU has no room for {nbytes / 2**20:,.0f} MiB more: {free / 2**20:,.0f} of {total / 2**20:,.0f} MiB are free. "
+                "A smaller batch, recompute='blocks' or accumulate=2 need less."
+            )
+        return int(self._done(result))
+
+    def free(self, pointer: int) -> None:
+        self._enter()
+        self._done(self._api.cuMemFree(pointer))
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes that are free, and bytes in all."""
+        self._enter()
+        return self._done(self._api.cuMemGetInfo())
+
+    def pinned(self, nbytes: int) -> np.ndarray:
+        """Bytes of the host that the device copies from and to by itself; they are kept until the process ends."""
+        self._enter()
+        pointer = int(self._done(self._api.cuMemAllocHost(max(nbytes, 1))))
+        return np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_uint8)), (max(nbytes, 1),))
+
+    def upload(self, memory: Memory, offset: int, source: np.ndarray) -> None:
+        """Copy a dense array of the host; it must not change before the next :meth:`synchronize` if it is :meth:`pinned`."""
+        self._enter()
+        self._done(self._api.cuMemcpyHtoDAsync(memory.pointer + offset, source.ctypes.data, source.nbytes, self.stream))
+
+    def download(self, memory: Memory, offset: int, target: np.ndarray) -> None:
+        """Copy into a dense array of the host, which holds it after the next :meth:`synchronize`."""
+        self._enter()
+        self._done(self._api.cuMemcpyDtoHAsync(target.ctypes.data, memory.pointer + offset, target.nbytes, self.stream))
+
+    def copy(self, source: Memory, source_offset: int, target: Memory, offset: int, nbytes: int) -> None:
+        """Copy on the device."""
+        self._enter()
+        self._done(self._api.cuMemcpyDtoDAsync(target.pointer + offset, source.pointer + source_offset, nbytes, self.stream))
+
+    def clear(self, memory: Memory, offset: int, nbytes: int) -> None:
+        """Fill with zeros."""
+        self._enter()
+        self._done(self._api.cuMemsetD8Async(memory.pointer + offset, 0, nbytes, self.stream))
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was asked of it."""
+        self._enter()
+        self._done(self._api.cuStreamSynchronize(self.stream))
+
+    # Launches --------------------------------------------------------------------------------------------------------
+
+    def load(self, code: MachineCode) -> Any:
+        """A kernel that can be launched."""
+        self._enter()
+        module = self._done(self._api.cuModuleLoadData(code.cubin))
+        return self._done(self._api.cuModuleGetFunction(module, code.name.encode()))
+
+    def allow_shared(self, function: Any, nbytes: int) -> None:
+        """Let a kernel have that much dynamic shared memory."""
+        attribute = self._api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        self._done(self._api.cuFuncSetAttribute(function, attribute, nbytes))
+
+    def launch(self, function: Any, grid: Sequence[int], threads: int, shared: int, parameters: int) -> None:
+        """Launch a kernel; ``parameters`` is the address of an array of the addresses of its arguments."""
+        self._enter()
+        self._done(self._api.cuLaunchKernel(function, *grid, threads, 1, 1, shared, self.stream, parameters, 0))
+
+    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        """What ``work`` launches and copies on the device, as one graph that can be launched again and again."""
+        self._enter()
+        api = self._api
+        self._done(api.cuStreamBeginCapture(self.stream, api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
+        try:
+            work()
+        finally:
+            graph = self._done(api.cuStreamEndCapture(self.stream))
+        return _Graph(self, self._done(api.cuGraphInstantiate(graph, 0)), graph)
+
+    # Time ------------------------------------------------------------------------------------------------------------
+
+    def event(self) -> Any:
+        """A mark in the stream, for :meth:`elapsed`."""
+        self._enter()
+        found = self._done(self._api.cuEventCreate(0))
+        self._done(self._api.cuEventRecord(found, self.stream))
+        return found
+
+    def elapsed(self, start: Any, stop: Any) -> float:
+        """Milliseconds between two marks; waits for the second."""
+        self._done(self._api.cuEventSynchronize(stop))
+        return float(self._done(self._api.cuEventElapsedTime(start, stop)))
+
+
+class _Graph:
+    """A captured graph."""
+
+    def __init__(self, owner: Device, executable: Any, graph: Any):
+        self._owner, self._executable, self._graph = owner, executable, graph
+
+    def __call__(self) -> None:
+        self._owner._enter()
+        self._owner._done(self._owner._api.cuGraphLaunch(self._executable, self._owner.stream))
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self._owner._api.cuGraphExecDestroy(self._executable)
+            self._owner._api.cuGraphDestroy(self._graph)
+
+
+class Blueprint:
+    """Stands in for a device that is not there, to find out what would be compiled for it: memory is never touched, nothing runs, and
+    ``wanted`` collects each kernel and kinds of arguments that would be launched."""
+
+    simulated = False
+    name = "no device"
+    multiprocessors = 132
+
+    def __init__(self, capability: Capability):
+        self.capability = capability
+        self.wanted: dict[tuple[Any, tuple], None] = {}
+        self._next = 1 << 32
+
+    def allocate(self, nbytes: int) -> int:
+        self._next += -(-nbytes // 512) * 512
+        return self._next
+
+    def pinned(self, nbytes: int) -> np.ndarray:
+        return np.empty(max(nbytes, 1), np.uint8)
+
+    def memory(self) -> tuple[int, int]:
+        return 1 << 37, 1 << 37
+
+    def want(self, kernel: Any, kinds: tuple) -> None:
+        """Note a kernel for arguments of these kinds."""
+        self.wanted[kernel, kinds] = None
+
+    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        return work
+
+    def _nothing(self, *_: Any) -> None:
+        """What a device that is not there does."""
+
+    free = upload = download = copy = clear = synchronize = launch = _nothing
+
+
+class Simulator:
+    """Stands in for a device while kernels run as Python."""
+
+    simulated = True
+    name = "the simulator"
+    capability: Capability = (9, 0)
+    multiprocessors = 2
+
+    def memory(self) -> tuple[int, int]:
+        return 1 << 34, 1 << 34
+
+    def pinned(self, nbytes: int) -> np.ndarray:
+        return np.zeros(max(nbytes, 1), np.uint8)
+
+    def upload(self, memory: Memory, offset: int, source: np.ndarray) -> None:
+        self._bytes(memory, offset, source.nbytes)[:] = source.reshape(-1).view(np.uint8)
+
+    def download(self, memory: Memory, offset: int, target: np.ndarray) -> None:
+        target.reshape(-1).view(np.uint8)[:] = self._bytes(memory, offset, target.nbytes)
+
+    def copy(self, source: Memory, source_offset: int, target: Memory, offset: int, nbytes: int) -> None:
+        self._bytes(target, offset, nbytes)[:] = self._bytes(source, source_offset, nbytes)
+
+    def clear(self, memory: Memory, offset: int, nbytes: int) -> None:
+        self._bytes(memory, offset, nbytes)[:] = 0
+
+    @staticmethod
+    def _bytes(memory: Memory, offset: int, nbytes: int) -> np.ndarray:
+        assert memory.host is not None
+        return memory.host[offset : offset + nbytes]
+
+    def synchronize(self) -> None:
+        """Everything is done at once."""
+
+    def launch(self, function: Any, grid: Sequence[int], threads: int, shared: int, arguments: Sequence[Any]) -> None:
+        """Run a kernel."""
+        cuda.launch(function, grid, threads, shared, arguments)
+
+    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        return work

@@ -1,0 +1,171 @@
+"""Kernels run as Python: what stands in for :mod:`numba.cuda` where ``NUMBA_ENABLE_CUDASIM=1``.
+
+Numba's own simulator has a thread of the operating system for each thread of a block; here they are greenlets, which take turns at
+``syncthreads``, so that a launch takes a hundredth of the time and the suite can run every layer. Pointers check their bounds. The
+threads of a block run in the order of ``ORDER``; a kernel whose results depend on it lacks a barrier.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ORDER = os.environ.get("NUMBACNN_SIMULATED_ORDER", "forward")
+"""``"forward"``, ``"backward"`` or ``"shuffled"``."""
+
+
+class Place(NamedTuple):
+    """Three numbers of a thread, a block, or a size."""
+
+    x: int = 0
+    y: int = 0
+    z: int = 0
+
+
+class Pointer:
+    """Memory of one type from an address on, as kernels see it."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.array[self._checked(at)]
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        self.array[self._checked(at)] = value
+
+    def _checked(self, at: Any) -> int:
+        if not 0 <= at < len(self.array):
+            raise IndexError(f"a kernel reached for element {at} of {len(self.array)}")
+        return int(at)
+
+
+class _Arrays:
+    """``cuda.shared`` or ``cuda.local``."""
+
+    def __init__(self, make: Callable[[Any, Any], np.ndarray]):
+        self.array = make
+
+
+class Cuda:
+    """The names that kernels use of :mod:`numba.cuda`. They speak of the thread that runs at present."""
+
+    def __init__(self) -> None:
+        self.threadIdx = self.blockIdx = Place()
+        self.blockDim = self.gridDim = Place(1, 1, 1)
+        self.shared = _Arrays(self._shared)
+        self.local = _Arrays(lambda shape, dtype: np.full(shape, _poison(dtype), dtype))
+        self._block: _Block | None = None
+
+    @property
+    def laneid(self) -> int:
+        """Number of the thread within its warp."""
+        return self.threadIdx.x % 32
+
+    def jit(self, function: Callable | None = None, **_: Any) -> Any:
+        """Kernels and helpers are what they are."""
+        return function if function is not None else (lambda function: function)
+
+    def syncthreads(self) -> None:
+        """Let all threads of the block come here before any goes on."""
+        assert self._block is not None
+        self._block.wait()
+
+    def syncwarp(self) -> None:
+        """As :meth:`syncthreads`, which all warps must reach: of use where they all do."""
+        self.syncthreads()
+
+    def _shared(self, shape: Any, dtype: Any) -> np.ndarray:
+        assert self._block is not None
+        return self._block.shared_array(shape, dtype)
+
+    def launch(self, function: Callable, grid: Sequence[int], threads: int, shared: int, arguments: Sequence[Any]) -> None:
+        """Run a kernel, block after block."""
+        self.gridDim, self.blockDim = Place(*grid), Place(threads, 1, 1)
+        with np.errstate(all="ignore"):
+            for z, y, x in itertools.product(*map(range, reversed(self.gridDim))):
+                self.blockIdx = Place(x, y, z)
+                self._block = _Block(self, function, threads, shared, arguments)
+                self._block.run()
+
+
+class _Block:
+    """A block at work."""
+
+    def __init__(self, cuda: Cuda, function: Callable, threads: int, shared: int, arguments: Sequence[Any]):
+        self._cuda, self._function, self._threads, self._arguments = cuda, function, threads, arguments
+        self._dynamic = shared
+        self._arrays: list[np.ndarray] = []
+        self._asked = [0] * threads  # for how many shared arrays each thread has asked: they ask in one order
+        self._greenlets: list[Any] = []
+
+    def run(self) -> None:
+        """All threads, from one barrier to the next."""
+        if not _waits(self._function):
+            for number in _ordered(range(self._threads)):
+                self._cuda.threadIdx = Place(number)
+                self._function(*self._arguments)
+            return
+        from greenlet import getcurrent, greenlet
+
+        self._main = getcurrent()
+        running = [(number, greenlet(self._function)) for number in range(self._threads)]
+        first = True
+        while running:
+            for number, thread in _ordered(running):
+                self._cuda.threadIdx = Place(number)
+                thread.switch(*self._arguments) if first else thread.switch()
+            first = False
+            running = [entry for entry in running if not entry[1].dead]
+
+    def wait(self) -> None:
+        """Let the others run."""
+        self._main.switch()
+
+    def shared_array(self, shape: Any, dtype: Any) -> np.ndarray:
+        """The next array that all threads of the block share; with shape 0, the dynamic one."""
+        number = self._cuda.threadIdx.x
+        at = self._asked[number]
+        self._asked[number] += 1
+        if at == len(self._arrays):
+            count = self._dynamic // np.dtype(dtype).itemsize if shape == 0 else shape
+            self._arrays.append(np.full(count, _poison(dtype), dtype))
+        return self._arrays[at]
+
+
+def _poison(dtype: Any) -> Any:
+    """What uninitialised memory holds, so that reading it shows."""
+    return np.nan if np.dtype(dtype).kind == "f" else 77
+
+
+def _ordered(entries: Sequence[Any]) -> list[Any]:
+    found = list(entries)
+    if ORDER == "backward":
+        found.reverse()
+    elif ORDER == "shuffled":
+        np.random.default_rng(len(found)).shuffle(found)
+    return found
+
+
+@functools.cache
+def _waits(function: Callable) -> bool:
+    """Whether a kernel, or a helper that it calls, has barriers."""
+    seen: set[int] = set()
+    waiting: list[Any] = [function]
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen or not hasattr(each, "__code__"):
+            continue
+        seen.add(id(each))
+        if not {"syncthreads", "syncwarp"}.isdisjoint(each.__code__.co_names):
+            return True
+        waiting += [each.__globals__[name] for name in each.__code__.co_names if name in each.__globals__]
+        waiting += [cell.cell_contents for cell in each.__closure__ or ()]
+    return False
