@@ -124,6 +124,7 @@ class FusedEpilogue(Layer):
     summed: bool = False
 
     prepared_for_forward: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.epilogue:FusedEpilogue"
 
     def with_prologue(self, activation: Layer | None, normalised: bool, gated: bool) -> Layer:
         return dataclasses.replace(self, prologue=activation, normalised=normalised, gated=gated)
