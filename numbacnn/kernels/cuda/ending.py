@@ -19,8 +19,8 @@ from .memory import DeviceArray
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ending:
-    """``scale`` and ``shift`` have a number for each output channel, ``addend`` has the shape of the output, ``scalar`` is a Python function
-    of one number."""
+    """``scale`` and ``shift`` have a number for each output channel, ``addend`` has the shape of the output, ``scalar`` is a Python
+    function of one number."""
 
     scale: DeviceArray | None = None
     shift: DeviceArray | None = None
