@@ -14,6 +14,8 @@ from ..errors import ConfigError
 from ..paths import cache_folder
 from . import options
 
+COMPILED = (".nbc", ".ncu")  # suffixes of compiled kernels
+
 
 @click.group(
     "cache",
@@ -57,6 +59,7 @@ def clear(as_json: bool) -> None:
         "numbacnn cache warm lenet5",
         "numbacnn cache warm resnet50 mobilenet_v2 --batch 1 --batch 16",
         "numbacnn cache warm cnn --input-shape 32x32x3 --training --batch 64",
+        "numbacnn cache warm resnet18 --training --device cuda",
         "numbacnn cache warm vgg16 --processes 1 --json",
     )
 )
@@ -94,7 +97,10 @@ def warm(
         raise ConfigError(f"The folder {kernel_folder()} cannot be written to; set NUMBACNN_CACHE_DIR to another one.")
     from .warming import Use, warmed
 
-    uses = [Use(name, input_shape, classes, batch, training, threads) for name in dict.fromkeys(architectures) for batch in batches]
+    capability = None if device == "cpu" else gpu_capability()
+    uses = [
+        Use(name, input_shape, classes, batch, training, threads, capability) for name in dict.fromkeys(architectures) for batch in batches
+    ]
     start = time.perf_counter()
     result = warmed(uses, processes or core_count(), show=not as_json)
     seconds = time.perf_counter() - start
@@ -107,13 +113,21 @@ def warm(
     click.echo(f"{len(result.compiled)} kernels compiled{by}, {result.found} found, in {seconds:.1f} s; they are kept in {kernel_folder()}")
 
 
+def gpu_capability() -> tuple[int, int]:
+    """Of the GPU that is used."""
+    from ..kernels.cuda import runtime
+
+    return runtime.device().capability
+
+
 def kernel_folder() -> Path:
     return cache_folder() / "kernels"
 
 
 def kernel_files() -> list[Path]:
-    """Compiled kernels, and what processes that were killed left of them; none where the folder cannot be looked at."""
-    return _files(kernel_folder(), ".nbc")
+    """Compiled kernels, for the CPU and for GPUs, and what processes that were killed left of them; none where a folder cannot be looked
+    at."""
+    return _files(kernel_folder(), COMPILED[0]) + _files(cache_folder() / "cuda", COMPILED[1])
 
 
 def choice_files() -> list[Path]:
@@ -141,7 +155,7 @@ def cache_state() -> dict:
     files = kernel_files()
     return {
         "folder": str(kernel_folder()),
-        "kernels": sum(path.suffix == ".nbc" for path in files),
+        "kernels": sum(path.suffix in COMPILED for path in files),
         "bytes": sum(map(_size, files)),
         "writable": _writable(kernel_folder()),
     }

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from importlib import metadata
 from typing import Any
 
 import click
 
+from ..errors import DeviceError
 from . import options
 from .cache import cache_state
 
-PACKAGES = ("numbacnn", "numpy", "numba", "llvmlite", "pluggy", "click", "rich", "safetensors", "pillow")
+PACKAGES = ("numbacnn", "numpy", "numba", "llvmlite", "pluggy", "click", "rich", "safetensors", "pillow", "numba-cuda")
 FEATURES = ("sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512vl", "avx512bf16", "neon", "sve")
 
 
-@click.command(epilog=options.examples("numbacnn doctor", "numbacnn doctor --json"))
+@click.command(epilog=options.examples("numbacnn doctor", "numbacnn doctor --device cuda", "numbacnn doctor --json"))
+@options.machine
 @options.as_json
-def command(as_json: bool) -> None:
-    """Show what numbacnn finds on this machine: versions, CPU, threads, cache folder, GPU."""
+def command(threads: int | None, device: str, as_json: bool) -> None:
+    """Show what numbacnn finds on this machine: versions, CPU, threads, cache folder, GPU. With --device cuda a machine whose GPU cannot be
+    used is an error."""
+    options.use(threads, device)
     findings = examine()
     if as_json:
         options.print_json(findings)
@@ -59,8 +62,16 @@ def _version(package: str) -> str:
 
 
 def _gpu() -> str:
-    driver = "an NVIDIA driver is installed" if shutil.which("nvidia-smi") else "no NVIDIA driver was found"
-    return f"not used: this version of numbacnn computes on the CPU only ({driver})"
+    """What there is, or why none can be used."""
+    try:
+        from ..kernels.cuda import runtime
+
+        device = runtime.device()
+    except DeviceError as error:
+        return str(error)
+    free, total = device.memory()
+    major, minor = device.capability
+    return f"{device.name}, compute capability {major}.{minor}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
 
 
 def _shown(value: Any) -> str:

@@ -32,7 +32,7 @@ def command(
     options.use(threads, device)
     from ..data.sources import open_dataset
 
-    network = saved_model(model)
+    network = saved_model(model).to(device)
     data = open_dataset(dataset, split, data_folder, network.graph.inputs[0].shape, network.classes)
     start = time.perf_counter()
     metrics = measure(network, data, batch_size)

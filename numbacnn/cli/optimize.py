@@ -32,6 +32,7 @@ def command(
     """Measure the ways in which the convolutions of an architecture or of a saved model can run on this machine. The fastest are
     remembered: predictions with the same shapes, batch size and number of threads take them from then on."""
     options.use(threads, device)
+    options.refuse_gpu(device, "this command chooses between ways of computing on the CPU")
     import numpy as np
 
     saved = is_saved(model)

@@ -64,17 +64,27 @@ class_count = click.option("--classes", type=POSITIVE, default=10, show_default=
 def machine(command: Callable) -> Callable:
     """The options ``threads`` and ``device``."""
     command = click.option("--threads", type=POSITIVE, help="Number of threads; all of the machine's by default.")(command)
-    return click.option("--device", default="cpu", show_default=True, help="What to compute on; this version has the CPU only.")(command)
+    return click.option(
+        "--device", type=click.Choice(("cpu", "cuda")), default="cpu", show_default=True, help="What to compute on: cuda is an NVIDIA GPU."
+    )(command)
 
 
 def use(threads: int | None, device: str) -> None:
-    """Act on the options of :func:`machine`. Raises ConfigError."""
+    """Act on the options of :func:`machine`. Raises ConfigError, and DeviceError where there is no such device."""
     if device != "cpu":
-        raise ConfigError(f"--device {device} was asked for; this version of numbacnn computes on the CPU only (--device cpu).")
+        from ..graph.devices import device_named
+
+        device_named(device)
     if threads is not None:
         from ..kernels import jit
 
         jit.set_num_threads(threads)
+
+
+def refuse_gpu(device: str, why: str) -> None:
+    """Raise ConfigError for a command that is about the CPU."""
+    if device != "cpu":
+        raise ConfigError(f"--device {device} was given; {why}.")
 
 
 def print_json(result: Any) -> None:

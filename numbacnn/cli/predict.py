@@ -43,6 +43,7 @@ def command(
     options.use(threads, device)
     network = saved_model(model) if weights is None else pretrained_model(model, weights)
     paths = _image_files(files)
+    network.to(device)
     top = top or (3 if weights is None else 5)
     results: list[dict[str, Any]] = [
         {"file": str(path), "predictions": predictions}

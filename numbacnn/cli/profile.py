@@ -45,6 +45,7 @@ def command(
     """Tell where the time of a training step of an architecture or of a saved model goes: layer by layer, forward and backward, with
     operations and bytes per second. The images are random numbers."""
     options.use(threads, device)
+    options.refuse_gpu(device, "this command times kernels of the CPU")
     from ..training.trainer import Trainer
 
     saved = is_saved(model)

@@ -38,6 +38,7 @@ OPTIMIZER_OPTIONS = ("rate", "momentum", "weight_decay")
         "numbacnn train cnn fashion_mnist --epochs 10 --optimizer sgd --rate 0.05 --momentum 0.9",
         "numbacnn train cnn photos/ --input-size 64 --output runs/photos",
         "numbacnn train efficientnet_lite0 photos/ --weights imagenet --freeze-until head --rate 1e-3",
+        "numbacnn train resnet18 photos/ --device cuda",
         "numbacnn train lenet5 digits --resume",
         "numbacnn train lenet5 digits --json",
     )
@@ -114,7 +115,9 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
     if given["freeze_until"] is not None:
         model.freeze_until(given["freeze_until"])
     loss = make_loss(recipe, given["label_smoothing"])
-    trainer = Trainer(model, loss, make_optimizer(recipe), schedule=recipe["schedule"], seed=given["seed"], **saving)
+    trainer = Trainer(
+        model, loss, make_optimizer(recipe), schedule=recipe["schedule"], seed=given["seed"], device=given["device"], **saving
+    )
     epochs = given["epochs"] or recipe.get("epochs") or default_epochs(len(train), recipe["batch_size"])
     output = given["output"] or Path("runs", f"{architecture}-{Path(dataset).resolve().name}".replace(":", "-"))
     if not as_json:

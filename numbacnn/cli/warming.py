@@ -25,7 +25,7 @@ OPTIMIZERS = ("sgd", "adam")  # that training is prepared for
 @dataclasses.dataclass(frozen=True)
 class Use:
     """An architecture and what is to be done with it. ``input_shape`` None is the architecture's own, ``threads`` None all of the
-    machine's: methods are chosen by it."""
+    machine's: methods are chosen by it. ``capability`` is that of the GPU that it is for, None for the CPU."""
 
     architecture: str
     input_shape: tuple[int, ...] | None
@@ -33,6 +33,7 @@ class Use:
     batch: int
     training: bool
     threads: int | None
+    capability: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +62,23 @@ def warmed(uses: Sequence[Use], processes: int, show: bool) -> Result:
 
 
 @functools.cache
-def wanted(use: Use) -> dict[str, jit.Wanted]:
-    """The kernels that a use takes, by the names of their files in the disk cache."""
+def wanted(use: Use) -> dict[str, Any]:
+    """The kernels that a use takes (:class:`~numbacnn.kernels.jit.Wanted`, or for a GPU :class:`~numbacnn.kernels.cuda.launch.Wanted`), by
+    the names of their files in the disk cache."""
+    if use.capability is None:
+        with jit.postponed() as noted:
+            _run(use, "cpu")
+        return {kernel.key: kernel for kernel in noted}
+    from ..kernels.cuda import launch, runtime
+
+    with runtime.pretended(runtime.Blueprint(use.capability)) as blueprint:
+        _run(use, "cuda")
+    found = (launch.Wanted(kernel, kinds, use.capability) for kernel, kinds in blueprint.wanted)
+    return {kernel.key: kernel for kernel in found}
+
+
+def _run(use: Use, device: str) -> None:
+    """Do what is to be prepared, on a device where nothing runs."""
     import numpy as np
 
     from ..training.trainer import Trainer
@@ -70,11 +86,9 @@ def wanted(use: Use) -> dict[str, jit.Wanted]:
     model = new_model(use.architecture, use.input_shape, use.classes)
     batches = tuple(np.zeros((use.batch, *tensor.shape), tensor.dtype or model.dtype) for tensor in model.graph.inputs)
     images = batches if len(batches) > 1 else batches[0]
-    with jit.postponed() as noted:
-        model.predict(images, use.batch)
-        for optimizer in OPTIMIZERS if use.training else ():
-            Trainer(model, optimizer=optimizer).step(images, np.arange(use.batch) % use.classes)
-    return {kernel.key: kernel for kernel in noted}
+    model.to(device).predict(images, use.batch)
+    for optimizer in OPTIMIZERS if use.training else ():
+        Trainer(model, optimizer=optimizer).step(images, np.arange(use.batch) % use.classes)
 
 
 def _compiled(missing: Sequence[tuple[Use, str]], processes: int) -> Iterator[jit.Build]:

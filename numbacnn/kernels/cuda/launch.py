@@ -12,6 +12,7 @@ import os
 import pickle
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from numba import from_dtype, types
 
 from ...errors import ConfigError
 from ...paths import cache_folder
-from ..jit import DIGEST_BYTES, UnknownValueError, fingerprint
+from ..jit import DIGEST_BYTES, Build, UnknownValueError, fingerprint
 from . import driver
 from .runtime import LARGEST_STATIC_SHARED, Blueprint, Memory, device
 from .simulator import Pointer
@@ -174,6 +175,36 @@ class Kernel:
             return cache_folder() / "cuda" / f"{self.function.__name__}-{digest}.ncu"
         except (UnknownValueError, ConfigError):
             return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """A kernel for one kind of arguments, which somebody is going to launch (compare :class:`numbacnn.kernels.jit.Wanted`)."""
+
+    kernel: Kernel
+    kinds: tuple
+    capability: driver.Capability
+
+    @property
+    def key(self) -> str:
+        """What names it in every process: its file in the disk cache."""
+        path = self._path
+        return f"{self.kernel.function.__qualname__} {self.kinds}" if path is None else path.name
+
+    @property
+    def kept(self) -> bool:
+        """Whether the disk cache has it."""
+        return _kept(self._path) is not None
+
+    def build(self) -> Build:
+        """Compile it, or find it in the disk cache."""
+        found, start = self.kept, time.perf_counter()
+        self.kernel.machine_code(self.kinds, self.capability)
+        return Build(self.kernel.function.__qualname__, found, time.perf_counter() - start)
+
+    @property
+    def _path(self) -> Path | None:
+        return self.kernel._file(self.kinds, self.capability)
 
 
 def kernel(function: Callable | None = None, *, threads: int = THREADS, blocks: int = 1) -> Any:
