@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.cuda.runtime import device
 from .build import Node
 from .devices import Cuda
 from .parameters import ParameterStore
@@ -121,6 +122,7 @@ class DeviceInferencePlan(_Bound):
         self._preparing: list[Step] = []
         self._steps_forward = [step for run in plan.forward for step in self._bind(run)]
         self._current: int | None = None
+        self._graph: Any = None
 
     def _bind(self, run: Forward) -> list[Step]:
         node, p = run.node, self.store.views_of(run.node)
@@ -140,9 +142,20 @@ class DeviceInferencePlan(_Bound):
             self._refresh()
             for array, given in zip(self.inputs, batch, strict=True):
                 self.device.upload(given, array)
-            self.device.run(self._steps_forward)
+            self.replay()
             for result, array in zip(results, self.outputs, strict=True):
                 self.device.download(array, result)
+
+    def replay(self) -> None:
+        """The forward pass of what is in ``inputs``: from the second time on, one graph of launches."""
+        if self._graph is None:
+            self._run()  # loads what has to be loaded, which a capture must not
+            self._graph = device().captured(self._run)
+        else:
+            self._graph()
+
+    def _run(self) -> None:
+        self.device.run(self._steps_forward)
 
     def _refresh(self) -> None:
         """Bring what follows from parameters up to date."""

@@ -149,17 +149,21 @@ class DeviceBatch:
         plan.refresh()
         plan.set_step(step)
         self.updater.begin(factor)
-        if self._graph is None:
-            self._whole()  # loads what has to be loaded, which a capture must not
-            self._graph = device().captured(self._whole)
-        else:
-            self._graph()
+        self.replay()
         self._totals.download(self.totals)
         if not np.isfinite(self.totals[:, 0].sum()):
             plan.store.restore_state()
             return False
         self.updater.done()
         return True
+
+    def replay(self) -> None:
+        """All that the device does in a step, on the batch that is there: from the second time on, one graph of launches."""
+        if self._graph is None:
+            self._whole()  # loads what has to be loaded, which a capture must not
+            self._graph = device().captured(self._whole)
+        else:
+            self._graph()
 
     def _whole(self) -> None:
         plan = self.plan

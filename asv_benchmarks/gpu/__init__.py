@@ -1,0 +1,1 @@
+"""What is measured and proven where a GPU is at hand."""
