@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import functools
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -314,6 +315,12 @@ class Simulator:
 
     def synchronize(self) -> None:
         """Everything is done at once."""
+
+    def event(self) -> float:
+        return time.perf_counter()
+
+    def elapsed(self, start: float, stop: float) -> float:
+        return 1e3 * (stop - start)
 
     def launch(self, function: Any, grid: Sequence[int], threads: int, shared: int, arguments: Sequence[Any]) -> None:
         """Run a kernel."""
