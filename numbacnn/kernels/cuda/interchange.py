@@ -118,7 +118,7 @@ def _from_dlpack(foreign: Any) -> DeviceArray:
     kind = tuple(map(int, foreign.__dlpack_device__()))
     if kind != device_kind():
         raise DataError(f"An array on DLPack's device {kind} was given; the model runs on {device_kind()}.")
-    capsule = foreign.__dlpack__() if kind[0] == CPU else foreign.__dlpack__(stream=int(device().stream))
+    capsule = foreign.__dlpack__() if kind[0] == CPU else foreign.__dlpack__(stream=device().order)
     address = _python.PyCapsule_GetPointer(capsule, _NAME)
     managed = ctypes.cast(address, ctypes.POINTER(_Managed)).contents
     tensor = managed.tensor

@@ -104,7 +104,7 @@ class DeviceArray:
             "data": (self.pointer, False),
             "strides": None,
             "version": 3,
-            "stream": None,
+            "stream": device().order,
         }
 
 

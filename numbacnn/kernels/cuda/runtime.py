@@ -114,6 +114,11 @@ class Device:
         name = self._done(api.cuDeviceGetName(96, self._handle))
         self.name = name.decode().rstrip("\0")
 
+    @property
+    def order(self) -> int:
+        """The stream, as other libraries take it that wait for what is under way."""
+        return int(self.stream)
+
     def attribute(self, name: str) -> int:
         """A number that the driver knows of the device."""
         kind = self._api.CUdevice_attribute
@@ -287,6 +292,7 @@ class Simulator:
 
     simulated = True
     name = "the simulator"
+    order = None  # everything is done at once
     capability: Capability = (9, 0)
     multiprocessors = 2
 
