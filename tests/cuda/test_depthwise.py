@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
+import numbacnn as nc
 from numbacnn.kernels.cuda import columns, depthwise
 
 from ..test_all_layers import Case, on
-from .test_layers import compiled, no_device, simulated  # noqa: F401
+from .test_layers import compiled, no_device, placed, simulated  # noqa: F401
 from .test_layers import test_kernels_compile_without_spills as compiles
 from .test_layers import test_same_results_as_on_the_cpu as same_results
 
@@ -55,6 +57,24 @@ def test_several_parts_and_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the weight gradient, with several strips for each thread; the last lanes have no channel."""
     monkeypatch.setattr(columns, "BLOCKS", 4)
     same_results("DepthwiseConv2D", on((5, 14, 35), size=(2, 1)))
+
+
+@simulated
+@pytest.mark.parametrize(
+    "layer", [nc.DepthwiseConv2D(3, padding="same"), nc.SeparableConv2D(2, 3, padding="same")], ids=lambda layer: layer.stem
+)
+def test_what_follows_is_computed_on_the_way_to_memory(layer: Any) -> None:
+    """A folded batch norm, a residual and an activation."""
+    given = nc.Input((6, 5, 2))
+    sum_of = nc.Add()(nc.BatchNorm()(layer(given)), given)
+    model = nc.Model([given], [nc.Activation("silu")(sum_of)], seed=1)
+    rng = np.random.default_rng(5)
+    for name, array in model.parameters.items():
+        model.parameters[name] = array + rng.uniform(0.1, 0.5, array.shape)
+    x = rng.standard_normal((2, 6, 5, 2)).astype(np.float32)
+    wanted = model.predict(x)
+    found = placed(model).predict(x)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 @compiled
