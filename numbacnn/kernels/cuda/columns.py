@@ -9,7 +9,7 @@ import numpy as np
 
 from .driver import cuda, device_function, float32, int32
 from .indexing import divisor, quotient
-from .launch import THREADS, kernel
+from .launch import THREADS, check_counted, kernel
 from .memory import DeviceArray, empty
 
 HALF = THREADS // 2
@@ -74,6 +74,7 @@ def _column_sums(x, rows, columns, bits, parts, by_parts, of_parts, span, factor
 
 def column_sums(x: DeviceArray, groups: int, sums: DeviceArray, factor: float = 1.0) -> None:
     """``sums[g, c] = factor * sum over r of x[g, r, c]``, for ``x`` as ``(groups, rows, columns)``."""
+    check_counted(x)
     columns = sums.size // groups
     rows = x.size // sums.size
     lanes = lanes_for(columns)
