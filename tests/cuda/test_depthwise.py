@@ -27,7 +27,7 @@ WINDOWS = {
     "multiplier": on((6, 5, 2), size=3, padding="same", multiplier=3),
     "multiplier and stride": on((6, 7, 2), size=3, stride=2, padding="same", multiplier=2),
     "lines of taps": on((5, 4, 1), size=8, padding="same"),
-    "single taps": on((3, 12, 1), size=(1, 4), dilation=13, padding="same"),
+    "single taps": on((1, 90, 1), size=(1, 4), dilation=27, padding="same"),
     "large strides": on((1, 30, 1), size=(1, 3), stride=(1, 14)),
     "large and strided": on((5, 6, 1), size=8, stride=2, padding="same", multiplier=2),
 }

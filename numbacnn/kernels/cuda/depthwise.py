@@ -26,6 +26,7 @@ from .memory import DeviceArray
 BLOCK = 128  # threads of a block: sums in registers leave no room for many
 PIXELS = (4, 2, 1)  # of a line of a strip
 MOST_TAPS = 49  # of a block of taps: the compiler unrolls loops over more of them no longer
+MOST_READ = 80  # pixels that a line of a strip reaches over, likewise
 MOST_NUMBERS = 150  # that a thread may hold at once
 WANTED_THREADS = 1 << 17  # at least, if there are so many outputs
 MOST_LINES = 16  # of a strip
@@ -85,10 +86,10 @@ class _Taps:
     @property
     def fits(self) -> bool:
         """Whether a thread can walk down the lines, and its registers hold the weights, the sums, and what is read, with addresses."""
-        needed = self.rows * self.columns + self.under_way * self.pixels + 3 * self.phases * self.read
-        return (
-            needed <= MOST_NUMBERS and self.rows * self.columns <= MOST_TAPS and (self.rows == 1 or 1 in (self.stride[0], self.dilation[0]))
-        )
+        taps, walks = self.rows * self.columns, self.rows == 1 or 1 in (self.stride[0], self.dilation[0])
+        met = {i * self.stride[1] + j * self.dilation[1] for i in range(self.pixels) for j in range(self.columns)}
+        needed = taps + self.under_way * self.pixels + 3 * self.phases * len(met)
+        return walks and taps <= MOST_TAPS and self.read <= MOST_READ and needed <= MOST_NUMBERS
 
 
 def _largest_block(window: Window) -> _Taps:
