@@ -31,6 +31,14 @@ def judge(totals: DeviceArray, numbers: DeviceArray) -> None:
     _judge(1, totals, totals.shape[0], numbers)
 
 
+@device_function
+def _clipped(g, largest):
+    """A gradient between ``-largest`` and ``largest``; what is not a number stays so."""
+    if g > largest:
+        return largest
+    return -largest if g < -largest else g
+
+
 def _optimizer(change: Any) -> Any:
     """The kernel that applies ``change(state, size, at, p, g, rate, numbers)``, which gives the new value of a parameter ``p`` from its
     gradient and leaves its state, to all tasks: a block for each."""
@@ -50,7 +58,7 @@ def _optimizer(change: Any) -> Any:
             largest = numbers[LARGEST]
             for at in range(tasks[task] + int32(cuda.threadIdx.x), tasks[task + 1], int32(THREADS)):
                 p = parameters[at]
-                g = max(min(gradients[at], largest), -largest) * numbers[NORM_FACTOR] + p * coupled
+                g = _clipped(gradients[at], largest) * numbers[NORM_FACTOR] + p * coupled
                 if p > nothing:
                     g += l1
                 elif p < nothing:
@@ -130,7 +138,7 @@ def _square_sums(gradients, tasks, numbers, partials):
     task = int32(cuda.blockIdx.x) * int32(TASK_STRIDE)
     largest, found = numbers[LARGEST], float32(0)
     for at in range(tasks[task] + thread, tasks[task + 1], int32(THREADS)):
-        g = max(min(gradients[at], largest), -largest)
+        g = _clipped(gradients[at], largest)
         found += g * g
     whole = block_sum(sums, thread, found)
     if thread == 0:

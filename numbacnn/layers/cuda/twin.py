@@ -63,6 +63,10 @@ class Twin(Layer):
     def flops(self, x: Any) -> int:
         return self.layer.flops(x)
 
+    def check_input(self, x: Any) -> None:
+        """Raise DataError for values, in an array of the host, of which ``forward`` cannot make sense. Plans call it where the layer reads
+        an input of the model, before that is copied to the device: kernels there cannot complain."""
+
 
 def on_cuda(layer: Layer) -> Layer:
     """The twin of a layer; one that only renames its input is its own. Raises DeviceError for a layer without."""
