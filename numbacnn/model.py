@@ -23,7 +23,7 @@ from .errors import ConfigError, ShapeError, UnknownNameError, WeightsError
 from .graph import passes
 from .graph.build import Graph, Node
 from .graph.config import from_config, to_config, unregistered_layers
-from .graph.devices import Cuda, device_named
+from .graph.devices import Cuda, device_named, is_on_gpu
 from .graph.head import with_classes
 from .graph.measure import Measured, Measurement, progress_bar
 from .graph.parameters import Parameters, ParameterStore
@@ -118,14 +118,17 @@ class Model:
 
         A model with several inputs takes a tuple or list of arrays, one with several outputs gives a tuple, or a mapping if they
         have names. Images are run ``batch_size`` at a time. Several threads may call this at once; those with batches of one size
-        wait for each other. Raises ShapeError and ConfigError for arrays that are not what the model takes.
+        wait for each other. On a GPU it takes arrays that lie there, too (of PyTorch, CuPy, JAX: anything with ``__dlpack__`` or
+        ``__cuda_array_interface__``), without a copy to the host, and then gives such (``torch.from_dlpack`` takes them). Raises ShapeError
+        and ConfigError for arrays that are not what the model takes.
         """
         batches = self._checked_inputs(images)
         if batch_size is not None and not is_integer(batch_size, 1):
             raise ConfigError(f"predict was given batch_size={batch_size!r}; it takes a whole number of at least 1.")
         size = batch_size or CHUNK
         count = len(batches[0])
-        results = [np.empty((count, *tensor.shape), self.dtype) for tensor in self.graph.outputs]
+        empty = np.empty if all(isinstance(batch, np.ndarray) for batch in batches) else device_named(self.device).empty
+        results = [empty((count, *tensor.shape), self.dtype) for tensor in self.graph.outputs]
         if 0 < count <= size:
             self._inference_plan(count).forward(batches, results)
         else:
@@ -520,6 +523,21 @@ class Model:
             found |= matched
         return found
 
+    def _taken(self, array: Any, name: str) -> Any:
+        """An array as it is, or one on the GPU as our kernels take it."""
+        if isinstance(array, (np.ndarray, list)) or not is_on_gpu(array):
+            return array
+        if self.device == "cpu":
+            raise ConfigError(
+                f"Input {name!r} was given an array on a GPU, and the model runs on the CPU: model.to('cuda') lets it run there."
+            )
+        from .kernels.cuda.interchange import borrowed
+
+        found = borrowed(array)
+        if found.dtype != self.dtype and found.dtype.kind == "f":
+            raise ConfigError(f"Input {name!r} was given an array on the GPU of type {found.dtype}; it takes {self.dtype}.")
+        return found
+
     def _checked_inputs(self, images: Any) -> list[np.ndarray]:
         tensors, names = self.graph.inputs, self.graph.input_names
         given = [images]
@@ -527,7 +545,7 @@ class Model:
             if not isinstance(images, (tuple, list)) or len(images) != len(tensors):
                 raise ShapeError(f"The model has {len(tensors)} inputs ({', '.join(names)}); it takes a tuple of as many arrays.")
             given = list(images)
-        arrays = [_checked_input(array, tensor, name) for array, tensor, name in zip(given, tensors, names)]
+        arrays = [_checked_input(self._taken(array, name), tensor, name) for array, tensor, name in zip(given, tensors, names)]
         counts = {len(array): None for array in arrays}  # in their order
         if len(counts) > 1:
             raise ShapeError(f"The model's inputs were given batches of {' and '.join(map(str, counts))}; they must be of one size.")
@@ -579,9 +597,9 @@ def _prefixes(name: str) -> list[str]:
     return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
-def _checked_input(array: Any, tensor: Tensor, name: str) -> np.ndarray:
+def _checked_input(array: Any, tensor: Tensor, name: str) -> Any:
     try:
-        array = np.asarray(array)
+        array = array if hasattr(array, "__cuda_array_interface__") else np.asarray(array)
     except ValueError:
         raise ShapeError(f"Input {name!r} was given a list of unequal shapes; all images must have shape {tensor.shape}.") from None
     if array.dtype.kind not in "fiub":

@@ -100,16 +100,20 @@ def _cell(value: Any) -> str:
 def command(path: str | None, only: tuple[str, ...], minutes: float) -> None:
     from asv_benchmarks.peers.rounds import write
     from numbacnn.errors import DeviceError
+    from numbacnn.kernels.cuda import runtime
 
     started = time.perf_counter()
     results: dict[str, Any] = {}
     try:
-        chosen = {name: part for name, part in parts().items() if not only or name in only}
+        found = parts()
+        runtime.device()
     except DeviceError as error:
         click.echo(f"check: {error}", err=True)
         sys.exit(2)
     wrong = []
-    for name, part in chosen.items():
+    for name, part in found.items():
+        if only and name not in only:
+            continue
         left = 60 * minutes - (time.perf_counter() - started)
         print(f"\n== {name} ({time.perf_counter() - started:.0f} s)", flush=True)
         if left <= 0:

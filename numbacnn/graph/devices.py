@@ -12,6 +12,7 @@ from .. import arrays, kernels
 from ..errors import ConfigError
 
 DEVICES = ("cpu", "cuda")
+CUDA_IN_DLPACK = 2  # DLPack's number of this kind of device
 
 
 class Host:
@@ -92,12 +93,18 @@ class Cuda:
     def counterpart(self, array: np.ndarray) -> Any:
         return self._memory.on_device(array)
 
-    def upload(self, values: np.ndarray, into: Any) -> None:
-        into.upload(values)
+    def upload(self, values: Any, into: Any) -> None:
+        if isinstance(values, np.ndarray):
+            into.upload(values)
+        else:
+            into.copy_from(values)
 
-    def download(self, array: Any, into: np.ndarray) -> None:
-        """Copy an array to the host."""
-        array.download(into)
+    def download(self, array: Any, into: Any) -> None:
+        """Copy an array to the host, or to another one on the device."""
+        if isinstance(into, np.ndarray):
+            array.download(into)
+        else:
+            into.copy_from(array)
 
     def copies(self, found: Iterable[Any]) -> list[np.ndarray]:
         return [array.download() for array in found]
@@ -128,6 +135,13 @@ class Cuda:
     def scale(self, array: Any, factor: float) -> None:
         """``array *= factor``."""
         self._pointwise.scale(array, factor)
+
+
+def is_on_gpu(array: Any) -> bool:
+    """Whether an array is one of a GPU, of whatever library."""
+    if hasattr(array, "__cuda_array_interface__"):
+        return True
+    return hasattr(array, "__dlpack_device__") and int(array.__dlpack_device__()[0]) == CUDA_IN_DLPACK
 
 
 HOST = Host()

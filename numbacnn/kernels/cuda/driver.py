@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import inspect
 import re
 import threading
 import types as python_types
@@ -90,9 +91,8 @@ def to_ptx(function: Any, kinds: tuple, capability: Capability, threads: int, bl
     ``blocks`` shall be resident on a multiprocessor at once."""
     signature = types.void(*kinds)
     with _compiling, _target(capability):
-        ptx, _ = cuda.compile(
-            function, signature, device=False, abi="numba", cc=capability, launch_bounds=(threads, blocks), fastmath={"contract", "nsz"}
-        )
+        bounds = {"launch_bounds": (threads, blocks)} if "launch_bounds" in inspect.signature(cuda.compile).parameters else {}
+        ptx, _ = cuda.compile(function, signature, device=False, abi="numba", cc=capability, **bounds)
     found = re.search(r"\.entry\s+([\w$]+)", ptx)
     assert found is not None
     name = re.sub(r"\W", "_", function.__name__)

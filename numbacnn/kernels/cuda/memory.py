@@ -86,6 +86,16 @@ class DeviceArray:
         assert self.memory.host is not None
         return self.memory.host[self.offset : self.offset + self.nbytes].view(self.dtype)
 
+    def __dlpack__(self, *, stream: Any = None, **_: Any) -> Any:
+        from .interchange import lent
+
+        return lent(self)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        from .interchange import device_kind
+
+        return device_kind()
+
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         return {
@@ -94,7 +104,7 @@ class DeviceArray:
             "data": (self.pointer, False),
             "strides": None,
             "version": 3,
-            "stream": None,
+            "stream": device().order,
         }
 
 

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import functools
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -112,6 +113,11 @@ class Device:
         self.multiprocessors = self.attribute("MULTIPROCESSOR_COUNT")
         name = self._done(api.cuDeviceGetName(96, self._handle))
         self.name = name.decode().rstrip("\0")
+
+    @property
+    def order(self) -> int:
+        """The stream, as other libraries take it that wait for what is under way."""
+        return int(self.stream)
 
     def attribute(self, name: str) -> int:
         """A number that the driver knows of the device."""
@@ -286,6 +292,7 @@ class Simulator:
 
     simulated = True
     name = "the simulator"
+    order = None  # everything is done at once
     capability: Capability = (9, 0)
     multiprocessors = 2
 
@@ -314,6 +321,12 @@ class Simulator:
 
     def synchronize(self) -> None:
         """Everything is done at once."""
+
+    def event(self) -> float:
+        return time.perf_counter()
+
+    def elapsed(self, start: float, stop: float) -> float:
+        return 1e3 * (stop - start)
 
     def launch(self, function: Any, grid: Sequence[int], threads: int, shared: int, arguments: Sequence[Any]) -> None:
         """Run a kernel."""
