@@ -1,5 +1,4 @@
-"""Kernels of capsules for GPUs: squashing, lengths, the longest, dynamic routing, and the margin loss (compare ``capsule_kernels.py``, which
-tells the shapes).
+"""Kernels of capsules for GPUs: squashing, lengths, the longest, dynamic routing, and the margin loss (compare ``capsule_kernels.py``).
 
 Sums over input capsules are cut into chunks, and sums over samples run in order: the bits follow from the shapes alone.
 """

@@ -2,8 +2,8 @@
 
 Backward sorts the places by the row that they read, by a radix sort that keeps their order (N. Satish, M. Harris, M. Garland, "Designing
 efficient sorting algorithms for manycore GPUs", IPDPS 2009): a block counts the digits of its keys, a scan over all blocks says where each
-of its digits goes, and the block moves its keys there. Then each row of the gradient is summed up in the order of the places, without atomic
-additions; rows that many places read go through sums of ``RUN`` places each, which different blocks compute.
+of its digits goes, and the block moves its keys there. Then each row of the gradient is summed up in the order of the places, without
+atomic additions; rows that many places read go through sums of ``RUN`` places each, which different blocks compute.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from .launch import THREADS, kernel
 from .memory import DeviceArray, empty
 from .reduce import block_sum
 
-HEALTHY = 15  # entry of the numbers: 0 where the loss is not finite, and nothing is to be changed
+HEALTHY = 16  # entry behind the numbers: 0 where the loss is not finite, and nothing is to be changed
+TASK = 1 << 11  # elements that a block updates
 TASK_STRIDE = 3
 
 

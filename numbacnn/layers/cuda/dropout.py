@@ -21,26 +21,26 @@ class _Dropping(Twin):
         if dx is not None:
             self._drop(dy, dx, b["random"], b["first"])
 
-    def _drop(self, x: Any, y: Any, *random: Any) -> None:
+    def _drop(self, x: Any, y: Any, random: Any, first: Any) -> None:
         raise NotImplementedError
 
 
 class Dropout(_Dropping):
     """Leaves out elements."""
 
-    def _drop(self, x: Any, y: Any, *random: Any) -> None:
-        dropout.elements(x, y, *random, self.layer.rate)
+    def _drop(self, x: Any, y: Any, random: Any, first: Any) -> None:
+        dropout.elements(x, y, random, first, self.layer.rate)
 
 
 class SpatialDropout(_Dropping):
     """Leaves out channels of samples."""
 
-    def _drop(self, x: Any, y: Any, *random: Any) -> None:
-        dropout.groups(x, y, *random, self.layer.rate, True)
+    def _drop(self, x: Any, y: Any, random: Any, first: Any) -> None:
+        dropout.groups(x, y, random, first, self.layer.rate, True)
 
 
 class StochasticDepth(_Dropping):
     """Leaves out samples."""
 
-    def _drop(self, x: Any, y: Any, *random: Any) -> None:
-        dropout.groups(x, y, *random, self.layer.rate, False)
+    def _drop(self, x: Any, y: Any, random: Any, first: Any) -> None:
+        dropout.groups(x, y, random, first, self.layer.rate, False)
