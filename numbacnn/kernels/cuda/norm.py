@@ -261,17 +261,17 @@ def _before(function: Callable | None, derivative: Callable | None = None, gradi
         f, from_output = _same if gradient in activations.OF_BOUNDS else scalar.compiled(function), scalar.compiled(gradient)
 
         @device_function
-        def before(dy, z):
+        def by_output(dy, z):
             return from_output(dy, f(z))
 
-        return before
+        return by_output
     slope = scalar.compiled(derivative) if derivative else scalar.derivative(function)
 
     @device_function
-    def before(dy, z):
+    def by_slope(dy, z):
         return dy * slope(z)
 
-    return before
+    return by_slope
 
 
 @device_function
