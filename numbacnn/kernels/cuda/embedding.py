@@ -13,7 +13,7 @@ import math
 from .driver import cuda, device_function, float32, int32
 from .launch import THREADS, blocks_for, kernel
 from .memory import DeviceArray
-from .reduce import group_size
+from .reduce import team_for
 
 DIGIT_BITS = 4  # of a key, per pass of the sort
 DIGITS = 1 << DIGIT_BITS
@@ -30,22 +30,22 @@ assert SEGMENTS * DIGITS == THREADS
 
 
 @kernel
-def _rows(table, vocabulary, width, ids, places, group, y):
-    """A group of threads for each place."""
+def _rows(table, vocabulary, width, ids, places, team, y):
+    """A team of threads for each place."""
     thread = int32(cuda.threadIdx.x)
-    place = int32(cuda.blockIdx.x) * (int32(THREADS) // group) + thread // group
+    place = int32(cuda.blockIdx.x) * (int32(THREADS) // team) + thread // team
     if place < places:
         row = ids[place]
         there = row >= 0 and row < vocabulary
-        for c in range(thread % group, width, group):
+        for c in range(thread % team, width, team):
             y[place * width + c] = table[int32(row) * width + c] if there else float32(math.nan)
 
 
 def rows(table: DeviceArray, ids: DeviceArray, y: DeviceArray) -> None:
     """``y[p] = table[ids[p]]``, of ``table (V, W)`` and int64 ids; a row of NaN for an id that the table lacks."""
     vocabulary, width = table.shape
-    group = group_size(width, 1)
-    _rows(blocks_for(ids.size, THREADS // group), table, vocabulary, width, ids, ids.size, group, y)
+    team = team_for(width, 1)
+    _rows(blocks_for(ids.size, THREADS // team), table, vocabulary, width, ids, ids.size, team, y)
 
 
 # Sorting -------------------------------------------------------------------------------------------------------------
@@ -191,14 +191,14 @@ def _run_sums(dy, width, keys, order, runs, skipped, sums):
 
 
 @kernel
-def _row_sums(dy, width, order, starts, sums, vocabulary, skipped, group, gradient):
-    """A group of threads for each row."""
+def _row_sums(dy, width, order, starts, sums, vocabulary, skipped, team, gradient):
+    """A team of threads for each row."""
     thread = int32(cuda.threadIdx.x)
-    v = int32(cuda.blockIdx.x) * (int32(THREADS) // group) + thread // group
+    v = int32(cuda.blockIdx.x) * (int32(THREADS) // team) + thread // team
     if v < vocabulary:
         start = starts[v]
         stop = start if v == skipped else starts[v + 1]
-        for c in range(thread % group, width, group):
+        for c in range(thread % team, width, team):
             k, found = start, float32(0)
             while k < stop:
                 if k % int32(RUN) == 0 and k + int32(RUN) <= stop:
@@ -224,10 +224,10 @@ def scratch_shapes(places: int, vocabulary: int, width: int) -> dict[str, tuple[
 def row_sums(dy: DeviceArray, ids: DeviceArray, skipped: int, gradient: DeviceArray, b: dict[str, DeviceArray]) -> None:
     """``gradient[v]``: the sum of ``dy[p]`` over the places p with id v; zeros for ``v == skipped``. ``b`` are the scratch arrays."""
     vocabulary, width = gradient.shape
-    places, runs, group = ids.size, ids.size // RUN, group_size(width, 1)
+    places, runs, team = ids.size, ids.size // RUN, team_for(width, 1)
     keys, order = _sorted(ids, vocabulary, b["keys"], b["order"], b["totals"])
     _find_starts(blocks_for(vocabulary + 1), keys, places, b["starts"], vocabulary)
     _run_sums(blocks_for(runs * width), dy, width, keys, order, runs, skipped, b["sums"])
     _row_sums(
-        blocks_for(vocabulary, THREADS // group), dy, width, order, b["starts"], b["sums"], vocabulary, skipped, group, gradient
+        blocks_for(vocabulary, THREADS // team), dy, width, order, b["starts"], b["sums"], vocabulary, skipped, team, gradient
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Losses on the device: the mean loss of a batch and its gradient (compare :mod:`numbacnn.kernels.loss`).
 
 Each function takes ``(loss, outputs, targets, gradient, total, scale)``: the configuration, arrays on the device, ``total`` (float64) for
-the loss and the number that the sum was divided by, and a factor of loss and gradient. A group of neighbouring threads works on a row, the
+the loss and the number that the sum was divided by, and a factor of loss and gradient. A team of neighbouring threads works on a row, the
 outputs for one sample or pixel; each block leaves the sum of its rows in ``partials``, and these are added up in order. Which block adds
 what follows from the shapes alone.
 """
@@ -17,9 +17,10 @@ import numpy as np
 from .driver import cuda, device_function, float32, float64, int32
 from .launch import THREADS, blocks_for, kernel
 from .memory import DeviceArray, empty, on_device
-from .reduce import block_sum, group_largest, group_size, group_sum
+from .reduce import block_sum, team_for, team_largest, team_sum
 
 BLOCKS = 1024  # at most so many leave a sum
+EACH = 4  # outputs of a row that a thread works on, about
 
 
 def blocks_of_sums(elements: int, per_block: int = THREADS) -> int:
@@ -106,48 +107,48 @@ def factor_of(scale, divisor):
 
 
 @device_function
-def _largest(outputs, first, lane, columns, group, shared, thread):
-    """The largest output of the row of a thread's group, which begins at ``first``."""
+def _largest(outputs, first, lane, columns, team, shared, thread):
+    """The largest output of the row of a thread's team, which begins at ``first``."""
     top = float32(-math.inf)
-    for k in range(lane, columns, group):
+    for k in range(lane, columns, team):
         top = max(top, outputs[first + k])
-    return group_largest(shared, thread, group, top)
+    return team_largest(shared, thread, lane, team, top)
 
 
 @device_function
-def _exponentials(outputs, first, lane, columns, group, top, shared, thread):
+def _exponentials(outputs, first, lane, columns, team, top, shared, thread):
     """The sum of ``exp(z - top)`` over a row."""
     found = float32(0)
-    for k in range(lane, columns, group):
+    for k in range(lane, columns, team):
         found += math.exp(outputs[first + k] - top)
-    return group_sum(shared, thread, group, found)
+    return team_sum(shared, thread, lane, team, found)
 
 
 @kernel
 def _labelled(
-    outputs, rows, columns, group, labels, class_weights, weight_sum, smoothing, ignored, divisor, scale, gradient, partials
+    outputs, rows, columns, team, labels, class_weights, weight_sum, smoothing, ignored, divisor, scale, gradient, partials
 ):  # fmt: skip
-    """Rows whose target is a class. Groups without a row left, or with one that does not count, go along with the others of their block,
+    """Rows whose target is a class. Teams without a row left, or with one that does not count, go along with the others of their block,
     for which barriers are there: as ``stop`` is 0 for them, they read nothing."""
     shared = cuda.shared.array(THREADS, float32)
     thread = int32(cuda.threadIdx.x)
-    lane, per_block = thread % group, int32(THREADS) // group
+    lane, per_block = thread % team, int32(THREADS) // team
     factor, spread, loss = factor_of(scale, divisor), smoothing / float32(columns), float32(0)
     for start in range(int32(cuda.blockIdx.x) * per_block, rows, int32(cuda.gridDim.x) * per_block):
-        row = start + thread // group
+        row = start + thread // team
         label, first, stop = int32(0), row * columns, int32(0)
         if row < rows:
             if _counts(labels[row], columns, ignored):
                 label, stop = int32(labels[row]), columns
             else:
-                for k in range(lane, columns, group):
+                for k in range(lane, columns, team):
                     gradient[first + k] = float32(0)
-        top = _largest(outputs, first, lane, stop, group, shared, thread)
-        exponentials = _exponentials(outputs, first, lane, stop, group, top, shared, thread)
+        top = _largest(outputs, first, lane, stop, team, shared, thread)
+        exponentials = _exponentials(outputs, first, lane, stop, team, top, shared, thread)
         log_sum = math.log(exponentials) if stop > 0 else float32(0)
         on_label = (float32(1) - smoothing) * class_weights[label]
         from_softmax = (on_label + spread * weight_sum) / exponentials * factor
-        for k in range(lane, stop, group):
+        for k in range(lane, stop, team):
             z, weight = outputs[first + k] - top, class_weights[k] * spread
             slope = math.exp(z) * from_softmax - weight * factor
             if k == label:
@@ -162,25 +163,25 @@ def _labelled(
 
 
 @kernel
-def _distributed(outputs, rows, columns, group, targets, class_weights, smoothing, divisor, scale, gradient, partials):
+def _distributed(outputs, rows, columns, team, targets, class_weights, smoothing, divisor, scale, gradient, partials):
     """Rows whose target is a distribution over the classes."""
     shared = cuda.shared.array(THREADS, float32)
     thread = int32(cuda.threadIdx.x)
-    lane, per_block = thread % group, int32(THREADS) // group
+    lane, per_block = thread % team, int32(THREADS) // team
     keep, spread = float32(1) - smoothing, smoothing / float32(columns)
     factor, loss = factor_of(scale, divisor), float32(0)
     for start in range(int32(cuda.blockIdx.x) * per_block, rows, int32(cuda.gridDim.x) * per_block):
-        row = start + thread // group
+        row = start + thread // team
         first, stop = row * columns, columns if row < rows else int32(0)
-        top = _largest(outputs, first, lane, stop, group, shared, thread)
-        exponentials = _exponentials(outputs, first, lane, stop, group, top, shared, thread)
+        top = _largest(outputs, first, lane, stop, team, shared, thread)
+        exponentials = _exponentials(outputs, first, lane, stop, team, top, shared, thread)
         log_sum, weights = math.log(exponentials) if stop > 0 else float32(0), float32(0)
-        for k in range(lane, stop, group):
+        for k in range(lane, stop, team):
             weight = class_weights[k] * (targets[first + k] * keep + spread)
             weights += weight
             loss += weight * (log_sum - (outputs[first + k] - top))
-        from_softmax = group_sum(shared, thread, group, weights) / exponentials * factor
-        for k in range(lane, stop, group):
+        from_softmax = team_sum(shared, thread, lane, team, weights) / exponentials * factor
+        for k in range(lane, stop, team):
             weight = class_weights[k] * (targets[first + k] * keep + spread)
             gradient[first + k] = math.exp(outputs[first + k] - top) * from_softmax - weight * factor
     whole = block_sum(shared, thread, loss)
@@ -193,21 +194,21 @@ def softmax_cross_entropy(
 ) -> None:
     """Cross-entropy of the softmax; targets are int64 classes, or distributions shaped like the outputs."""
     classes = outputs.shape[-1]
-    rows, group = outputs.size // classes, group_size(classes)
+    rows, team = outputs.size // classes, team_for(classes, EACH)
     weights = loss.weights(classes, np.float32)
-    blocks, smoothing = blocks_of_sums(rows, THREADS // group), float(loss.label_smoothing)
+    blocks, smoothing = blocks_of_sums(rows, THREADS // team), float(loss.label_smoothing)
     weights_there, partials = on_device(weights), empty((blocks,), np.float32)
     if targets.ndim == outputs.ndim:
         divisor = constant(rows)
         _distributed(
-            blocks, outputs, rows, classes, group, targets, weights_there, smoothing, divisor, float(scale), gradient, partials
+            blocks, outputs, rows, classes, team, targets, weights_there, smoothing, divisor, float(scale), gradient, partials
         )  # fmt: skip
     else:
         ignored = loss.ignore_index if loss.ignore_index in range(classes) else -1  # which no label is
         plain = loss.class_weights is None and loss.ignore_index is None
         divisor = constant(rows) if plain else _weight_of(targets, weights_there, ignored)
         _labelled(
-            blocks, outputs, rows, classes, group, targets, weights_there, float(weights.sum()), smoothing, ignored, divisor, float(scale),
+            blocks, outputs, rows, classes, team, targets, weights_there, float(weights.sum()), smoothing, ignored, divisor, float(scale),
             gradient, partials,
         )  # fmt: skip
     finish(partials, divisor, scale, total)
@@ -217,20 +218,20 @@ def softmax_cross_entropy(
 
 
 @kernel
-def _hinge(outputs, rows, columns, group, labels, class_weights, margin, squared, divisor, scale, gradient, partials):
+def _hinge(outputs, rows, columns, team, labels, class_weights, margin, squared, divisor, scale, gradient, partials):
     """``weight * sum over j != label of max(0, s_j - s_label + margin)`` of each row, or of the squares."""
     shared = cuda.shared.array(THREADS, float32)
     thread = int32(cuda.threadIdx.x)
-    lane, per_block = thread % group, int32(THREADS) // group
+    lane, per_block = thread % team, int32(THREADS) // team
     factor, nothing, loss = factor_of(scale, divisor), float32(0), float32(0)
     for start in range(int32(cuda.blockIdx.x) * per_block, rows, int32(cuda.gridDim.x) * per_block):
-        row = start + thread // group
+        row = start + thread // team
         first, label, stop = row * columns, int32(0), int32(0)
         shift, weight, slopes = nothing, nothing, nothing
         if row < rows:
             label, stop = int32(labels[row]), columns
             shift, weight = margin - outputs[first + label], class_weights[label]
-        for k in range(lane, stop, group):
+        for k in range(lane, stop, team):
             excess = outputs[first + k] + shift
             if k != label and not excess <= nothing:  # as it is where it is not a number
                 loss += weight * (excess * excess if squared != 0 else excess)
@@ -239,8 +240,8 @@ def _hinge(outputs, rows, columns, group, labels, class_weights, margin, squared
                 gradient[first + k] = slope
             else:
                 gradient[first + k] = nothing
-        slopes = group_sum(shared, thread, group, slopes)
-        if row < rows and lane == label % group:  # who wrote the zero there
+        slopes = team_sum(shared, thread, lane, team, slopes)
+        if row < rows and lane == label % team:  # who wrote the zero there
             gradient[first + label] = -slopes
     whole = block_sum(shared, thread, loss)
     if thread == 0:
@@ -252,12 +253,12 @@ def multi_class_hinge(
 ) -> None:
     """Multi-class hinge; targets are int64 classes."""
     classes = outputs.shape[-1]
-    rows, group = outputs.size // classes, group_size(classes)
-    blocks = blocks_of_sums(rows, THREADS // group)
+    rows, team = outputs.size // classes, team_for(classes, EACH)
+    blocks = blocks_of_sums(rows, THREADS // team)
     weights, partials = on_device(loss.weights(classes, np.float32)), empty((blocks,), np.float32)
     divisor = constant(rows * (classes if loss.average_classes else 1))
     _hinge(
-        blocks, outputs, rows, classes, group, targets, weights, float(loss.margin), loss.squared, divisor, float(scale), gradient, partials
+        blocks, outputs, rows, classes, team, targets, weights, float(loss.margin), loss.squared, divisor, float(scale), gradient, partials
     )  # fmt: skip
     finish(partials, divisor, scale, total)
 
