@@ -12,10 +12,6 @@ import numbacnn as nc
 from .test_layers import simulated
 
 SHAPES = [(4500,), (2, 350, 3), (8, 300)]  # several blocks and seeds, fewer channels than a block has threads, and more
-    (4500,),
-    (3, 700, 3),
-    (9, 5, 300),
-]  # several blocks and seeds of a sample; channels that a block's threads pass by, and some it does not
 
 
 def trained(layer: Any, shape: tuple[int, ...], first: int, device: str) -> tuple[np.ndarray, np.ndarray]:
