@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float64")
 CHUNK = 64  # samples that predict runs at once, unless told otherwise
 PLANS = 8  # plans that a model keeps
-PLAN_BYTES = 1 << 31  # of the arrays of all plans that a model keeps, the newest apart
 
 
 class Model:
@@ -507,11 +506,13 @@ class Model:
             return self._plans[key]
 
     def _drop_plans(self, newest: tuple) -> None:
-        """Keep to what a model may hold beside its newest plan: the least recently used give way, and the largest."""
+        """Keep to what a model may hold beside its newest plan: the least recently used give way, and the largest on its device."""
         others = [key for key in self._plans if key != newest]
         dropped = others[: max(0, len(self._plans) - PLANS)]
-        kept = sorted(others[len(dropped) :], key=lambda key: self._plans[key].nbytes)
-        while kept and sum(self._plans[key].nbytes for key in kept) > PLAN_BYTES:
+        device = self._plans[newest].device
+        kept = [key for key in others[len(dropped) :] if self._plans[key].device.name == device.name]
+        kept.sort(key=lambda key: self._plans[key].nbytes)
+        while kept and sum(self._plans[key].nbytes for key in kept) > device.plan_bytes:
             dropped.append(kept.pop())
         for key in dropped:
             del self._plans[key]

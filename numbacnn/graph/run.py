@@ -155,6 +155,8 @@ class Walk:
     would be smaller than the others it starts earlier, and computes some samples again.
     """
 
+    device = HOST
+
     def __init__(self, plan: WalkPlan, store: ParameterStore):
         self.lock = threading.RLock()
         self.arena = Arena(plan.arena_bytes)

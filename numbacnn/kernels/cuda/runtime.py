@@ -239,7 +239,8 @@ class Device:
     @property
     def _ordered(self) -> Any:
         """The stream on which this thread works: that of all work, or the one on which it captures some."""
-        return getattr(self._local, "capturing", None) or self.stream
+        capturing = getattr(self._local, "capturing", None)
+        return self.stream if capturing is None else capturing
 
     # Time ------------------------------------------------------------------------------------------------------------
 
@@ -264,6 +265,8 @@ class Replay:
         self._graph: Callable[[], None] | None = None
 
     def __call__(self) -> None:
+        if not self._steps:
+            return
         if self._graph is None:
             self._run()  # loads what has to be loaded, which a capture must not
             self._graph = device().captured(self._run)
