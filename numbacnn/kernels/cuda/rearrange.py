@@ -15,6 +15,7 @@ from .strided import COLUMN_BLOCKS, COLUMNS, ROW_BLOCKS, ROW_LANES, ROWS, View, 
 TILE = 32
 LINES = THREADS // TILE  # of a tile that are moved at a time
 PITCH = TILE + 1  # of a tile in shared memory: its columns lie in different banks
+CELLS = TILE * PITCH
 SHORTEST = 8  # axes that a transposition by tiles pays for
 
 
@@ -63,7 +64,7 @@ def _copy(source, target, table):
 @kernel
 def _transpose(source, target, table):
     """Rows are neighbours in the source, columns in the target."""
-    tile = cuda.shared.array(TILE * PITCH, float32)
+    tile = cuda.shared.array(CELLS, float32)
     block, thread = int32(cuda.blockIdx.x), int32(cuda.threadIdx.x)
     line = quotient(thread, TILE)
     lane = int32(thread - line * TILE)
