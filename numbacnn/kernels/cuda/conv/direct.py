@@ -118,8 +118,9 @@ def convolution(tile: Tile, wide_x: bool, wide_w: bool, wide_y: bool, transposed
             if step < steps:
                 if moved:
                     seen = int32(0)
-                    if tap < behind and thread < x_busy:
+                    if tap < behind:
                         offset, w_offset = table[tap], table[tap + 4]
+                    if tap < behind and thread < x_busy:
                         for i in range(x_loads):
                             row = own_row + i * x_step
                             d, h, v = row_d[row] + table[tap + 1], row_h[row] + table[tap + 2], row_w[row] + table[tap + 3]
@@ -159,7 +160,9 @@ def convolution(tile: Tile, wide_x: bool, wide_w: bool, wide_y: bool, transposed
                     w_at, w_lines = int32(w_at + depth * w_line), int32(w_lines - depth)
             if step > 0:
                 read = int32(depth - half)
-                add_products(left, int32(read * row_line + first_row(thread)), right, int32(read * column_line + first_column(thread)), sums)
+                add_products(
+                    left, int32(read * row_line + first_row(thread)), right, int32(read * column_line + first_column(thread)), sums
+                )
             if step < steps:
                 if thread < x_busy:
                     for i in range(x_loads):

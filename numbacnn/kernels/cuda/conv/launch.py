@@ -67,7 +67,8 @@ class _Direct:
         groups = self.problem.window.groups
         rows = self.problem.batch * max(math.prod(each.places) for each in classes)
         depth = max(len(each.taps) for each in classes) * channels // groups
-        return cut(rows, outputs // groups, depth, groups * len(classes))
+        wide = channels // groups % VECTOR == outputs // groups % VECTOR == 0
+        return cut(rows, outputs // groups, depth, groups * len(classes), wide)
 
     @property
     def scratch_elements(self) -> int:
@@ -160,7 +161,8 @@ class WeightGradient:
         problem, groups = self.problem, self.problem.window.groups
         rows, columns = problem.window.taps * problem.channels // groups, problem.outputs // groups
         depth = problem.batch * math.prod(problem.places)
-        return rows, columns, depth, cut(rows, columns, depth, groups)
+        wide = problem.channels // groups % VECTOR == columns % VECTOR == 0
+        return rows, columns, depth, cut(rows, columns, depth, groups, wide)
 
     @property
     def scratch_elements(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any
 
 from ..driver import cuda, device_function, float32, int32
@@ -76,10 +77,13 @@ class Cut:
 
 
 @functools.lru_cache(4096)
-def cut(rows: int, columns: int, depth: int, copies: int) -> Cut:
-    """The fastest way, by a rough estimate, to compute ``copies`` products of ``rows x depth`` by ``depth x columns`` numbers."""
-    found = [(_cycles(tile, parts, rows, columns, depth, copies), -tile.rows, tile, parts) for tile in TILES for parts in _parts(depth)]
-    _, _, tile, parts = min(found, key=lambda entry: entry[:2])
+def cut(rows: int, columns: int, depth: int, copies: int, wide: bool) -> Cut:
+    """The fastest way, by a rough estimate, to compute ``copies`` products of ``rows x depth`` by ``depth x columns`` numbers; ``wide``: all
+    that is loaded and stored may be so by fours, without which the first tile needs too many registers."""
+    tiles = TILES if wide else TILES[1:]
+    _, tile, parts = min(
+        ((_cycles(tile, parts, rows, columns, depth, copies), tile, parts) for tile in tiles for parts in _parts(depth)), key=itemgetter(0)
+    )
     length = max(1, -(-depth // (parts * tile.depth))) * tile.depth
     return Cut(tile, max(1, -(-depth // length)), length)
 
