@@ -3,7 +3,6 @@ epilogues, and what kernels compile to."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -27,6 +26,14 @@ from .test_layers import BATCH, CAPABILITIES, assert_close, compiled, placed, si
 
 each_tile = pytest.mark.parametrize("tile", TILES, ids=[f"{tile.rows}x{tile.columns}" for tile in TILES])
 NOTHING = Ending()
+FLOATS, TABLE = types.CPointer(types.float32), types.CPointer(types.int32)
+DIRECT, GRADIENT = (FLOATS,) * 6 + (TABLE,) + (types.int32,) * 21, (FLOATS,) * 3 + (types.int32,) * 31  # kinds of the kernels' arguments
+REGISTERS = 65536  # of a multiprocessor
+
+
+def skip_unless_used(tile: Tile, wide: bool) -> None:
+    if tile == TILES[0] and not wide:
+        pytest.skip("the largest tile is for wide arrays")
 
 
 class Reference:
@@ -112,8 +119,7 @@ def force(monkeypatch: pytest.MonkeyPatch, tile: Tile, parts: int) -> None:
 @each_tile
 def test_tiles_and_remainders(tile: Tile, wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tiles of places and of channels, the last ones not full, and a depth that is no multiple of a step's."""
-    if tile == TILES[0] and not wide:
-        pytest.skip("the largest tile is for wide arrays")
+    skip_unless_used(tile, wide)
     more = 4 if wide else 1
     columns = -(-(tile.rows + 3) // 2)
     window = Window((1, 1, 2), (1, 1, 1), (1, 1, 1), (0, 0, 1))
@@ -206,16 +212,22 @@ def test_long_sums_are_cut() -> None:
 @pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
 @each_tile
 def test_tiles_fit_registers(tile: Tile, wide: bool) -> None:
-    floats, table = types.CPointer(types.float32), types.CPointer(types.int32)
-    direct, gradient = (floats,) * 6 + (table,) + (types.int32,) * 21, (floats,) * 3 + (types.int32,) * 31
-    kernels = [(weight_gradient(tile, wide, wide), gradient)]
-    kinds = (False, False, False, None), (True, True, True, gelu)
-    kernels += [
-        (convolution(tile, wide, wide, wide, transposed, kind), direct) for transposed, kind in itertools.product((False, True), kinds)
-    ]
+    skip_unless_used(tile, wide)
+    kernels = [(weight_gradient(tile, wide, wide), GRADIENT)]
+    kernels += [(convolution(tile, wide, wide, wide, transposed, NOTHING.kind), DIRECT) for transposed in (False, True)]
+    if tile == TILES[0]:
+        kernels.append((convolution(tile, wide, wide, wide, False, (True, True, True, gelu)), DIRECT))
     for kernel, arguments in kernels:
         for capability in CAPABILITIES:
             code = kernel.machine_code(arguments, capability)
             assert code.spilled == 0
-            assert code.registers * kernel.threads * kernel.blocks <= 65536
-            assert ".local" not in kernel.ptx(arguments, capability)[1]
+            assert code.registers * kernel.threads * kernel.blocks <= REGISTERS
+
+
+@compiled
+@pytest.mark.parametrize("transposed", [False, True], ids=["forward", "data gradient"])
+def test_sums_stay_in_registers(transposed: bool) -> None:
+    _, ptx = convolution(TILES[0], True, True, True, transposed, NOTHING.kind).ptx(DIRECT, CAPABILITIES[-1])
+    assert ".local" not in ptx
+    for instruction in ("ld.shared.v4", "ld.global.v4", "st.global.v4"):
+        assert instruction in ptx

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator
-from operator import itemgetter
 from typing import Any
 
 from ..driver import cuda, device_function, float32, int32
@@ -62,8 +62,8 @@ TILES = (
     Tile(128, 64, 8, 8, 4, 8, 2, 0.7),
     Tile(64, 64, 16, 4, 4, 8, 3, 0.55),
     Tile(128, 32, 16, 4, 4, 8, 3, 0.5),
-    Tile(128, 8, 16, 2, 2, 4, 4, 0.2),
-    Tile(16, 128, 16, 2, 4, 8, 4, 0.35),
+    Tile(128, 8, 16, 2, 2, 4, 3, 0.2),
+    Tile(16, 128, 16, 2, 4, 8, 3, 0.35),
 )
 
 
@@ -78,12 +78,10 @@ class Cut:
 
 @functools.lru_cache(4096)
 def cut(rows: int, columns: int, depth: int, copies: int, wide: bool) -> Cut:
-    """The fastest way, by a rough estimate, to compute ``copies`` products of ``rows x depth`` by ``depth x columns`` numbers; ``wide``: all
-    that is loaded and stored may be so by fours, without which the first tile needs too many registers."""
-    tiles = TILES if wide else TILES[1:]
-    _, tile, parts = min(
-        ((_cycles(tile, parts, rows, columns, depth, copies), tile, parts) for tile in tiles for parts in _parts(depth)), key=itemgetter(0)
-    )
+    """The fastest way, by a rough estimate, to compute ``copies`` products of ``rows x depth`` by ``depth x columns`` numbers. ``wide``:
+    all that is loaded and stored may be so by fours, without which the first tile needs too many registers."""
+    ways = itertools.product(TILES if wide else TILES[1:], _parts(depth))
+    tile, parts = min(ways, key=lambda way: _cycles(way[0], way[1], rows, columns, depth, copies))
     length = max(1, -(-depth // (parts * tile.depth))) * tile.depth
     return Cut(tile, max(1, -(-depth // length)), length)
 
