@@ -2,7 +2,8 @@
 
 Numba's own simulator has a thread of the operating system for each thread of a block; here they are greenlets, which take turns at
 ``syncthreads``, so that a launch takes a hundredth of the time and the suite can run every layer. Pointers check their bounds. The
-threads of a block run in the order of ``ORDER``; a kernel whose results depend on it lacks a barrier.
+threads of a block run in the order of ``ORDER``; a kernel whose results depend on it lacks a barrier. All warps of a block must come to
+the same barriers and exchanges, one after the other.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import numpy as np
 
 ORDER = os.environ.get("NUMBACNN_SIMULATED_ORDER", "forward")
 """``"forward"``, ``"backward"`` or ``"shuffled"``."""
+
+WARP = 32  # threads that run together
 
 
 class Place(NamedTuple):
@@ -67,7 +70,7 @@ class Cuda:
     @property
     def laneid(self) -> int:
         """Number of the thread within its warp."""
-        return self.threadIdx.x % 32
+        return self.threadIdx.x % WARP
 
     def jit(self, function: Callable | None = None, **_: Any) -> Any:
         """Kernels and helpers are what they are."""
@@ -76,13 +79,24 @@ class Cuda:
     def syncthreads(self) -> None:
         """Let all threads of the block come here before any goes on."""
         assert self._block is not None
-        self._block.wait()
+        self._block.wait("syncthreads")
 
     def syncwarp(self) -> None:
         """As :meth:`syncthreads`, which all warps must reach: of use where they all do."""
         self.syncthreads()
 
-    def _shared(self, shape: Any, dtype: Any) -> np.ndarray:
+    def exchange(self, value: Any, combined: Callable[[list], Sequence]) -> Any:
+        """This thread's entry of what ``combined`` makes of a value of each thread of its warp."""
+        assert self._block is not None
+        return self._block.exchange(value, combined)
+
+    @property
+    def copies(self) -> list[list]:
+        """Asynchronous copies of this thread that are under way: groups, the last of which is not complete."""
+        assert self._block is not None
+        return self._block.copies[self.threadIdx.x]
+
+    def _shared(self, shape: Any, dtype: Any, alignment: int | None = None) -> np.ndarray:
         assert self._block is not None
         return self._block.shared_array(shape, dtype)
 
@@ -96,6 +110,14 @@ class Cuda:
                 self._block.run()
 
 
+class _Exchange:
+    """Values of a warp's threads, and what they become."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, Any] = {}
+        self.results: Sequence | None = None
+
+
 class _Block:
     """A block at work."""
 
@@ -104,7 +126,9 @@ class _Block:
         self._dynamic = shared
         self._arrays: list[np.ndarray] = []
         self._asked = [0] * threads  # for how many shared arrays each thread has asked: they ask in one order
-        self._greenlets: list[Any] = []
+        self._waiting = [""] * threads  # for what each thread waits
+        self._exchanges: dict[int, _Exchange] = {}  # of each warp, the one that some of its threads have yet to come to
+        self.copies: list[list[list]] = [[[]] for _ in range(threads)]
 
     def run(self) -> None:
         """All threads, from one barrier to the next."""
@@ -124,10 +148,27 @@ class _Block:
                 thread.switch(*self._arguments) if first else thread.switch()
             first = False
             running = [entry for entry in running if not entry[1].dead]
+            if len({self._waiting[number] for number, _ in running}) > 1:
+                raise RuntimeError("some threads of a block wait at a barrier, some for what their warp exchanges")
 
-    def wait(self) -> None:
+    def wait(self, what: str) -> None:
         """Let the others run."""
+        self._waiting[self._cuda.threadIdx.x] = what
         self._main.switch()
+
+    def exchange(self, value: Any, combined: Callable[[list], Sequence]) -> Any:
+        """See :meth:`Cuda.exchange`."""
+        warp, lane = divmod(self._cuda.threadIdx.x, WARP)
+        here = self._exchanges.setdefault(warp, _Exchange())
+        here.values[lane] = value
+        if len(here.values) == WARP:
+            del self._exchanges[warp]
+        self.wait("exchange")
+        if len(here.values) < WARP:
+            raise RuntimeError("only some threads of a warp take part in an exchange")
+        if here.results is None:
+            here.results = combined([here.values[i] for i in range(WARP)])
+        return here.results[lane]
 
     def shared_array(self, shape: Any, dtype: Any) -> np.ndarray:
         """The next array that all threads of the block share; with shape 0, the dynamic one."""
@@ -164,7 +205,7 @@ def _waits(function: Callable) -> bool:
         if id(each) in seen or not hasattr(each, "__code__"):
             continue
         seen.add(id(each))
-        if not {"syncthreads", "syncwarp"}.isdisjoint(each.__code__.co_names):
+        if not {"syncthreads", "syncwarp", "exchange"}.isdisjoint(each.__code__.co_names):
             return True
         waiting += [each.__globals__[name] for name in each.__code__.co_names if name in each.__globals__]
         waiting += [cell.cell_contents for cell in each.__closure__ or ()]
