@@ -164,6 +164,7 @@ class _Convolution(_ChannelMixing):
     bias_initializer: Any = "zeros"
     exact: bool = False
 
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.conv:Convolution"
     stem: ClassVar[str] = "conv"
 
     def _geometry(self, x: Shape) -> tuple[Any, Shape]:
@@ -295,6 +296,7 @@ class _TransposedConvolution(_ChannelMixing):
     bias_initializer: Any = "zeros"
     exact: bool = False
 
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.conv:TransposedConvolution"
     stem: ClassVar[str] = "conv_transpose"
 
     def _numbers(self) -> Window:

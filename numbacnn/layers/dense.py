@@ -41,6 +41,7 @@ class Dense(Fusable):
     reads_views: ClassVar[bool] = True
     writes_views: ClassVar[bool] = True
     prepared_for_forward: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.dense:Dense"
     stem: ClassVar[str] = "dense"
 
     in_place_weights: ClassVar[bool | None] = None  # settled by :meth:`with_packing`, else by the shape

@@ -132,6 +132,12 @@ def _ldmatrix(transposed: str, tile: Any, at: Any) -> Any:
 
 
 @_primitive
+def load2(context: Any, source: Any, at: Any) -> Any:
+    """Two neighbouring 32-bit elements of a pointer or a tile, ``at`` even."""
+    return _load(2, source)
+
+
+@_primitive
 def load4(context: Any, source: Any, at: Any) -> Any:
     """Four neighbouring 32-bit elements of a pointer or a tile, ``at`` a multiple of 4."""
     return _load(4, source)

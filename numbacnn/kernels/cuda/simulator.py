@@ -53,7 +53,7 @@ class Pointer:
 class _Arrays:
     """``cuda.shared`` or ``cuda.local``."""
 
-    def __init__(self, make: Callable[[Any, Any], np.ndarray]):
+    def __init__(self, make: Callable[..., np.ndarray]):
         self.array = make
 
 
@@ -96,7 +96,7 @@ class Cuda:
         assert self._block is not None
         return self._block.copies[self.threadIdx.x]
 
-    def _shared(self, shape: Any, dtype: Any, alignment: int | None = None) -> np.ndarray:
+    def _shared(self, shape: Any, dtype: Any, alignment: int = 4) -> np.ndarray:
         assert self._block is not None
         return self._block.shared_array(shape, dtype)
 
@@ -170,7 +170,7 @@ class _Block:
             here.results = combined([here.values[i] for i in range(WARP)])
         return here.results[lane]
 
-    def shared_array(self, shape: Any, dtype: Any) -> np.ndarray:
+    def shared_array(self, shape: Any, dtype: Any, alignment: int = 4) -> np.ndarray:
         """The next array that all threads of the block share; with shape 0, the dynamic one."""
         number = self._cuda.threadIdx.x
         at = self._asked[number]

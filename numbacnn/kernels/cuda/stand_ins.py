@@ -86,6 +86,10 @@ def _transposed(rows: Sequence) -> list:
     return np.ascontiguousarray(matrices).view(np.uint32).reshape(4, 32).T.tolist()
 
 
+def load2(source: Any, at: Any) -> tuple:
+    return tuple(_elements(source)[_vector(source, at, 2)])
+
+
 def load4(source: Any, at: Any) -> tuple:
     return tuple(_elements(source)[_vector(source, at, 4)])
 

@@ -1,1 +1,1 @@
-"""Convolutions and matrix products on the device."""
+"""Convolution on the device, as implicit matrix products over channels-last arrays (compare :mod:`numbacnn.kernels.conv`)."""

@@ -1,0 +1,70 @@
+"""Plain and transposed convolutions on the device."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ...kernels.conv import lift
+from ...kernels.cuda.conv.launch import DataGradient, Forward, Problem, WeightGradient
+from ...kernels.cuda.ending import Ending
+from ...kernels.cuda.parts import channel_sum_elements, channel_sums
+from ..base import Buffer
+from .epilogue import FusableTwin
+
+
+class ChannelMixing(FusableTwin):
+    """What plain and transposed convolutions and Dense layers share. A subclass says which convolution its passes are of."""
+
+    def problem(self, x: Any, batch: int) -> Problem:
+        """The convolution that the weights are of."""
+        raise NotImplementedError(f"{type(self).__name__} does not define problem")
+
+    forwards: type = Forward
+    backwards: type = DataGradient
+
+    def scratch(self, x: Any, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        problem, places = self.problem(x, batch), self.output_shape(x)
+        elements = self.forwards(problem).scratch_elements
+        if training:
+            sums = channel_sum_elements(batch * math.prod(places[:-1]), places[-1])
+            elements = max(elements, self.backwards(problem).scratch_elements, WeightGradient(problem).scratch_elements, sums)
+        return {"parts": Buffer((elements,), per_sample=False)} if elements else {}
+
+    def run(self, x: Any, y: Any, ending: Ending, p: dict, b: dict) -> None:
+        self.forwards(self.problem(x.shape[1:], len(x))).run(x, p["weight"], y, ending, b.get("parts"))
+
+    def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
+        problem, parts = self.problem(x.shape[1:], len(x)), b.get("parts")
+        if "weight" in dp:
+            WeightGradient(problem).run(*self.read_and_made(x, dy), dp["weight"], parts)
+        if "bias" in dp:
+            channel_sums(dy, dp["bias"], parts)
+        if dx is not None:
+            self.backwards(problem).run(dy, p["weight"], dx, Ending(), parts)
+
+    def read_and_made(self, x: Any, dy: Any) -> tuple[Any, Any]:
+        """What the convolution of :meth:`problem` reads, and what it makes, or the gradient of that."""
+        return x, dy
+
+
+class Convolution(ChannelMixing):
+    """Conv1D, Conv2D and Conv3D."""
+
+    def problem(self, x: Any, batch: int) -> Problem:
+        places = lift(self.output_shape(x)[:-1], 1)
+        return Problem(self.layer.lifted_window(x), lift(x[:-1], 1), x[-1], places, self.layer.filters, batch)
+
+
+class TransposedConvolution(ChannelMixing):
+    """Conv1DTranspose, Conv2DTranspose and Conv3DTranspose: the data gradient of a convolution from the output to the input."""
+
+    forwards = DataGradient
+    backwards = Forward
+
+    def problem(self, x: Any, batch: int) -> Problem:
+        size = lift(self.output_shape(x)[:-1], 1)
+        return Problem(self.layer.lifted_window(x), size, self.layer.filters, lift(x[:-1], 1), x[-1], batch)
+
+    def read_and_made(self, x: Any, dy: Any) -> tuple[Any, Any]:
+        return dy, x
