@@ -17,6 +17,7 @@ if not config.ENABLE_CUDASIM and find_spec("numba_cuda") is None:
 from numbacnn.kernels.conv.window import POINTWISE, Triple, Window
 from numbacnn.kernels.cuda import driver
 from numbacnn.kernels.cuda.conv import gather, tensor
+from numbacnn.kernels.cuda.conv.launch import Problem
 from numbacnn.kernels.cuda.ending import Ending
 from numbacnn.kernels.cuda.memory import empty, on_device
 
@@ -34,7 +35,7 @@ class Sums:
         places = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in numbers)
         rng, groups = np.random.default_rng(1), window.groups
         shapes = (batch, *size, channels), (*window.extent, channels // groups, filters), (batch, *places, filters)
-        self.window, self.places = window, places
+        self.problem = Problem(window, size, channels, places, filters, batch)
         self.x, self.w, self.dy = (rng.integers(-4, 5, shape).astype("f") for shape in shapes)
         self.y, self.dx, self.dw = np.zeros_like(self.dy), np.zeros_like(self.x), np.zeros_like(self.w)
         for place, tap in itertools.product(np.ndindex(*places), np.ndindex(*window.extent)):
@@ -52,21 +53,22 @@ class Sums:
 
 def forward(sums: Sums, precision: str, ending: Ending | None = None) -> np.ndarray:
     y = empty(sums.y.shape, np.float32)
-    tensor.convolve(on_device(sums.x), on_device(sums.w), y, sums.window, precision, ending or Ending())
+    tensor.Forward(sums.problem, precision).run(on_device(sums.x), on_device(sums.w), y, ending or Ending())
     return y.download()
 
 
 def data_gradient(sums: Sums, precision: str, ending: Ending | None = None) -> np.ndarray:
     dx = empty(sums.x.shape, np.float32)
-    tensor.data_gradient(on_device(sums.dy), on_device(sums.w), dx, sums.window, precision, ending or Ending())
+    tensor.DataGradient(sums.problem, precision).run(on_device(sums.dy), on_device(sums.w), dx, ending or Ending())
     return dx.download()
 
 
 def weight_gradient(sums: Sums, precision: str) -> tuple[np.ndarray, int]:
-    parts = tensor.weight_gradient_parts(sums.window, sums.dy.size // sums.dy.shape[-1], sums.x.shape[-1], sums.dy.shape[-1])
-    dw, partials = empty(sums.w.shape, np.float32), empty((parts, *sums.w.shape), np.float32)
-    tensor.weight_gradient(on_device(sums.x), on_device(sums.dy), dw, sums.window, precision, partials)
-    return dw.download(), parts
+    """The gradient, and the number of parts."""
+    found = tensor.WeightGradient(sums.problem, precision)
+    dw, scratch = empty(sums.w.shape, np.float32), empty((found.scratch_elements,), np.float32)
+    found.run(on_device(sums.x), on_device(sums.dy), dw, scratch)
+    return dw.download(), scratch.size // dw.size
 
 
 @simulated
@@ -94,7 +96,7 @@ WINDOWS = {
     "planes": ("tf32", (2, (3, 4, 3), 32, 4, Window((2, 1, 3), (2, 1, 1), (1, 1, 1), (1, 0, 1)))),
     "grouped": ("bf16", (1, (1, 5, 5), 8, 24, Window((1, 3, 3), (1, 2, 2), (1, 1, 1), (0, 1, 1), 2))),
     "pointwise": ("bf16", (2, (1, 3, 4), 36, 40, POINTWISE)),
-    "strided pointwise": ("tf32", (1, (1, 5, 4), 12, 4, Window((1, 1, 1), (1, 2, 2), (1, 1, 1), (0, 0, 0)))),
+    "strided pointwise": ("tf32", (1, (1, 5, 4), 8, 16, Window((1, 1, 1), (1, 2, 2), (1, 1, 1), (0, 0, 0), 2))),
     "mostly padding": ("bf16", (1, (1, 1, 2), 32, 4, Window((1, 5, 5), (1, 1, 1), (1, 1, 1), (0, 2, 2)))),
 }
 
@@ -131,6 +133,19 @@ def test_endings(precision: str) -> None:
 
 
 @simulated
+@each_precision
+def test_infinite_numbers_stay_where_they_are(precision: str) -> None:
+    """What a tile has beyond the arrays is zero, not the array's first element."""
+    sums = Sums(1, (1, 1, 2), 4, 8, POINTWISE)
+    finite = forward(sums, precision), data_gradient(sums, precision), weight_gradient(sums, precision)[0]
+    for array in (sums.x, sums.w, sums.dy):
+        array.flat[0] = np.inf
+    found = forward(sums, precision), data_gradient(sums, precision), weight_gradient(sums, precision)[0]
+    for got, expected in zip(found, finite):
+        np.testing.assert_array_equal(got.reshape(-1, got.shape[-1])[1:, 1:], expected.reshape(-1, got.shape[-1])[1:, 1:])
+
+
+@simulated
 def test_rounding_is_that_of_the_precision() -> None:
     sums = Sums(1, (1, 1, 1), 4, 4, POINTWISE)
     for precision, step in (("tf32", 2.0**-10), ("bf16", 2.0**-7)):
@@ -141,12 +156,22 @@ def test_rounding_is_that_of_the_precision() -> None:
 
 
 def test_which_fit() -> None:
-    assert tensor.fits(POINTWISE, 4, 8)
-    assert not tensor.fits(POINTWISE, 3, 8)
-    assert not tensor.fits(POINTWISE, 4, 6)
-    assert not tensor.fits(Window((1, 3, 3), (1, 1, 1), (1, 1, 1), (0, 1, 1), 2), 4, 8)
-    assert tensor.fits(Window((1, 11, 11), (1, 4, 4), (1, 1, 1), (0, 2, 2)), 4, 8)
-    assert not tensor.fits(Window((1, 31, 31), (1, 1, 1), (1, 1, 1), (0, 15, 15)), 4, 8)
+    def fits(window: Window, channels: int, outputs: int, *arrays: Any) -> bool:
+        return tensor.fits(Problem(window, (1, 40, 40), channels, (1, 40, 40), outputs, 1), *arrays)
+
+    assert fits(POINTWISE, 4, 8)
+    assert not fits(POINTWISE, 3, 8)
+    assert not fits(POINTWISE, 4, 6)
+    assert not fits(Window((1, 3, 3), (1, 1, 1), (1, 1, 1), (0, 1, 1), 2), 4, 8)
+    assert fits(Window((1, 11, 11), (1, 4, 4), (1, 1, 1), (0, 2, 2)), 4, 8)
+    assert not fits(Window((1, 31, 31), (1, 1, 1), (1, 1, 1), (0, 15, 15)), 4, 8)
+
+
+@simulated
+def test_arrays_that_begin_anywhere_do_not_fit() -> None:
+    problem, array = Problem(POINTWISE, (1, 1, 1), 4, (1, 1, 1), 4, 2), empty((3, 2), np.float32)
+    assert tensor.fits(problem, array)
+    assert not tensor.fits(problem, array[1:])
 
 
 def test_taps_of_the_same_channels_follow_each_other() -> None:

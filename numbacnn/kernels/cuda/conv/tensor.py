@@ -1,21 +1,22 @@
-"""Convolutions on tensor cores: their passes, as launches of the kernels for a precision.
+"""The passes of a convolution on tensor cores, with the same methods as those of ``launch.py``.
 
-Arrays are float32, ``(N, depth, height, width, channels)``, weights ``(kernel..., channels / groups, filters)``. Products are of
-``"tf32"`` (relative error of a factor up to 2**-11) or of ``"bf16"`` (2**-9) numbers, sums are float32. :func:`fits` says for which sizes.
+Products are of ``"tf32"`` numbers, rounded to 10 bits of mantissa (a relative error of up to 2**-11 of each factor), or of ``"bf16"``
+numbers, rounded to 7 (2**-8); arrays and sums are float32. :func:`fits` says which convolutions can be computed so.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
-from ...conv.window import Triple, Window
-from ..driver import cuda, int32
 from ..ending import Ending
-from ..launch import blocks_for, kernel
+from ..launch import blocks_for
 from ..memory import DeviceArray, on_device
-from ..ptx import load4, store4
+from ..parts import add_parts
 from . import bf16, gather, tf32
 from .gather import CHUNK, DEPTH, Axes
+from .launch import ALIGNMENT, Problem
 from .tile import ROWS
 
 PRODUCTS: dict[str, Any] = {"tf32": tf32, "bf16": bf16}
@@ -24,107 +25,122 @@ LEAST_TILES = 8  # of pixels, of a part of the gradient of weights
 NARROW_COST = 0.6  # of a block with 64 columns: half of the products of one with 128, and more than half of its copies
 
 
-def fits(window: Window, channels: int, filters: int) -> bool:
-    """Whether tensor cores can take a convolution: rows of 16 bytes, in each group, and no very large kernel."""
-    in_chunks = channels % (CHUNK * window.groups) == 0 and filters % (CHUNK * window.groups) == 0
-    return in_chunks and sum(window.extent) <= gather.MOST_TAPS
+def fits(problem: Problem, *arrays: DeviceArray) -> bool:
+    """Whether tensor cores can take a convolution of these arrays: rows of whole 16 bytes, in each group, and no very large kernel."""
+    group = CHUNK * problem.window.groups
+    in_chunks = problem.channels % group == 0 and problem.outputs % group == 0 and all(array.offset % ALIGNMENT == 0 for array in arrays)
+    return in_chunks and sum(problem.window.extent) <= gather.MOST_TAPS
 
 
-def convolve(x: DeviceArray, w: DeviceArray, y: DeviceArray, window: Window, precision: str, ending: Ending) -> None:
-    """``y``: the convolution of ``x``, ended."""
-    _correlate(gather.forward_axes(window, _size(x), _size(y)), x, w, y, window, False, precision, ending)
+@dataclasses.dataclass(frozen=True)
+class _Pass:
+    """A pass of a convolution that :func:`fits`."""
+
+    problem: Problem
+    precision: str
+
+    @property
+    def _kernels(self) -> Any:
+        return PRODUCTS[self.precision]
 
 
-def data_gradient(dy: DeviceArray, w: DeviceArray, dx: DeviceArray, window: Window, precision: str, ending: Ending) -> None:
-    """``dx``: the gradient of a convolution's input, or a transposed convolution of ``dy``, ended."""
-    for axes in gather.data_gradient_axes(window, _size(dx), _size(dy)):
-        _correlate(axes, dy, w, dx, window, True, precision, ending)
+class _Correlation(_Pass):
+    """A pass that adds up taps, for each set of axes."""
+
+    scratch_elements = 0
+    transposed: bool  # whether the weights are read from their filters to their channels
+
+    def _sides(self) -> tuple[list[Axes], int, int]:
+        """``(axes, channels, outputs)``."""
+        raise NotImplementedError
+
+    def run(self, x: DeviceArray, weight: DeviceArray, y: DeviceArray, ending: Ending, scratch: Any = None) -> None:
+        """``y`` from ``x``, with that ``ending``."""
+        sets, channels, outputs = self._sides()
+        problem, groups = self.problem, self.problem.window.groups
+        group, group_outputs, per_channel = channels // groups, outputs // groups, problem.outputs
+        per_tap = problem.channels // groups * per_channel
+        for axes in sets:
+            met: Axes = tuple(axis.met() for axis in axes)  # type: ignore[assignment]
+            pixels = gather.pixels(met, channels, outputs)
+            chunks = gather.chunks(met, group, channels, (per_tap, 1 if self.transposed else per_channel))
+            rows, tiles = problem.batch * pixels.shape[1], chunks.shape[1] // (DEPTH // CHUNK) - 1
+            columns = _columns(rows, group_outputs, groups)
+            column_blocks = blocks_for(group_outputs, columns)
+            self._kernels.convolution(ending.kind, columns, self.transposed)(
+                (blocks_for(rows, ROWS) * column_blocks, groups), x, weight, y, *ending.arguments(y), on_device(pixels), on_device(chunks),
+                rows, pixels.shape[1], x.size // problem.batch, y.size // problem.batch, group, group_outputs, per_channel, tiles,
+                column_blocks, shared=self._kernels.shared_bytes(columns),
+            )  # fmt: skip
 
 
-def weight_gradient_parts(window: Window, rows: int, channels: int, filters: int) -> int:
-    """Into how many parts the ``rows`` output pixels of a batch fall for the gradient of the weights: so many that there are blocks enough
-    for a large GPU, but none is short."""
-    group, group_filters = channels // window.groups, filters // window.groups
-    lines = window.taps * group
-    blocks = blocks_for(lines, ROWS) * blocks_for(group_filters, _columns(lines, group_filters, window.groups)) * window.groups
-    tiles = blocks_for(rows, DEPTH)
-    wanted = max(1, min(AT_ONCE // blocks, tiles // LEAST_TILES))
-    return blocks_for(tiles, blocks_for(tiles, wanted))
+class Forward(_Correlation):
+    """The convolution itself."""
+
+    transposed = False
+
+    def _sides(self) -> tuple[list[Axes], int, int]:
+        problem = self.problem
+        return [gather.forward_axes(problem.window, problem.size, problem.places)], problem.channels, problem.outputs
 
 
-def weight_gradient(
-    x: DeviceArray, dy: DeviceArray, dw: DeviceArray, window: Window, precision: str, partials: DeviceArray | None = None
-) -> None:
-    """``dw``: the gradient of a convolution's weights. ``partials`` has room for each of :func:`weight_gradient_parts`, if there are
-    several."""
-    axes = gather.forward_axes(window, _size(x), _size(dy))
-    channels, filters, stride = x.shape[-1], dy.shape[-1], dw.shape[-1]
-    group, group_filters = channels // window.groups, filters // window.groups
-    lines = window.taps * group
-    pixels = gather.pixels(axes, channels, filters)
-    chunks = gather.chunks(axes, group, channels, (group * stride, stride), in_order=True)[:, : lines // CHUNK]
-    rows = len(x) * pixels.shape[1]
-    parts = weight_gradient_parts(window, rows, channels, filters)
-    columns = _columns(lines, group_filters, window.groups)
-    column_blocks = blocks_for(group_filters, columns)
-    products = PRODUCTS[precision]
-    into = dw if parts == 1 else partials
-    assert into is not None
-    grid = blocks_for(lines, ROWS) * column_blocks, window.groups, parts
-    products.weight_gradient(columns)(
-        grid, x, dy, into, on_device(pixels), on_device(chunks), rows, pixels.shape[1], _per_image(x), _per_image(dy), group, group_filters,
-        stride, lines, column_blocks, blocks_for(blocks_for(rows, DEPTH), parts), dw.size, shared=products.shared_bytes(columns),
-    )  # fmt: skip
-    if parts > 1:
-        _add_parts(blocks_for(dw.size // 4), into, dw, parts, dw.size)
+class DataGradient(_Correlation):
+    """The gradient of its input, ``dx`` from ``dy``; as a layer, a transposed convolution."""
+
+    transposed = True
+
+    def _sides(self) -> tuple[list[Axes], int, int]:
+        problem = self.problem
+        return gather.data_gradient_axes(problem.window, problem.size, problem.places), problem.outputs, problem.channels
 
 
-@kernel
-def _add_parts(partials, dw, parts, count):
-    """Four sums of each thread."""
-    at = (int32(cuda.blockIdx.x) * int32(cuda.blockDim.x) + int32(cuda.threadIdx.x)) * int32(4)
-    if at < count:
-        first, second, third, fourth = load4(partials, at)
-        for part in range(int32(1), parts):
-            more = load4(partials, part * count + at)
-            first, second, third, fourth = first + more[0], second + more[1], third + more[2], fourth + more[3]
-        store4(dw, at, (first, second, third, fourth))
+class WeightGradient(_Pass):
+    """The gradient of its weights, ``dw (kernel..., C / groups, CO)`` from ``x`` and ``dy``."""
+
+    @property
+    def lines(self) -> int:
+        """Rows of the product: channels of taps."""
+        return self.problem.window.taps * self.problem.channels // self.problem.window.groups
+
+    def _cut(self) -> tuple[int, int, int]:
+        """``(columns of a block, parts, tiles of each)``: so many parts that there are blocks enough for a large GPU, but none is short."""
+        problem, groups = self.problem, self.problem.window.groups
+        columns = _columns(self.lines, problem.outputs // groups, groups)
+        blocks = blocks_for(self.lines, ROWS) * blocks_for(problem.outputs // groups, columns) * groups
+        tiles = blocks_for(problem.batch * math.prod(problem.places), DEPTH)
+        length = blocks_for(tiles, max(1, min(AT_ONCE // blocks, tiles // LEAST_TILES)))
+        return columns, blocks_for(tiles, length), length
+
+    @property
+    def scratch_elements(self) -> int:
+        """Elements of scratch that :meth:`run` needs."""
+        _, parts, _ = self._cut()
+        return parts * self.lines * self.problem.outputs if parts > 1 else 0
+
+    def run(self, x: DeviceArray, dy: DeviceArray, dw: DeviceArray, scratch: Any) -> None:
+        """Fill ``dw``. ``scratch`` as of :attr:`scratch_elements`, or None for no elements."""
+        problem, groups, lines = self.problem, self.problem.window.groups, self.lines
+        group, group_outputs = problem.channels // groups, problem.outputs // groups
+        columns, parts, length = self._cut()
+        axes = gather.forward_axes(problem.window, problem.size, problem.places)
+        pixels = gather.pixels(axes, problem.channels, problem.outputs)
+        chunks = gather.chunks(axes, group, problem.channels, (group * problem.outputs, problem.outputs), in_order=True)
+        column_blocks = blocks_for(group_outputs, columns)
+        self._kernels.weight_gradient(columns)(
+            (blocks_for(lines, ROWS) * column_blocks, groups, parts), x, dy, dw if parts == 1 else scratch, on_device(pixels),
+            on_device(chunks[:, : lines // CHUNK]), problem.batch * pixels.shape[1], pixels.shape[1], x.size // problem.batch,
+            dy.size // problem.batch, group, group_outputs, problem.outputs, lines, column_blocks, length, dw.size,
+            shared=self._kernels.shared_bytes(columns),
+        )  # fmt: skip
+        if parts > 1:
+            add_parts(scratch, parts, dw)
 
 
-def _correlate(
-    axes: Axes, x: DeviceArray, w: DeviceArray, y: DeviceArray, window: Window, transposed: bool, precision: str, ending: Ending
-) -> None:
-    axes = tuple(axis.met() for axis in axes)  # type: ignore[assignment]
-    groups, channels, filters = window.groups, x.shape[-1], y.shape[-1]
-    group, group_filters = channels // groups, filters // groups
-    per_filter = w.shape[-1]  # elements from one of the weights' channels to the next
-    weight_strides = (w.shape[-2] * per_filter, 1 if transposed else per_filter)
-    pixels, chunks = gather.pixels(axes, channels, filters), gather.chunks(axes, group, channels, weight_strides)
-    rows = x.shape[0] * pixels.shape[1]
-    columns = _columns(rows, group_filters, groups)
-    column_blocks = blocks_for(group_filters, columns)
-    products = PRODUCTS[precision]
-    tiles = chunks.shape[1] // (DEPTH // CHUNK) - 1
-    products.convolution(ending.kind, columns, transposed)(
-        (blocks_for(rows, ROWS) * column_blocks, groups), x, w, y, *ending.arguments(y), on_device(pixels), on_device(chunks), rows,
-        pixels.shape[1], _per_image(x), _per_image(y), group, group_filters, per_filter, tiles, column_blocks,
-        shared=products.shared_bytes(columns),
-    )  # fmt: skip
-
-
-def _columns(rows: int, filters: int, groups: int) -> int:
+def _columns(rows: int, outputs: int, groups: int) -> int:
     """Of a block: what takes fewer turns of a large GPU's multiprocessors."""
 
     def cost(columns: int) -> float:
-        blocks = blocks_for(rows, ROWS) * blocks_for(filters, columns) * groups
+        blocks = blocks_for(rows, ROWS) * blocks_for(outputs, columns) * groups
         return blocks_for(blocks, AT_ONCE) * (1 if columns == 128 else NARROW_COST)
 
     return min((128, 64), key=cost)
-
-
-def _size(array: DeviceArray) -> Triple:
-    return tuple(array.shape[1:-1])  # type: ignore[return-value]
-
-
-def _per_image(array: DeviceArray) -> int:
-    return array.size // len(array)
