@@ -43,7 +43,8 @@ def _products(a: np.ndarray, b: np.ndarray, c: Sequence, places_of_a: tuple, pla
     """Of bits of float32."""
     left, right, sums = (np.empty(shape, np.float32) for shape in ((16, depth), (depth, 8), (16, 8)))
     left[places_of_a], right[places_of_b], sums[_ACCUMULATOR] = a.view(np.float32), b.view(np.float32), c
-    return (sums + left @ right)[_ACCUMULATOR].tolist()
+    with np.errstate(all="ignore"):
+        return (sums + left @ right)[_ACCUMULATOR].tolist()
 
 
 def _unpacked(pairs: np.ndarray) -> np.ndarray:
