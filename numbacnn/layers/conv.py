@@ -439,6 +439,7 @@ class _DepthwiseConvolution(_AnyConvolution):
     bias_initializer: Any = "zeros"
 
     stem: ClassVar[str] = "depthwise"
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.depthwise:DepthwiseConvolution"
     plain: ClassVar[type]
 
     def _grouped(self, x: Shape) -> Any:
@@ -447,6 +448,10 @@ class _DepthwiseConvolution(_AnyConvolution):
             x[-1] * self.multiplier, self.size, self.stride, self.padding, self.dilation, x[-1], self.bias,
             initializer=self.initializer, bias_initializer=self.bias_initializer,
         )  # fmt: skip
+
+    def lifted_window(self, x: Shape) -> Any:
+        """The window over three axes, as the kernels take it."""
+        return self._grouped(x).lifted_window(x)
 
     def output_shape(self, x: Shape) -> Shape:
         self._check_axes(x)
@@ -472,7 +477,7 @@ class _DepthwiseConvolution(_AnyConvolution):
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         if self.multiplier > 1:
             return self._grouped(x).scratch(x, batch, threads, training)
-        conv, window = kernels.conv, self._grouped(x).lifted_window(x)
+        conv, window = kernels.conv, self.lifted_window(x)
         size, places = conv.lift(x[:-1], 1), conv.lift(self.output_shape(x)[:-1], 1)
         elements = conv.depthwise_elements(window, x[-1], places, batch, threads)
         if not training:
@@ -488,8 +493,7 @@ class _DepthwiseConvolution(_AnyConvolution):
         if self.multiplier > 1:
             self._grouped(x).pack(x, batch, p, b, scale)
         else:
-            window = self._grouped(x).lifted_window(x)
-            kernels.conv.pack_depthwise(p["weight"], window, constant_vector(scale, 1, x[-1], p["weight"]), b["packed"])
+            kernels.conv.pack_depthwise(p["weight"], self.lifted_window(x), constant_vector(scale, 1, x[-1], p["weight"]), b["packed"])
 
     def packing(self, x: Shape, batch: int) -> int:
         return self._grouped(x).packing(x, batch) if self.multiplier > 1 else 0
@@ -498,7 +502,7 @@ class _DepthwiseConvolution(_AnyConvolution):
         if self.multiplier > 1:
             return 0
         places = kernels.conv.lift(self.output_shape(x)[:-1], 1)
-        return kernels.conv.depthwise_stretches(self._grouped(x).lifted_window(x), places)
+        return kernels.conv.depthwise_stretches(self.lifted_window(x), places)
 
     def takes_expansion(self, x: Shape) -> bool:
         return self.multiplier == 1 and kernels.conv.takes_expansion(kernels.conv.lift(self.output_shape(x)[:-1], 1))
@@ -581,10 +585,11 @@ class _SeparableConvolution(_AnyConvolution):
     bias_initializer: Any = "zeros"
 
     stem: ClassVar[str] = "separable"
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.depthwise:SeparableConvolution"
     plain: ClassVar[type]
     depthwise: ClassVar[type]
 
-    def _stages(self, x: Shape) -> tuple[Any, Any, Shape]:
+    def stages(self, x: Shape) -> tuple[Any, Any, Shape]:
         """The two convolutions, and the shape between them."""
         first = self.depthwise(
             self.size, self.stride, self.padding, self.dilation, self.multiplier, bias=False, initializer=self.initializer
@@ -594,63 +599,65 @@ class _SeparableConvolution(_AnyConvolution):
 
     def output_shape(self, x: Shape) -> Shape:
         self._check_axes(x)
-        _, second, middle = self._stages(x)
+        _, second, middle = self.stages(x)
         return second.output_shape(middle)
 
     def parameters(self, x: Shape) -> dict[str, Parameter]:
-        first, second, middle = self._stages(x)
+        first, second, middle = self.stages(x)
         renamed = {"weight": "pointwise_weight", "bias": "bias"}
         later = {renamed[name]: parameter for name, parameter in second.parameters(middle).items()}
         return {"depthwise_weight": first.parameters(x)["weight"], **later}
 
     def flops(self, x: Shape) -> int:
-        first, second, middle = self._stages(x)
+        first, second, middle = self.stages(x)
         return first.flops(x) + second.flops(middle)
 
     def window(self, x: Shape) -> tuple[Shape, Shape, Shape]:
-        return self._stages(x)[0].window(x)
+        return self.stages(x)[0].window(x)
 
     def buffers(self, x: Shape) -> dict[str, Buffer]:
-        return {"middle": Buffer(self._stages(x)[2])}
+        return {"middle": Buffer(self.stages(x)[2])}
 
     def prepared(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
-        first, second, middle = self._stages(x)
-        return _prefixed(first.prepared(x, batch, threads, training), second.prepared(middle, batch, threads, training))
+        first, second, middle = self.stages(x)
+        return prefixed(first.prepared(x, batch, threads, training), second.prepared(middle, batch, threads, training))
 
     def packing(self, x: Shape, batch: int) -> tuple[int, int]:
-        first, second, middle = self._stages(x)
+        first, second, middle = self.stages(x)
         return first.packing(x, batch), second.packing(middle, batch)
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
-        first, second, middle = self._stages(x)
-        both = _prefixed(first.scratch(x, batch, threads, training), second.scratch(middle, batch, threads, training))
+        first, second, middle = self.stages(x)
+        both = prefixed(first.scratch(x, batch, threads, training), second.scratch(middle, batch, threads, training))
         return {**both, "d_middle" if training else "middle": Buffer(middle)}
 
     def pack(self, x: Shape, batch: int, p: dict, b: dict, scale: np.ndarray | None) -> None:
-        first, second, middle = self._stages(x)
-        first.pack(x, batch, {"weight": p["depthwise_weight"]}, _of_stage(b, "first"), None)
-        second.pack(middle, batch, {"weight": p["pointwise_weight"]}, _of_stage(b, "second"), scale)
+        first, second, middle = self.stages(x)
+        first.pack(x, batch, {"weight": p["depthwise_weight"]}, of_stage(b, "first"), None)
+        second.pack(middle, batch, {"weight": p["pointwise_weight"]}, of_stage(b, "second"), scale)
 
     def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
-        first, second, _ = self._stages(x.shape[1:])
-        first.run(x, b["middle"], None, None, None, _of_stage(b, "first"))
-        second.run(b["middle"], y, shift, addend, scalar, _of_stage(b, "second"))
+        first, second, _ = self.stages(x.shape[1:])
+        first.run(x, b["middle"], None, None, None, of_stage(b, "first"))
+        second.run(b["middle"], y, shift, addend, scalar, of_stage(b, "second"))
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
-        first, second, _ = self._stages(x.shape[1:])
+        first, second, _ = self.stages(x.shape[1:])
         needed = b["d_middle"] if dx is not None or "depthwise_weight" in dp else None
         later = {name.removeprefix("pointwise_"): dp[name] for name in ("pointwise_weight", "bias") if name in dp}
-        second.backward(b["middle"], None, dy, needed, {"weight": p["pointwise_weight"]}, later, _of_stage(b, "second"))
+        second.backward(b["middle"], None, dy, needed, {"weight": p["pointwise_weight"]}, later, of_stage(b, "second"))
         if needed is not None:
             earlier = {"weight": dp["depthwise_weight"]} if "depthwise_weight" in dp else {}
-            first.backward(x, None, needed, dx, {"weight": p["depthwise_weight"]}, earlier, _of_stage(b, "first"))
+            first.backward(x, None, needed, dx, {"weight": p["depthwise_weight"]}, earlier, of_stage(b, "first"))
 
 
-def _prefixed(first: dict[str, Buffer], second: dict[str, Buffer]) -> dict[str, Buffer]:
+def prefixed(first: dict[str, Buffer], second: dict[str, Buffer]) -> dict[str, Buffer]:
+    """The arrays of both stages, under names of their own."""
     return {**{f"first_{k}": v for k, v in first.items()}, **{f"second_{k}": v for k, v in second.items()}}
 
 
-def _of_stage(b: dict, stage: str) -> dict:
+def of_stage(b: dict, stage: str) -> dict:
+    """Those of one stage, ``"first"`` or ``"second"``, under the names that it knows."""
     return {name.removeprefix(f"{stage}_"): array for name, array in b.items() if name.startswith(f"{stage}_")}
 
 

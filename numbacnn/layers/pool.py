@@ -59,7 +59,7 @@ def _adaptive_windows(size: int, places: int) -> _AxisWindows:
 
 @functools.lru_cache(maxsize=256)
 def _tables(axes: tuple[_AxisWindows, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The tables ``windows``, ``covers`` and ``shares`` that :mod:`numbacnn.kernels.pool` describes."""
+    """See :meth:`_Pool.tables`."""
     axes = (_AxisWindows(1, (0,), (1,)),) * (3 - len(axes)) + axes
     windows = np.zeros((3, max(len(axis.starts) for axis in axes), 3), np.int64)
     shares = np.zeros(windows.shape[:2])
@@ -94,13 +94,18 @@ class _Pool(Layer):
 
     def output_shape(self, x: Shape) -> Shape:
         self._check_rank(x)
-        return (*self._places(x), x[-1])
+        return (*self.places(x), x[-1])
 
     def flops(self, x: Shape) -> int:
-        windows, _, _ = _tables(self.axis_windows(x))
+        windows, _, _ = self.tables(x)
         return x[-1] * math.prod(windows[..., 1].sum(axis=1).tolist())
 
-    def _places(self, x: Shape) -> Shape:
+    def tables(self, x: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The tables ``windows``, ``covers`` and ``shares`` that :mod:`numbacnn.kernels.pool` describes."""
+        return _tables(self.axis_windows(x))
+
+    def places(self, x: Shape) -> Shape:
+        """Windows along each axis."""
         return tuple(len(axis.starts) for axis in self.axis_windows(x))
 
     def _check_rank(self, x: Shape) -> None:
@@ -110,15 +115,17 @@ class _Pool(Layer):
 
     def _views(self, x: Shape, of_x: Sequence[np.ndarray], of_y: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Arrays of the input's shape ``x``, then of the output's, as the kernels take them."""
-        places = self._places(x)
+        places = self.places(x)
         return [lifted(array, x[:-1]) for array in of_x] + [lifted(array, places) for array in of_y]
 
 
 class _Max(_Pool):
     """The largest element; not a number, if there is one. The gradient goes to the first of equal ones."""
 
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.pool:MaxPool"
+
     def buffers(self, x: Shape) -> dict[str, Buffer]:
-        windows, _, _ = _tables(self.axis_windows(x))
+        windows, _, _ = self.tables(x)
         most_taps = math.prod(windows[..., 1].max(axis=1).tolist())
         return {"argmax": Buffer(self.output_shape(x), "uint8" if most_taps <= 256 else "int32")}
 
@@ -126,7 +133,7 @@ class _Max(_Pool):
         shape = x.shape[1:]
         argmax = b["argmax"] if training else np.empty((0, *y.shape[1:]), np.uint8)
         x, y, argmax = self._views(shape, [x], [y, argmax])
-        kernels.pool.max_forward(x, y, argmax, _tables(self.axis_windows(shape))[0])
+        kernels.pool.max_forward(x, y, argmax, self.tables(shape)[0])
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         if dx is None:
@@ -144,12 +151,13 @@ class _Max(_Pool):
 class _Average(_Pool):
     """The arithmetic mean."""
 
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.pool:AveragePool"
     adds_gradients: ClassVar[bool] = True
 
     def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
         shape = x.shape[1:]
         x, y = self._views(shape, [x], [y])
-        windows, _, shares = _tables(self.axis_windows(shape))
+        windows, _, shares = self.tables(shape)
         kernels.pool.average_forward(x, y, windows, shares)
 
     def backward(
@@ -159,7 +167,7 @@ class _Average(_Pool):
             return
         shape = dx.shape[1:]
         dx, dy = self._views(shape, [dx], [dy])
-        _, covers, shares = _tables(self.axis_windows(shape))
+        _, covers, shares = self.tables(shape)
         kernels.pool.average_backward(dy, dx, adds, covers, shares)
 
 
@@ -206,7 +214,7 @@ class _SlidingPool(_Pool):
 
     def output_shape(self, x: Shape) -> Shape:
         shape = super().output_shape(x)
-        windows, _, _ = _tables(self.axis_windows(x))
+        windows, _, _ = self.tables(x)
         for axis, places in enumerate(shape[:-1], 3 - self.axes):
             if not windows[axis, :places, 1].all():
                 raise ShapeError(
@@ -288,6 +296,7 @@ class _LpPool(_SlidingPool):
     p: float = 2.0
 
     stem: ClassVar[str] = "lp_pool"
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.pool:LpPool"
     backward_reads: ClassVar[tuple[str, ...]] = ("x", "y")
 
     def __post_init__(self) -> None:
@@ -300,14 +309,14 @@ class _LpPool(_SlidingPool):
     def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
         shape = x.shape[1:]
         x, y = self._views(shape, [x], [y])
-        kernels.pool.lp_forward(x, y, _tables(self.axis_windows(shape))[0], float(self.p))
+        kernels.pool.lp_forward(x, y, self.tables(shape)[0], float(self.p))
 
     def backward(self, x: np.ndarray, y: np.ndarray, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         if dx is None:
             return
         shape = dx.shape[1:]
         x, dx, y, dy = self._views(shape, [x, dx], [y, dy])
-        kernels.pool.lp_backward(x, y, dy, dx, _tables(self.axis_windows(shape))[1], float(self.p))
+        kernels.pool.lp_backward(x, y, dy, dx, self.tables(shape)[1], float(self.p))
 
 
 # Adaptive and global windows -----------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ class Upsample(Layer):
     reads_views: ClassVar[bool] = True
     writes_views: ClassVar[bool] = True
     backward_reads: ClassVar[tuple[str, ...]] = ()
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.resize:Upsample"
     stem: ClassVar[str] = "upsample"
 
     def __post_init__(self) -> None:
@@ -90,7 +91,7 @@ class Upsample(Layer):
             padding.append(slack - shift)
         return tuple(extents), tuple(steps), tuple(padding)
 
-    def _taps(self, x: Shape) -> list[Any]:
+    def taps(self, x: Shape) -> list[Any]:
         """One table per axis of ``(D, H, W)``."""
         resize = kernels.resize
         field, values = self._per_axis(x)
@@ -104,11 +105,11 @@ class Upsample(Layer):
         return taps
 
     def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
-        kernels.resize.gather(lifted(x), lifted(y), self._taps(x.shape[1:]))
+        kernels.resize.gather(lifted(x), lifted(y), self.taps(x.shape[1:]))
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         if dx is not None:
-            kernels.resize.gather(lifted(dy), lifted(dx), [axis.transposed() for axis in self._taps(dx.shape[1:])])
+            kernels.resize.gather(lifted(dy), lifted(dx), [axis.transposed() for axis in self.taps(dx.shape[1:])])
 
 
 def _check_entries(field: str, value: Any, good: Callable[[Any], bool], what: str) -> None:

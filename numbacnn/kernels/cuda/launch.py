@@ -115,10 +115,21 @@ def _cell(argument: Any) -> Any:
     if hasattr(argument, "pointer"):
         return ctypes.c_uint64(argument.pointer)
     if isinstance(argument, (bool, int, np.integer)):
-        if not -(2**31) <= argument < 2**31:
-            raise ConfigError(f"The GPU's kernels count up to 2**31 - 1; {argument} elements are more. Use a smaller batch.")
+        check_count(int(argument))
         return ctypes.c_int32(int(argument))
     return ctypes.c_float(argument)
+
+
+def check_count(number: int) -> None:
+    """Raises ConfigError for a number that is no int32."""
+    if not -(2**31) <= number < 2**31:
+        raise ConfigError(f"The GPU's kernels count up to 2**31 - 1; {number} elements are more. Use a smaller batch.")
+
+
+def check_counted(*arrays: Any) -> None:
+    """Raises ConfigError for arrays whose elements int32 cannot count. For kernels that are told of parts of them only."""
+    for array in arrays:
+        check_count(array.size)
 
 
 def _simulated(argument: Any) -> Any:
