@@ -17,13 +17,13 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from . import arrays, kernels
+from . import kernels
 from .cores import core_count
 from .errors import ConfigError, ShapeError, UnknownNameError, WeightsError
 from .graph import passes
 from .graph.build import Graph, Node
 from .graph.config import from_config, to_config, unregistered_layers
-from .graph.devices import Cuda, device_named, is_on_gpu
+from .graph.devices import HOST, Cuda, device_named, is_on_gpu
 from .graph.head import with_classes
 from .graph.measure import Measured, Measurement, progress_bar
 from .graph.parameters import Parameters, ParameterStore
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float64")
 CHUNK = 64  # samples that predict runs at once, unless told otherwise
 PLANS = 8  # plans that a model keeps
-PLAN_BYTES = 1 << 31  # of the arrays of all plans that a model keeps, the newest apart
 
 
 class Model:
@@ -93,7 +92,7 @@ class Model:
         self.device = "cpu"
         self.on_device: Any = None
         self._plans: OrderedDict[tuple, Any] = OrderedDict()
-        self._accumulated: WeakValueDictionary[frozenset[str], np.ndarray] = WeakValueDictionary()  # gradients, by what is frozen
+        self._accumulated: WeakValueDictionary[tuple, Any] = WeakValueDictionary()  # gradients, by device and by what is frozen
         self._lock = threading.RLock()
 
     @property
@@ -158,6 +157,8 @@ class Model:
     def _placed(self, device: str) -> Any:
         """The device of that name, which has the parameters."""
         found = device_named(device)
+        if isinstance(found, Cuda):
+            self.store.check_kept(self.store.specs)
         if isinstance(found, Cuda) and self.on_device is None:
             if self.dtype != np.float32:
                 raise ConfigError(f"A model in {self.dtype} was to run on the GPU, where kernels work in float32.")
@@ -206,6 +207,8 @@ class Model:
         Nobody else may use the model meanwhile. Raises ConfigError where an array of ``parameters`` is still held, and for a batch size
         that is no whole number of at least 1."""
         batch_size = _checked_batch_size(batch_size)
+        if self.device != "cpu":
+            raise ConfigError("release_parameters packs weights for the CPU, and the model runs on the GPU: model.to('cpu') comes first.")
         with kernels.jit.launch_guard(), self._lock:
             if self.store.released:
                 return
@@ -259,8 +262,10 @@ class Model:
             if device != "cpu":
                 return self._made_device_training_plan(batch_size, input_gradients, recompute, accumulate, device)
             plan = self._training_plan(batch_size, input_gradients, threads, recompute, accumulate)
-            return TrainingPlan(plan, self.store, self.seed, self._shared_gradients(frozen) if accumulate else None)
+            return TrainingPlan(plan, self.store, self.seed, self._shared_gradients(frozen, HOST) if accumulate else None)
 
+        if device == "cpu":
+            self.store.catch_up()
         return self._cached(key, make)
 
     def _made_device_training_plan(
@@ -275,13 +280,14 @@ class Model:
             nodes, self.graph.inputs, outputs, store.specs, batch=batch_size, training=True, threads=1, dtype=self.dtype,
             frozen=store.frozen, input_gradients=input_gradients, recompute=recompute, accumulate=accumulate,
         )  # fmt: skip
-        return DeviceTrainingPlan(plan, self.on_device, self.seed, device, self.on_device.shared_gradients() if accumulate else None)
+        gradients = self._shared_gradients(frozenset(store.frozen), device) if accumulate else None
+        return DeviceTrainingPlan(plan, self.on_device, self.seed, device, gradients)
 
-    def _shared_gradients(self, frozen: frozenset[str]) -> np.ndarray:
-        """What plans add gradients to. It lives as long as one of them does."""
-        found = self._accumulated.get(frozen)
-        if found is None or found.size != self.store.trainable.size:
-            found = self._accumulated[frozen] = arrays.zeros(self.store.trainable.size, self.store.dtype)
+    def _shared_gradients(self, frozen: frozenset[str], device: Any) -> Any:
+        """What plans on a device add gradients to. It lives as long as one of them does."""
+        found, size = self._accumulated.get((device.name, frozen)), self.store.trainable.size
+        if found is None or found.size != size:
+            found = self._accumulated[device.name, frozen] = device.zeros((size,), self.store.dtype)
         return found
 
     def memory(self, batch_size: int, training: bool = True, recompute: str | None = None) -> int:
@@ -329,7 +335,7 @@ class Model:
             store.draw(name, self.seed)
         store.frozen = self.store.frozen - fresh
         with self._lock:
-            self.graph, self.store, self.parameters, self.classes = graph, store, Parameters(store), None
+            self.graph, self.store, self.parameters, self.classes, self.on_device = graph, store, Parameters(store), None, None
             self._plans.clear()
 
     def load_weights(self, source: Any, strict: bool = True, skip_mismatched: bool = False, adapt_input: bool = False) -> Any:
@@ -500,11 +506,13 @@ class Model:
             return self._plans[key]
 
     def _drop_plans(self, newest: tuple) -> None:
-        """Keep to what a model may hold beside its newest plan: the least recently used give way, and the largest."""
+        """Keep to what a model may hold beside its newest plan: the least recently used give way, and the largest on its device."""
         others = [key for key in self._plans if key != newest]
         dropped = others[: max(0, len(self._plans) - PLANS)]
-        kept = sorted(others[len(dropped) :], key=lambda key: self._plans[key].nbytes)
-        while kept and sum(self._plans[key].nbytes for key in kept) > PLAN_BYTES:
+        device = self._plans[newest].device
+        kept = [key for key in others[len(dropped) :] if self._plans[key].device.name == device.name]
+        kept.sort(key=lambda key: self._plans[key].nbytes)
+        while kept and sum(self._plans[key].nbytes for key in kept) > device.plan_bytes:
             dropped.append(kept.pop())
         for key in dropped:
             del self._plans[key]
@@ -523,7 +531,7 @@ class Model:
             found |= matched
         return found
 
-    def _taken(self, array: Any, name: str) -> Any:
+    def _taken(self, array: Any, tensor: Tensor, name: str) -> Any:
         """An array as it is, or one on the GPU as our kernels take it."""
         if isinstance(array, (np.ndarray, list)) or not is_on_gpu(array):
             return array
@@ -533,9 +541,9 @@ class Model:
             )
         from .kernels.cuda.interchange import borrowed
 
-        found = borrowed(array)
-        if found.dtype != self.dtype and found.dtype.kind == "f":
-            raise ConfigError(f"Input {name!r} was given an array on the GPU of type {found.dtype}; it takes {self.dtype}.")
+        found, wanted = borrowed(array), np.dtype(tensor.dtype or self.dtype)
+        if found.dtype != wanted:
+            raise ConfigError(f"Input {name!r} was given an array on the GPU of type {found.dtype}; it takes {wanted}.")
         return found
 
     def _checked_inputs(self, images: Any) -> list[np.ndarray]:
@@ -545,7 +553,7 @@ class Model:
             if not isinstance(images, (tuple, list)) or len(images) != len(tensors):
                 raise ShapeError(f"The model has {len(tensors)} inputs ({', '.join(names)}); it takes a tuple of as many arrays.")
             given = list(images)
-        arrays = [_checked_input(self._taken(array, name), tensor, name) for array, tensor, name in zip(given, tensors, names)]
+        arrays = [_checked_input(self._taken(array, tensor, name), tensor, name) for array, tensor, name in zip(given, tensors, names)]
         counts = {len(array): None for array in arrays}  # in their order
         if len(counts) > 1:
             raise ShapeError(f"The model's inputs were given batches of {' and '.join(map(str, counts))}; they must be of one size.")

@@ -307,11 +307,11 @@ def test_plans_are_kept_and_give_way():
 def test_large_plans_give_way_and_small_ones_stay(monkeypatch):
     model = small_network()
     small, middle, large = model.training_plan(1), model.training_plan(40), model.training_plan(50)
-    monkeypatch.setattr("numbacnn.model.PLAN_BYTES", small.nbytes + middle.nbytes)
+    monkeypatch.setattr("numbacnn.graph.devices.Host.plan_bytes", small.nbytes + middle.nbytes)
     newest = model.training_plan(60)
     assert list(model._plans.values()) == [small, middle, newest]
     assert model.training_plan(1) is small
-    monkeypatch.setattr("numbacnn.model.PLAN_BYTES", 0)
+    monkeypatch.setattr("numbacnn.graph.devices.Host.plan_bytes", 0)
     assert list(model._plans.values()) == [middle, newest, small], "what is asked for again costs nothing"
     last = model.training_plan(50)
     assert last is not large

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.cuda.runtime import device
+from ..kernels.cuda.runtime import Replay
 from .build import Node
 from .devices import Cuda
 from .parameters import ParameterStore
 from .plan import Forward, Plan
-from .recording import Step
+from .recording import Step, speaking
 from .run import TrainingPlan, _Bound
 
 _versions = itertools.count(1)
@@ -24,7 +24,9 @@ class DeviceParameters:
     """The parameters of a :class:`~.parameters.ParameterStore` on the GPU, laid out alike.
 
     Whoever changes them there says so (:meth:`touch`); the host's arrays follow when somebody asks for them, and what was written there
-    is taken over before the next run (:meth:`update`); ``taken`` is the version of it."""
+    is taken over before the next run (:meth:`update`); ``taken`` is the version of it. While somebody holds an array of the host's, which
+    can be read and written at any time, they follow at once. ``regime`` is another number after parameters were changed here while others
+    than before were frozen."""
 
     def __init__(self, store: ParameterStore, device: Cuda):
         self.host, self.device = store, device
@@ -35,7 +37,8 @@ class DeviceParameters:
         self.taken: int | None = None
         self._ahead = False
         self._version = 0
-        self._gradients: Any = None
+        self.regime = 0
+        self._frozen: set[str] = set()
         self._lock = threading.RLock()
 
     def check_kept(self, names: Any) -> None:
@@ -69,9 +72,14 @@ class DeviceParameters:
     def touch(self) -> None:
         """Parameters were changed on the device."""
         with self._lock:
+            if self._frozen != self.host.frozen:
+                self._frozen = set(self.host.frozen)
+                self.regime += 1
             self._ahead = True
             self._version = next(_versions)
             self.host.left_behind(self)
+            if self.host.handed_out:
+                self.host.catch_up()
 
     def keep_state(self) -> None:
         """Remember the running statistics, for :meth:`restore_state`."""
@@ -83,12 +91,6 @@ class DeviceParameters:
         if self.state.size:
             self.state.copy_from(self._state_before)
 
-    def shared_gradients(self) -> Any:
-        """What plans that accumulate add their gradients to."""
-        if self._gradients is None:
-            self._gradients = self.device.zeros(self.trainable.shape, self.dtype)
-        return self._gradients
-
     def fetch(self, trainable: np.ndarray, state: np.ndarray) -> None:
         """Bring the host's arrays up to date; for the store."""
         with self._lock:
@@ -96,8 +98,9 @@ class DeviceParameters:
                 self.trainable.download(trainable)
                 self.state.download(state)
                 self._ahead = False
+                self.host.left_behind(None)
                 self.host.touch()
-                self.taken = self.host.version
+                self.taken = self.host.current_version()
 
 
 class _Derived:
@@ -113,7 +116,21 @@ class _Derived:
             self.arrays[name].upload(array)
 
 
-class DeviceInferencePlan(_Bound):
+class _Loading(_Bound):
+    """What both kinds of plans do with a batch."""
+
+    def load(self, batch: Sequence[Any]) -> None:
+        """Copy a batch (one array per input) to the device. Raises DataError for numbers of which a layer that reads them cannot make
+        sense."""
+        for slot, array, given in zip(self.plan.inputs, self.inputs, batch, strict=True):
+            for run in self.plan.forward:
+                layer: Any = run.node.layer
+                if any(read.block is slot.block for read in run.x) and layer.checks_input:
+                    speaking(run.node, layer.check_input)(given if isinstance(given, np.ndarray) else given.download())
+            self.device.upload(given, array)
+
+
+class DeviceInferencePlan(_Loading):
     """The forward pass in inference mode on the GPU, for one batch size."""
 
     def __init__(self, plan: Plan, parameters: DeviceParameters, device: Cuda):
@@ -122,7 +139,7 @@ class DeviceInferencePlan(_Bound):
         self._preparing: list[Step] = []
         self._steps_forward = [step for run in plan.forward for step in self._bind(run)]
         self._current: int | None = None
-        self._graph: Any = None
+        self.replay = Replay(self._steps_forward)
 
     def _bind(self, run: Forward) -> list[Step]:
         node, p = run.node, self.store.views_of(run.node)
@@ -140,22 +157,10 @@ class DeviceInferencePlan(_Bound):
         """Run on a batch (one array per input) and copy the outputs into ``results``. One thread at a time; others wait."""
         with self.lock:
             self._refresh()
-            for array, given in zip(self.inputs, batch, strict=True):
-                self.device.upload(given, array)
+            self.load(batch)
             self.replay()
             for result, array in zip(results, self.outputs, strict=True):
                 self.device.download(array, result)
-
-    def replay(self) -> None:
-        """The forward pass of what is in ``inputs``: from the second time on, one graph of launches."""
-        if self._graph is None:
-            self._run()  # loads what has to be loaded, which a capture must not
-            self._graph = device().captured(self._run)
-        else:
-            self._graph()
-
-    def _run(self) -> None:
-        self.device.run(self._steps_forward)
 
     def _refresh(self) -> None:
         """Bring what follows from parameters up to date."""
@@ -167,13 +172,24 @@ class DeviceInferencePlan(_Bound):
             self._current = version
 
 
-class DeviceTrainingPlan(TrainingPlan):
+class DeviceTrainingPlan(TrainingPlan, _Loading):
     """Forward and backward in training mode on the GPU, for one batch size (see :class:`~.run.TrainingPlan`)."""
 
     def __init__(self, plan: Plan, parameters: DeviceParameters, seed: int, device: Cuda, flat_gradients: Any = None):
         self._derived: list[_Derived] = []
-        self._current: int | None = None
+        self._current: tuple | None = None
         super().__init__(plan, parameters, seed, flat_gradients, device)
+        self._replay_forward, self._replay_backward = Replay(self._forward_steps), Replay(self._backward_steps)
+
+    def forward(self) -> None:
+        with self.lock:
+            self._replay_forward()
+            if self.store.state.size:
+                self.store.touch()
+
+    def backward(self) -> None:
+        with self.lock:
+            self._replay_backward()
 
     def _bind_derived(self, derived: Any) -> tuple[list[Step], dict[str, Any]]:
         found = _Derived(derived, self.plan.dtype, self.device)
@@ -183,7 +199,8 @@ class DeviceTrainingPlan(TrainingPlan):
     def refresh(self) -> None:
         """Take over what was changed on the host."""
         self.store.update()
-        if self._derived and self.store.taken != self._current:  # they follow from frozen parameters, which only the host changes
+        current = self.store.taken, self.store.regime
+        if current != self._current:  # what is derived follows from frozen parameters, which steps of this plan leave alone
             for derived in self._derived:
                 derived.compute(self.store.host)
-        self._current = self.store.taken
+        self._current = self.store.taken, self.store.regime

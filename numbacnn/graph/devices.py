@@ -19,6 +19,7 @@ class Host:
     """The CPU, whose arrays are NumPy's."""
 
     name = "cpu"
+    plan_bytes = 1 << 31  # of the arrays of all plans that a model keeps, the newest apart
 
     def arena(self, nbytes: int) -> Any:
         """Memory for the arrays of a plan."""
@@ -78,8 +79,14 @@ class Cuda:
     def __init__(self) -> None:
         from ..kernels.cuda import launch, memory, pointwise, runtime
 
-        runtime.device()
+        self._gpu = runtime.device()
         self._launch, self._memory, self._pointwise = launch, memory, pointwise
+
+    @property
+    def plan_bytes(self) -> int:
+        """Of the arrays of all plans that a model keeps here, the newest apart: it costs more than on the host to make them again."""
+        _, total = self._gpu.memory()
+        return total // 2
 
     def arena(self, nbytes: int) -> Any:
         return self._memory.DeviceArena(nbytes)

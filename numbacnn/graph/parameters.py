@@ -67,23 +67,25 @@ class ParameterStore:
     @property
     def trainable(self) -> np.ndarray:
         """One flat array of all that is learned."""
-        self._catch_up()
+        self.catch_up()
         return self._trainable
 
     @property
     def state(self) -> np.ndarray:
         """One flat array of the rest."""
-        self._catch_up()
+        self.catch_up()
         return self._state
 
     def left_behind(self, newer: Any) -> None:
-        """A device has newer values of all parameters: ``newer.fetch(trainable, state)`` is called before anybody reads them here."""
+        """A device has newer values of all parameters (None: it has not any more): ``newer.fetch(trainable, state)`` is called before
+        anybody reads them here."""
         self._newer = newer
 
-    def _catch_up(self) -> None:
-        if self._newer is not None:
-            newer, self._newer = self._newer, None
-            newer.fetch(self._trainable, self._state)
+    def catch_up(self) -> None:
+        """Have the newest values here."""
+        newer = self._newer
+        if newer is not None:
+            newer.fetch(self._trainable, self._state)  # after which it is None; of several threads one fetches, the others wait
 
     def draw(self, name: str, seed: int) -> None:
         """Give a parameter the values that it starts from."""
@@ -152,7 +154,8 @@ class ParameterStore:
         self.version = next(self._versions)
 
     def current_version(self) -> int:
-        """``version``, after a look at the contents if somebody may have written into them unnoticed."""
+        """``version`` of the newest values, after a look at the contents if somebody may have written into them unnoticed."""
+        self.catch_up()
         if self._watching:
             from .. import kernels
 

@@ -16,7 +16,7 @@ Step = tuple[Callable, tuple]
 def steps_of(node: Node, threads: int, function: Callable, *arguments: Any, device: Any = HOST) -> list[Step]:
     """The kernels that ``function``, a method of the node's layer, launches on that many threads of the device, or the call itself."""
     if not node.layer.recordable:
-        return [(_speaking(node, function), arguments)]
+        return [(speaking(node, function), arguments)]
     try:
         with device.record(threads) as steps:
             function(*arguments)
@@ -25,7 +25,7 @@ def steps_of(node: Node, threads: int, function: Callable, *arguments: Any, devi
     return steps
 
 
-def _speaking(node: Node, function: Callable) -> Callable:
+def speaking(node: Node, function: Callable) -> Callable:
     """The function, with the node's name in front of what it finds wrong."""
 
     @functools.wraps(function)

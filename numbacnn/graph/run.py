@@ -155,6 +155,8 @@ class Walk:
     would be smaller than the others it starts earlier, and computes some samples again.
     """
 
+    device = HOST
+
     def __init__(self, plan: WalkPlan, store: ParameterStore):
         self.lock = threading.RLock()
         self.arena = Arena(plan.arena_bytes)
@@ -216,11 +218,13 @@ class TrainingPlan(_Bound):
         self.flat_gradients = device.zeros((store.trainable.size,), store.dtype) if flat_gradients is None else flat_gradients
         self.gradients = {name: store.view(name, self.flat_gradients) for name, spec in store.specs.items() if spec.trainable}
         self.input_gradients = self._input_gradients() if plan.input_gradients else None
-        self._streams = {
-            run.node: np.array([random_key(seed, run.node.name), 0], np.uint64) for run in plan.forward if run.node.layer.random
-        }
+        random = [run.node for run in plan.forward if run.node.layer.random]
+        self._streams = np.array([(random_key(seed, node.name), 0) for node in random], np.uint64).reshape(-1, 2)
         self._first = np.zeros(1, np.int64)
-        self._counters = {id(array): device.counterpart(array) for array in (*self._streams.values(), self._first)}
+        self._counters = [(array, device.counterpart(array)) for array in (self._streams, self._first)] if random else []
+        self._random = {
+            node: {"random": self._counters[0][1][k : k + 1].reshape(2), "first": self._counters[1][1]} for k, node in enumerate(random)
+        }
         self._forward_steps = [step for run in plan.forward for step in self._bind_forward(run)]
         self._backward_steps = [step for run in plan.backward for step in self._bind_back(run)]
 
@@ -230,11 +234,9 @@ class TrainingPlan(_Bound):
 
     def set_step(self, step: int, first: int = 0) -> None:
         """Give random layers the streams of training step ``step``, of which this batch is the samples from number ``first`` on."""
-        self._first[0] = first
-        for stream in self._streams.values():
-            stream[1] = step
-        for array in (*self._streams.values(), self._first) if self._streams else ():
-            self.device.upload(array, self._counters[id(array)])
+        self._first[0], self._streams[:, 1] = first, step
+        for array, there in self._counters:
+            self.device.upload(array, there)
 
     def clear_gradients(self) -> None:
         """Forget what a plan that accumulates has added up."""
@@ -273,9 +275,7 @@ class TrainingPlan(_Bound):
         b = {**self._named(run.buffers), **self._named(run.scratch), **self.prepared[run.node]}
         if isinstance(run, Forward):
             b |= self._named(run.prepared)
-        if run.node in self._streams:
-            b["random"], b["first"] = (self._counters[id(array)] for array in (self._streams[run.node], self._first))
-        return b
+        return b | self._random.get(run.node, {})
 
     def _bind_forward(self, run: Forward) -> list[Step]:
         node, p, trains = run.node, self.store.views_of(run.node), not run.node.constant

@@ -266,6 +266,7 @@ class PReLU(Layer):
     backward_reads: ClassVar[tuple[str, ...]] = ("x",)
     in_place: ClassVar[bool] = True
     recordable: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.activation:PReLU"
     stem: ClassVar[str] = "prelu"
 
     def __post_init__(self) -> None:
@@ -300,6 +301,7 @@ class Softmax(Layer):
     backward_reads: ClassVar[tuple[str, ...]] = ("y",)
     in_place: ClassVar[bool] = True
     recordable: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.activation:Softmax"
     stem: ClassVar[str] = "softmax"
 
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
@@ -317,6 +319,7 @@ class Softmax(Layer):
 class LogSoftmax(Softmax):
     """``x - ln(sum(exp(x)))`` over the channels, the last axis."""
 
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.activation:LogSoftmax"
     stem: ClassVar[str] = "log_softmax"
 
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:

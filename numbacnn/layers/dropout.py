@@ -49,6 +49,7 @@ class Dropout(_Dropping):
 
     rate: float = 0.5
 
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.dropout:Dropout"
     stem: ClassVar[str] = "dropout"
 
     def _drop(self, x: Any, y: Any, *random: Any) -> None:
@@ -62,6 +63,7 @@ class SpatialDropout(_Dropping):
 
     rate: float = 0.5
 
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.dropout:SpatialDropout"
     stem: ClassVar[str] = "spatial_dropout"
 
     def _drop(self, x: Any, y: Any, *random: Any) -> None:
@@ -76,6 +78,7 @@ class StochasticDepth(_Dropping):
 
     rate: float = 0.2
 
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.dropout:StochasticDepth"
     stem: ClassVar[str] = "stochastic_depth"
 
     def _drop(self, x: Any, y: Any, *random: Any) -> None:

@@ -38,6 +38,7 @@ class Embedding(Layer):
 
     input_dtype: ClassVar[str | None] = "int64"
     backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.embedding:Embedding"
     stem: ClassVar[str] = "embedding"
 
     def __post_init__(self) -> None:
@@ -64,12 +65,15 @@ class Embedding(Layer):
         """The places of a batch, sorted by their ids."""
         return {"starts": Buffer((self.vocabulary + 2,), "int64", per_sample=False), "order": Buffer(x, "int64")} if training else {}
 
-    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
-        ids = x.reshape(-1)
-        for least_or_most in (ids.min(), ids.max()):
+    def check_ids(self, x: np.ndarray) -> None:
+        """Raise DataError for an id that is outside of the vocabulary."""
+        for least_or_most in (x.min(), x.max()):
             if not 0 <= least_or_most < self.vocabulary:
                 raise DataError(f"given the id {least_or_most}, which the vocabulary lacks; its ids are from 0 to {self.vocabulary - 1}.")
-        kernels.embedding.rows(p["weight"], ids, y.reshape(-1, self.width))
+
+    def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
+        self.check_ids(x)
+        kernels.embedding.rows(p["weight"], x.reshape(-1), y.reshape(-1, self.width))
 
     def backward(self, x: np.ndarray, y: Any, dy: np.ndarray, dx: Any, p: dict, dp: dict, b: dict) -> None:
         if "weight" in dp:

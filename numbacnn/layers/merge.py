@@ -85,6 +85,7 @@ class Add(_Broadcasting):
     backward_reads: ClassVar[tuple[str, ...]] = ()
     in_place: ClassVar[bool] = True
     residual_sum: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.merge:Add"
     stem: ClassVar[str] = "add"
 
     def forward(self, x: Arrays, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
@@ -102,6 +103,7 @@ class Subtract(_Broadcasting):
 
     arity: ClassVar[int | None] = 2
     backward_reads: ClassVar[tuple[str, ...]] = ()
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.merge:Subtract"
     stem: ClassVar[str] = "subtract"
 
     def forward(self, x: Arrays, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
@@ -119,6 +121,7 @@ class Multiply(_Broadcasting):
     """Product of any number of inputs: ``y = x[0] * x[1] * ...``, element by element, with broadcasting."""
 
     backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.merge:Multiply"
     stem: ClassVar[str] = "multiply"
 
     def scratch(self, x: Sequence[Shape], batch: int, threads: int, training: bool) -> dict[str, Buffer]:
@@ -149,6 +152,7 @@ class Maximum(_Broadcasting):
     The gradient goes to the first input that holds the largest value (to the last one where that is NaN).
     """
 
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.merge:Maximum"
     stem: ClassVar[str] = "maximum"
 
     def scratch(self, x: Sequence[Shape], batch: int, threads: int, training: bool) -> dict[str, Buffer]:
@@ -185,6 +189,7 @@ class Concatenate(Layer):
     reads_views: ClassVar[bool] = True
     writes_views: ClassVar[bool] = True
     concatenates: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.merge:Concatenate"
     stem: ClassVar[str] = "concatenate"
 
     def __post_init__(self) -> None:

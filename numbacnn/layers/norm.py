@@ -45,6 +45,7 @@ class _PixelNorm(Layer):
     recordable: ClassVar[bool] = True
     writes_views: ClassVar[bool] = True
     backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.norm:PixelNorm"
 
     epsilon: float
 
@@ -175,6 +176,7 @@ class FusedNorm(Layer):
 
     recordable: ClassVar[bool] = True
     backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.norm:FusedNorm"
 
     @property
     def arity(self) -> int:  # type: ignore[override]
@@ -260,6 +262,7 @@ class BatchNorm(_PixelNorm):
     stem: ClassVar[str] = "batch_norm"
     reads_views: ClassVar[bool] = True
     foldable: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.norm:BatchNorm"
 
     def __post_init__(self) -> None:
         checks.number(self, "momentum", least=0, most=1)
@@ -300,13 +303,18 @@ class BatchNorm(_PixelNorm):
         running = p["running_mean"], p["running_var"]
         if not training or self.frozen:
             kernels.norm.running_statistics(*running, float(self.epsilon), *self._per_set(b))
-        elif x.shape[1] == 1:
+        else:
+            self.check_trainable(x.shape)
+            self._find_statistics(x, b, float(self.momentum), running)
+
+    @staticmethod
+    def check_trainable(shape: Shape) -> None:
+        """ShapeError if arrays ``(1, pixels, channels)`` have one pixel."""
+        if shape[1] == 1:
             raise ShapeError(
-                f"BatchNorm of {x.shape[-1]} channels was given one value per channel; training needs more than one value per channel "
+                f"BatchNorm of {shape[-1]} channels was given one value per channel; training needs more than one value per channel "
                 "(a larger batch, or frozen=True)."
             )
-        else:
-            self._find_statistics(x, b, float(self.momentum), running)
 
 
 class _SampleNorm(_PixelNorm):
@@ -410,6 +418,7 @@ class LayerNorm(Layer):
     stem: ClassVar[str] = "layer_norm"
     recordable: ClassVar[bool] = True
     backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.norm:LayerNorm"
 
     def __post_init__(self) -> None:
         if self.axes not in ("channels", "all"):
@@ -484,6 +493,7 @@ class LocalResponseNorm(Layer):
     stem: ClassVar[str] = "local_response_norm"
     recordable: ClassVar[bool] = True
     backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.norm:LocalResponseNorm"
 
     def __post_init__(self) -> None:
         checks.integer(self, "size", 1)

@@ -111,6 +111,7 @@ class _Move(Layer):
     reads_views: ClassVar[bool] = True
     writes_views: ClassVar[bool] = True
     backward_reads: ClassVar[tuple[str, ...]] = ()
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.shape:Move"
 
     def views(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Views of ``x`` and ``y`` of one shape whose elements correspond."""
@@ -417,6 +418,7 @@ class Split(Layer):
     writes_views: ClassVar[bool] = True
     splits: ClassVar[bool] = True
     backward_reads: ClassVar[tuple[str, ...]] = ()
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.shape:Split"
     stem: ClassVar[str] = "split"
 
     def __post_init__(self) -> None:
@@ -477,6 +479,7 @@ class Scale(Layer):
     writes_views: ClassVar[bool] = True
     in_place: ClassVar[bool] = True
     backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+    cuda: ClassVar[str | None] = "numbacnn.layers.cuda.shape:Scale"
     stem: ClassVar[str] = "scale"
 
     def __post_init__(self) -> None:

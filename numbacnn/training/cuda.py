@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,19 +12,25 @@ from ..errors import DeviceError
 from ..graph.cuda import DeviceParameters
 from ..kernels.cuda import optim
 from ..kernels.cuda.memory import DeviceArray, empty, on_device, zeros
-from ..kernels.cuda.runtime import device
-from .optimizers import NUMBERS, Optimizer, Updater, partition
+from ..kernels.cuda.runtime import Replay
+from ..layers.cuda.twin import declared, provider
+from ..plugin import registry
+from .optimizers import Optimizer, Updater, partition
 
 if TYPE_CHECKING:
     from .trainer import Trainer
 
 
-def _twin(thing: Any, what: str) -> Any:
-    """The function that a loss or an optimizer names in ``cuda``."""
-    if thing.cuda is None:
-        raise DeviceError(f"The {what} {thing.name} has no kernels for the GPU: its class says nothing in `cuda`. It runs on the CPU.")
-    module, _, name = thing.cuda.partition(":")
-    return getattr(importlib.import_module(module), name)
+def twin_of(thing: Any, what: str, method: str) -> Any:
+    """The function that computes the ``method`` of a loss or an optimizer on the GPU. Raises DeviceError for one without."""
+    kind = type(thing)
+    place = declared(kind, method)
+    if place is None:
+        raise DeviceError(
+            f"The {what} {kind.__name__}, of {provider(kind)}, has no kernels for the GPU: the class says nothing in `cuda`. "
+            "It runs on the CPU."
+        )
+    return registry.attribute(place, f"What computes the {what} {kind.__name__} on the GPU")
 
 
 class DeviceUpdater(Updater):
@@ -34,9 +39,9 @@ class DeviceUpdater(Updater):
     def __init__(self, optimizer: Optimizer, parameters: DeviceParameters):
         super().__init__(optimizer, parameters.host)
         self.parameters = parameters
-        self._update = _twin(optimizer, "optimizer")
+        self._update = twin_of(optimizer, "optimizer", "update")
         self._on_device = on_device(self.state)
-        self._numbers = zeros((NUMBERS,), np.float32)
+        self._numbers = zeros((optim.HEALTHY + 1,), np.float32)
         self._ahead = self._shown = False
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -48,7 +53,7 @@ class DeviceUpdater(Updater):
 
     def bind(self, gradients: Any) -> Any:
         """What one update runs, for the parameters that are frozen now; to be called within a recording."""
-        tasks, groups = partition(self.optimizer, self.store)
+        tasks, groups = partition(self.optimizer, self.store, optim.TASK)
         tasks_there, groups_there = on_device(tasks.astype(np.int32)), on_device(groups.astype(np.float32))
         if self.optimizer.clip_norm is not None:
             optim.clip_norm(gradients, tasks_there, float(self.optimizer.clip_norm), self._numbers)
@@ -63,7 +68,7 @@ class DeviceUpdater(Updater):
         if self._shown:
             self._on_device.upload(self.state)
             self._shown = False
-        optimizer, numbers = self.optimizer, np.zeros(NUMBERS, np.float32)
+        optimizer, numbers = self.optimizer, np.zeros(self._numbers.shape, np.float32)
         own = optimizer.numbers(self.steps + 1)
         numbers[:4] = factor, 1.0, math.inf if optimizer.clip_value is None else optimizer.clip_value, optimizer.decoupled
         numbers[4 : 4 + len(own)] = own
@@ -78,7 +83,8 @@ class DeviceUpdater(Updater):
 
 
 class DeviceBatch:
-    """A plan for one batch size on the GPU, with targets, losses and the update bound to it."""
+    """A plan for one batch size on the GPU, with targets, losses and the update bound to it. ``replay`` is all that the device does in a
+    step, on the batch that is there."""
 
     def __init__(self, trainer: Trainer, plan: Any, targets: Sequence[np.ndarray]):
         self.plan = plan
@@ -88,18 +94,17 @@ class DeviceBatch:
         samples = len(plan.inputs[0])
         self.totals = np.tile([0.0, samples], (len(targets), 1))
         self._totals = on_device(self.totals)
-        self._copies_state = bool(plan.store.state.size)
         with plan.device.record() as self._losses:
             parts = zip(trainer.losses, trainer.loss_weights, plan.outputs, self._targets, plan.output_gradients)
             for k, (loss, weight, outputs, target, gradient) in enumerate(parts):
                 total = self._totals[k : k + 1].reshape(2)
-                _twin(loss, "loss")(loss, outputs, target, gradient, total, weight)
+                twin_of(loss, "loss", "compute")(loss, outputs, target, gradient, total, weight)
         with plan.device.record() as self._updating:
             self.updater.judge(self._totals)
             self.updater.bind(plan.flat_gradients)
         with plan.device.record() as self._keeping:
             plan.store.keep_state()
-        self._graph: Any = None
+        self.replay = Replay([*self._keeping, *plan._forward_steps, *self._losses, *plan._backward_steps, *self._updating])
         self._outputs: np.ndarray | None = None
 
     def fits(self, plan: Any, targets: Sequence[np.ndarray]) -> bool:
@@ -109,8 +114,7 @@ class DeviceBatch:
 
     def load(self, inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> None:
         """Copy a batch to the GPU."""
-        for there, given in zip(self.plan.inputs, inputs):
-            there.upload(given)
+        self.plan.load(inputs)
         for own, there, given in zip(self.targets, self._targets, targets):
             np.copyto(own, given)
             there.upload(own)
@@ -128,7 +132,8 @@ class DeviceBatch:
         plan = self.plan
         plan.refresh()
         plan.set_step(step, first)
-        plan.device.run(self._keeping)
+        if first == 0:  # of several micro-batches the first one finds the running statistics as they were before the step
+            plan.device.run(self._keeping)
         plan.forward()
         plan.device.run(self._losses)
         self._totals.download(self.totals)
@@ -156,16 +161,3 @@ class DeviceBatch:
             return False
         self.updater.done()
         return True
-
-    def replay(self) -> None:
-        """All that the device does in a step, on the batch that is there: from the second time on, one graph of launches."""
-        if self._graph is None:
-            self._whole()  # loads what has to be loaded, which a capture must not
-            self._graph = device().captured(self._whole)
-        else:
-            self._graph()
-
-    def _whole(self) -> None:
-        plan = self.plan
-        for steps in (self._keeping, plan._forward_steps, self._losses, plan._backward_steps, self._updating):
-            plan.device.run(steps)

@@ -136,9 +136,13 @@ class SoftmaxCrossEntropy(Loss):
             f"integers of shape {tuple(shape[:-1])} or distributions of shape {tuple(shape)}."
         )
 
+    def weights(self, classes: int, dtype: Any) -> np.ndarray:
+        """The weight of each class. Raises ShapeError where there are others than ``classes``."""
+        return _weights(self, self.class_weights, classes, dtype)
+
     def compute(self, outputs: np.ndarray, targets: np.ndarray, gradient: np.ndarray, total: np.ndarray, scale: float = 1.0) -> None:
         classes = outputs.shape[-1]
-        weights = _weights(self, self.class_weights, classes, outputs.dtype)
+        weights = self.weights(classes, outputs.dtype)
         flat, slopes = outputs.reshape(-1, classes), gradient.reshape(-1, classes)
         partials = _partials(flat.size, len(flat))
         if targets.ndim == outputs.ndim:
@@ -167,6 +171,7 @@ class MultiClassHinge(Loss):
     average_classes: bool = False
 
     recordable: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.kernels.cuda.loss:multi_class_hinge"
 
     def __post_init__(self) -> None:
         if not self.margin > 0:
@@ -182,9 +187,13 @@ class MultiClassHinge(Loss):
             )
         return class_indices(self, labels, shape)
 
+    def weights(self, classes: int, dtype: Any) -> np.ndarray:
+        """The weight of each class. Raises ShapeError where there are others than ``classes``."""
+        return _weights(self, self.class_weights, classes, dtype)
+
     def compute(self, outputs: np.ndarray, targets: np.ndarray, gradient: np.ndarray, total: np.ndarray, scale: float = 1.0) -> None:
         classes = outputs.shape[-1]
-        weights = _weights(self, self.class_weights, classes, outputs.dtype)
+        weights = self.weights(classes, outputs.dtype)
         flat, slopes = outputs.reshape(-1, classes), gradient.reshape(-1, classes)
         divisor = float(len(flat) * (classes if self.average_classes else 1))
         partials = _partials(flat.size, len(flat))
@@ -193,7 +202,7 @@ class MultiClassHinge(Loss):
         )
 
 
-def _pointwise(kernel: Any, constants: Sequence[float], arrays: tuple, total: np.ndarray, scale: float) -> None:
+def _pointwise(kernel: Any, constants: Any, arrays: tuple, total: np.ndarray, scale: float) -> None:
     """Run a kernel of a loss of single numbers; ``constants`` belong to the last axis, or one to all elements."""
     outputs, targets, gradient = (array.reshape(-1) for array in arrays)
     period = len(constants)
@@ -213,6 +222,7 @@ class BinaryCrossEntropy(Loss):
     positive_weight: float | tuple[float, ...] | None = None
 
     recordable: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.kernels.cuda.loss:binary_cross_entropy"
 
     def __post_init__(self) -> None:
         _frozen_weights(self, "positive_weight")
@@ -226,10 +236,13 @@ class BinaryCrossEntropy(Loss):
             raise DataError(f"BinaryCrossEntropy takes targets from 0 to 1; these go from {targets.min():g} to {targets.max():g}.")
         return targets
 
+    def weights(self, channels: int, dtype: Any) -> np.ndarray:
+        """The weight of the positive class: one number, or one per channel. Raises ShapeError where there are others than ``channels``."""
+        given: Any = self.positive_weight or (1.0,)
+        return np.asarray(given, dtype) if len(given) == 1 else _weights(self, given, channels, dtype, "positive_weight numbers")
+
     def compute(self, outputs: np.ndarray, targets: np.ndarray, gradient: np.ndarray, total: np.ndarray, scale: float = 1.0) -> None:
-        weights: Any = self.positive_weight or (1.0,)
-        if len(weights) > 1:
-            weights = _weights(self, weights, outputs.shape[-1], outputs.dtype, "positive_weight numbers")
+        weights = self.weights(outputs.shape[-1], outputs.dtype)
         _pointwise(kernels.loss.binary_cross_entropy, weights, (outputs, targets, gradient), total, scale)
 
 
@@ -238,6 +251,7 @@ class MeanSquaredError(Loss):
     """``(output - target)^2``, the mean over all elements."""
 
     recordable: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.kernels.cuda.loss:mean_squared_error"
 
     def compute(self, outputs: np.ndarray, targets: np.ndarray, gradient: np.ndarray, total: np.ndarray, scale: float = 1.0) -> None:
         _pointwise(kernels.loss.mean_squared_error, (0.0,), (outputs, targets, gradient), total, scale)
@@ -248,6 +262,7 @@ class MeanAbsoluteError(Loss):
     """``|output - target|``, the mean over all elements. The gradient is 0 where they are equal."""
 
     recordable: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.kernels.cuda.loss:mean_absolute_error"
 
     def compute(self, outputs: np.ndarray, targets: np.ndarray, gradient: np.ndarray, total: np.ndarray, scale: float = 1.0) -> None:
         _pointwise(kernels.loss.mean_absolute_error, (0.0,), (outputs, targets, gradient), total, scale)
@@ -261,6 +276,7 @@ class Huber(Loss):
     delta: float = 1.0
 
     recordable: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn.kernels.cuda.loss:huber"
 
     def __post_init__(self) -> None:
         if not self.delta > 0:

@@ -307,9 +307,9 @@ class Updater:
         self.store.touch()
 
 
-def partition(optimizer: Optimizer, store: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The trainable parameters that are not frozen, as the kernel takes them: ``tasks`` int64 ``(start, stop, group)`` and
-    ``groups`` float64 ``(rate, weight decay, l1)``. Raises UnknownNameError for a group that matches no parameter."""
+def partition(optimizer: Optimizer, store: Any, size: int = TASK) -> tuple[np.ndarray, np.ndarray]:
+    """The trainable parameters that are not frozen, as the kernel takes them: ``tasks`` int64 ``(start, stop, group)`` of at most ``size``
+    elements, and ``groups`` float64 ``(rate, weight decay, l1)``. Raises UnknownNameError for a group that matches no parameter."""
     names = [name for name, spec in store.specs.items() if spec.trainable]
     for pattern, _ in optimizer.groups:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
@@ -324,7 +324,7 @@ def partition(optimizer: Optimizer, store: Any) -> tuple[np.ndarray, np.ndarray]
             stretches[-1][1] = stop
         else:
             stretches.append([start, stop, group])
-    tasks = [(at, min(at + TASK, stop), group) for start, stop, group in stretches for at in range(start, stop, TASK)]
+    tasks = [(at, min(at + size, stop), group) for start, stop, group in stretches for at in range(start, stop, size)]
     return np.array(tasks, np.int64).reshape(-1, 3), np.array(list(groups), np.float64).reshape(-1, 3)
 
 

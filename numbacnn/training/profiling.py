@@ -32,6 +32,11 @@ def profiled(trainer: Trainer, data: Any, labels: Any, batch_size: int, steps: i
     for name, value in (("batch_size", batch_size), ("steps", steps)):
         if not is_integer(value, 1):
             raise ConfigError(f"profile was given {name}={value!r}; it takes a whole number of at least 1.")
+    if trainer.device != "cpu":
+        raise ConfigError(
+            "profile reads the CPU's clock between kernels, and this trainer runs on the GPU, which goes on meanwhile: NVIDIA's Nsight "
+            "Systems (nsys profile python ...) shows what runs there."
+        )
     if trainer.accumulate > 1:
         raise ConfigError(
             f"profile takes a step apart that runs its batch as a whole; this trainer cuts it into {trainer.accumulate} micro-batches. "

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -390,20 +390,26 @@ class _Batch:
         self._updater.apply(self.updating, factor)
 
 
+class _Copies(NamedTuple):
+    """What metrics need of a batch that is no longer there."""
+
+    outputs: np.ndarray
+    targets: list[np.ndarray]
+
+
 class _Outcome:
     """What came out of a batch: ``totals``, a row ``(loss, divisor)`` for each output, and for metrics the first output and its targets.
-    Without ``copied`` these are views, which last until the next batch."""
+    Without ``copied`` these are the batch's own, which last until the next one; what lies on a GPU is fetched when it is asked for."""
 
     def __init__(self, copied: bool) -> None:
         self.totals: Any = 0.0
         self._copied = copied
-        self._parts: list[tuple[np.ndarray, np.ndarray]] = []
+        self._parts: list[Any] = []
 
     def add(self, batch: Any) -> None:
         """Enter a batch, or a further part of one."""
         self.totals = self.totals + batch.totals
-        part = batch.outputs, batch.targets[0]
-        self._parts.append((part[0].copy(), part[1].copy()) if self._copied else part)
+        self._parts.append(_Copies(batch.outputs.copy(), [batch.targets[0].copy()]) if self._copied else batch)
 
     @property
     def loss(self) -> float:
@@ -411,11 +417,11 @@ class _Outcome:
 
     @property
     def outputs(self) -> np.ndarray:
-        return _joined([outputs for outputs, _ in self._parts])
+        return _joined([part.outputs for part in self._parts])
 
     @property
     def targets(self) -> np.ndarray:
-        return _joined([targets for _, targets in self._parts])
+        return _joined([part.targets[0] for part in self._parts])
 
 
 _EPOCHS = "number of epochs (on which the schedule depends)"

@@ -35,6 +35,7 @@ class Squash(nc.Layer):
 
     recordable: ClassVar[bool] = True
     backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+    cuda: ClassVar[str | None] = "numbacnn_architectures.capsule_twins:Squash"
     stem: ClassVar[str] = "squash"
 
     def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
@@ -74,6 +75,7 @@ class CapsuleRouting(nc.Layer):
 
     recordable: ClassVar[bool] = True
     backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+    cuda: ClassVar[str | None] = "numbacnn_architectures.capsule_twins:CapsuleRouting"
     stem: ClassVar[str] = "capsules"
 
     def __post_init__(self) -> None:
@@ -132,6 +134,7 @@ class CapsuleLength(nc.Layer):
     """Lengths of the vectors along the last axis: ``(..., D)`` to ``(...)``. The gradient of a vector of length zero is zero."""
 
     recordable: ClassVar[bool] = True
+    cuda: ClassVar[str | None] = "numbacnn_architectures.capsule_twins:CapsuleLength"
     stem: ClassVar[str] = "lengths"
 
     def output_shape(self, x: Shape) -> Shape:
@@ -156,6 +159,7 @@ class LongestCapsule(nc.Layer):
     class)."""
 
     backward_reads: ClassVar[tuple[str, ...]] = ("x",)
+    cuda: ClassVar[str | None] = "numbacnn_architectures.capsule_twins:LongestCapsule"
     stem: ClassVar[str] = "longest"
 
     def output_shape(self, x: Shape) -> Shape:
@@ -188,6 +192,8 @@ class Margin(Loss):
     present: float = 0.9
     absent: float = 0.1
     absent_weight: float = 0.5
+
+    cuda: ClassVar[str | None] = "numbacnn_architectures.capsule_kernels_cuda:margin"
 
     def __post_init__(self) -> None:
         for field in ("present", "absent", "absent_weight"):

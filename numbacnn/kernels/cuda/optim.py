@@ -13,7 +13,8 @@ from .launch import THREADS, kernel
 from .memory import DeviceArray, empty
 from .reduce import block_sum
 
-HEALTHY = 15  # entry of the numbers: 0 where the loss is not finite, and nothing is to be changed
+HEALTHY = 16  # entry behind the numbers: 0 where the loss is not finite, and nothing is to be changed
+TASK = 1 << 11  # elements that a block updates
 TASK_STRIDE = 3
 
 
@@ -29,6 +30,14 @@ def _judge(totals, outputs, numbers):
 def judge(totals: DeviceArray, numbers: DeviceArray) -> None:
     """Note in ``numbers`` where the sum of the losses, the first column of ``totals``, is not finite."""
     _judge(1, totals, totals.shape[0], numbers)
+
+
+@device_function
+def _clipped(g, largest):
+    """A gradient between ``-largest`` and ``largest``; what is not a number stays so."""
+    if g > largest:
+        return largest
+    return -largest if g < -largest else g
 
 
 def _optimizer(change: Any) -> Any:
@@ -50,7 +59,7 @@ def _optimizer(change: Any) -> Any:
             largest = numbers[LARGEST]
             for at in range(tasks[task] + int32(cuda.threadIdx.x), tasks[task + 1], int32(THREADS)):
                 p = parameters[at]
-                g = max(min(gradients[at], largest), -largest) * numbers[NORM_FACTOR] + p * coupled
+                g = _clipped(gradients[at], largest) * numbers[NORM_FACTOR] + p * coupled
                 if p > nothing:
                     g += l1
                 elif p < nothing:
@@ -130,7 +139,7 @@ def _square_sums(gradients, tasks, numbers, partials):
     task = int32(cuda.blockIdx.x) * int32(TASK_STRIDE)
     largest, found = numbers[LARGEST], float32(0)
     for at in range(tasks[task] + thread, tasks[task + 1], int32(THREADS)):
-        g = max(min(gradients[at], largest), -largest)
+        g = _clipped(gradients[at], largest)
         found += g * g
     whole = block_sum(sums, thread, found)
     if thread == 0:

@@ -1,8 +1,8 @@
 """Instructions of NVIDIA's GPUs that Python has no words for: tensor cores, asynchronous copies, 128-bit loads and stores.
 
-No other file writes PTX. Each primitive is a function that kernels call by its name; simulated, the function of that name in ``stand_ins.py``
-takes its place. *Tiles* are one-dimensional arrays in shared memory, *pointers* are those that kernels get; ``at`` counts elements from the
-first one, and 16 bytes are read and written at multiples of 16 bytes.
+No other file writes PTX. Each primitive is a function that kernels call by its name; simulated, the function of that name in
+``stand_ins.py`` takes its place. *Tiles* are one-dimensional arrays in shared memory, *pointers* are those that kernels get; ``at`` counts
+32-bit elements from the first one.
 
 A warp's 32 threads hold a matrix together, in *fragments*. With ``g = lane // 4`` and ``t = lane % 4`` (PTX ISA, "Matrix fragments"):
 
@@ -41,7 +41,7 @@ def _primitive(define: Callable) -> Any:
     if SIMULATED:
         return getattr(stand_ins, define.__name__)
     found = intrinsic(define)
-    found.py_func = define  # by which the disk cache knows it
+    found.py_func = lambda name=define.__name__: name  # by which the disk cache knows it, and by this file
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -143,6 +144,8 @@ class Device:
     def allocate(self, nbytes: int) -> int:
         self._enter()
         result = self._api.cuMemAlloc(nbytes)
+        if result[0] == self._api.CUresult.CUDA_ERROR_OUT_OF_MEMORY and gc.collect():  # which may have held some
+            result = self._api.cuMemAlloc(nbytes)
         if result[0] == self._api.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
             free, total = self.memory()
             raise DeviceError(
@@ -169,22 +172,26 @@ class Device:
     def upload(self, memory: Memory, offset: int, source: np.ndarray) -> None:
         """Copy a dense array of the host; it must not change before the next :meth:`synchronize` if it is :meth:`pinned`."""
         self._enter()
-        self._done(self._api.cuMemcpyHtoDAsync(memory.pointer + offset, source.ctypes.data, source.nbytes, self.stream))
+        if source.nbytes:
+            self._done(self._api.cuMemcpyHtoDAsync(memory.pointer + offset, source.ctypes.data, source.nbytes, self.stream))
 
     def download(self, memory: Memory, offset: int, target: np.ndarray) -> None:
         """Copy into a dense array of the host, which holds it after the next :meth:`synchronize`."""
         self._enter()
-        self._done(self._api.cuMemcpyDtoHAsync(target.ctypes.data, memory.pointer + offset, target.nbytes, self.stream))
+        if target.nbytes:
+            self._done(self._api.cuMemcpyDtoHAsync(target.ctypes.data, memory.pointer + offset, target.nbytes, self.stream))
 
     def copy(self, source: Memory, source_offset: int, target: Memory, offset: int, nbytes: int) -> None:
         """Copy on the device."""
         self._enter()
-        self._done(self._api.cuMemcpyDtoDAsync(target.pointer + offset, source.pointer + source_offset, nbytes, self.stream))
+        if nbytes:  # a graph takes no copy of nothing
+            self._done(self._api.cuMemcpyDtoDAsync(target.pointer + offset, source.pointer + source_offset, nbytes, self._ordered))
 
     def clear(self, memory: Memory, offset: int, nbytes: int) -> None:
         """Fill with zeros."""
         self._enter()
-        self._done(self._api.cuMemsetD8Async(memory.pointer + offset, 0, nbytes, self.stream))
+        if nbytes:
+            self._done(self._api.cuMemsetD8Async(memory.pointer + offset, 0, nbytes, self._ordered))
 
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked of it."""
@@ -207,18 +214,33 @@ class Device:
     def launch(self, function: Any, grid: Sequence[int], threads: int, shared: int, parameters: int) -> None:
         """Launch a kernel; ``parameters`` is the address of an array of the addresses of its arguments."""
         self._enter()
-        self._done(self._api.cuLaunchKernel(function, *grid, threads, 1, 1, shared, self.stream, parameters, 0))
+        self._done(self._api.cuLaunchKernel(function, *grid, threads, 1, 1, shared, self._ordered, parameters, 0))
 
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
-        """What ``work`` launches and copies on the device, as one graph that can be launched again and again."""
+        """What ``work`` launches and copies on the device, as one graph that can be launched again and again.
+
+        It is captured on a stream of its own, so that what other threads do meanwhile does not come into it; and in relaxed mode, as the
+        garbage collector may free memory at any time, which other modes forbid."""
         self._enter()
         api = self._api
-        self._done(api.cuStreamBeginCapture(self.stream, api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
+        stream = self._done(api.cuStreamCreate(api.CUstream_flags.CU_STREAM_NON_BLOCKING.value))
         try:
-            work()
+            self._done(api.cuStreamBeginCapture(stream, api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
+            self._local.capturing = stream
+            try:
+                work()
+            finally:
+                self._local.capturing = None
+                graph = self._done(api.cuStreamEndCapture(stream))
         finally:
-            graph = self._done(api.cuStreamEndCapture(self.stream))
+            api.cuStreamDestroy(stream)
         return _Graph(self, self._done(api.cuGraphInstantiate(graph, 0)), graph)
+
+    @property
+    def _ordered(self) -> Any:
+        """The stream on which this thread works: that of all work, or the one on which it captures some."""
+        capturing = getattr(self._local, "capturing", None)
+        return self.stream if capturing is None else capturing
 
     # Time ------------------------------------------------------------------------------------------------------------
 
@@ -233,6 +255,27 @@ class Device:
         """Milliseconds between two marks; waits for the second."""
         self._done(self._api.cuEventSynchronize(stop))
         return float(self._done(self._api.cuEventElapsedTime(start, stop)))
+
+
+class Replay:
+    """Steps, calls with their arguments, that launch and copy on the device: from the second time on one graph does it all."""
+
+    def __init__(self, steps: Sequence[tuple[Callable, tuple]]):
+        self._steps = steps
+        self._graph: Callable[[], None] | None = None
+
+    def __call__(self) -> None:
+        if not self._steps:
+            return
+        if self._graph is None:
+            self._run()  # loads what has to be loaded, which a capture must not
+            self._graph = device().captured(self._run)
+        else:
+            self._graph()
+
+    def _run(self) -> None:
+        for step, arguments in self._steps:
+            step(*arguments)
 
 
 class _Graph:

@@ -8,9 +8,11 @@ the same barriers and exchanges, one after the other.
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import itertools
 import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -66,6 +68,7 @@ class Cuda:
         self.shared = _Arrays(self._shared)
         self.local = _Arrays(lambda shape, dtype: np.full(shape, _poison(dtype), dtype))
         self._block: _Block | None = None
+        self._lock = threading.Lock()
 
     @property
     def laneid(self) -> int:
@@ -102,8 +105,8 @@ class Cuda:
 
     def launch(self, function: Callable, grid: Sequence[int], threads: int, shared: int, arguments: Sequence[Any]) -> None:
         """Run a kernel, block after block."""
-        self.gridDim, self.blockDim = Place(*grid), Place(threads, 1, 1)
-        with np.errstate(all="ignore"):
+        with self._lock, np.errstate(all="ignore"):
+            self.gridDim, self.blockDim = Place(*grid), Place(threads, 1, 1)
             for z, y, x in itertools.product(*map(range, reversed(self.gridDim))):
                 self.blockIdx = Place(x, y, z)
                 self._block = _Block(self, function, threads, shared, arguments)
@@ -141,6 +144,8 @@ class _Block:
 
         self._main = getcurrent()
         running = [(number, greenlet(self._function)) for number in range(self._threads)]
+        for _, thread in running:
+            thread.gr_context = contextvars.copy_context()  # NumPy's errstate is in it
         first = True
         while running:
             for number, thread in _ordered(running):

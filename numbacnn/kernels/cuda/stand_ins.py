@@ -29,19 +29,22 @@ def mma_bf16(a: Sequence, b: Sequence, c: Sequence) -> Sequence:
 
 def _products_tf32(values: Sequence) -> list:
     a, b, c = zip(*values)
-    return _products(*(np.array(part, np.uint32) & np.uint32(0xFFFFE000) for part in (a, b)), c, _TF32_A, _TF32_B, 8)
+    left, right = (np.array(part, np.uint32) & np.uint32(0xFFFFE000) for part in (a, b))
+    return _products(left, right, c, _TF32_A, _TF32_B, 8)
 
 
 def _products_bf16(values: Sequence) -> list:
     a, b, c = zip(*values)
-    return _products(*(_unpacked(np.array(part, np.uint32)) for part in (a, b)), c, _BF16_A, _BF16_B, 16)
+    left, right = (_unpacked(np.array(part, np.uint32)) for part in (a, b))
+    return _products(left, right, c, _BF16_A, _BF16_B, 16)
 
 
 def _products(a: np.ndarray, b: np.ndarray, c: Sequence, places_of_a: tuple, places_of_b: tuple, depth: int) -> list:
     """Of bits of float32."""
     left, right, sums = (np.empty(shape, np.float32) for shape in ((16, depth), (depth, 8), (16, 8)))
     left[places_of_a], right[places_of_b], sums[_ACCUMULATOR] = a.view(np.float32), b.view(np.float32), c
-    return (sums + left @ right)[_ACCUMULATOR].tolist()
+    with np.errstate(all="ignore"):
+        return (sums + left @ right)[_ACCUMULATOR].tolist()
 
 
 def _unpacked(pairs: np.ndarray) -> np.ndarray:

@@ -63,6 +63,15 @@ class Twin(Layer):
     def flops(self, x: Any) -> int:
         return self.layer.flops(x)
 
+    @property
+    def checks_input(self) -> bool:
+        """Whether the layer defines :meth:`check_input`."""
+        return type(self).check_input is not Twin.check_input
+
+    def check_input(self, x: Any) -> None:
+        """Raise DataError for values, in an array of the host, of which ``forward`` cannot make sense. Plans call it where the layer reads
+        an input of the model, before that is copied to the device: kernels there cannot complain."""
+
 
 def on_cuda(layer: Layer) -> Layer:
     """The twin of a layer; one that only renames its input is its own. Raises DeviceError for a layer without."""
@@ -71,10 +80,10 @@ def on_cuda(layer: Layer) -> Layer:
 
 @functools.cache
 def _class_of(kind: type[Layer]) -> type[Twin]:
-    place = _declared(kind)
+    place = declared(kind, "forward", "backward")
     if place is None:
         raise DeviceError(
-            f"{kind.__name__} layers, of {_provider(kind)}, have no kernels for the GPU: the class says nothing in `cuda`. "
+            f"{kind.__name__} layers, of {provider(kind)}, have no kernels for the GPU: the class says nothing in `cuda`. "
             "A network with them runs on the CPU."
         )
     module, _, name = place.partition(":")
@@ -82,22 +91,22 @@ def _class_of(kind: type[Layer]) -> type[Twin]:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise PluginError(
-            f"{kind.__name__} layers, of {_provider(kind)}, say that their kernels for the GPU are {place!r}: {error}."
+            f"{kind.__name__} layers, of {provider(kind)}, say that their kernels for the GPU are {place!r}: {error}."
         ) from None
     return found
 
 
-def _declared(kind: type[Layer]) -> str | None:
-    """What a class says in ``cuda``, unless it or a base between changes what is computed."""
+def declared(kind: type, *methods: str) -> str | None:
+    """What a class says in ``cuda``, unless it or a base between defines one of the methods anew, and so changes what is computed."""
     for base in kind.__mro__:
         if "cuda" in vars(base):
             return base.cuda  # type: ignore[attr-defined]
-        if "forward" in vars(base) or "backward" in vars(base):
+        if any(method in vars(base) for method in methods):
             return None
     return None
 
 
-def _provider(kind: type) -> str:
+def provider(kind: type) -> str:
     """The package that a class comes from."""
     return kind.__module__.partition(".")[0]
 

@@ -1,9 +1,9 @@
 """Convolution, its data gradient and transposed convolution: one kernel, an implicit matrix product.
 
-Rows are places of the output, columns its channels, and the depth runs over taps and, within them, input channels. The left operand is never
-made: threads read it out of ``x (N, D, H, W, C)`` where it lies, zeros for padding. A data gradient is such a convolution of ``dy`` for each
-class of places that have one residue modulo the stride (see :func:`numbacnn.kernels.conv.launch.residues`); all classes are one launch.
-Which taps a class has, and where they lie in ``x`` and among the weights, is a table in memory.
+Rows are places of the output, columns its channels, and the depth runs over taps and, within them, input channels. The left operand is
+never made: threads read it out of ``x (N, D, H, W, C)`` where it lies, zeros for padding. A data gradient is such a convolution of ``dy``
+for each class of places that have one residue modulo the stride (see :func:`numbacnn.kernels.conv.launch.residues`); all classes are one
+launch. Which taps a class has, and where they lie in ``x`` and among the weights, is a table in memory.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ OUTSIDE = -(1 << 30)  # a place that is outside of x with every tap
 @functools.cache
 def convolution(tile: Tile, wide_x: bool, wide_w: bool, wide_y: bool, transposed: bool, kind: tuple) -> Kernel:
     """The kernel for a tile and an ending of that ``kind``. ``wide``: the array's channels in a group are a multiple of 4, and it starts at
-    a multiple of 16 bytes. ``transposed``: weights are ``(taps, own columns, groups * channels)``, of which ``wide_x`` tells; otherwise
-    ``(taps * channels, groups * own columns)``."""
+    a multiple of 16 bytes. ``transposed``: weights are ``(taps, own columns, groups * channels)``, and wide where ``x`` is; otherwise they
+    are ``(taps * channels, groups * own columns)``."""
     rows, columns, depth, row_line, column_line = tile.rows, tile.columns, tile.depth, tile.row_line, tile.column_line
     thread_rows, thread_columns = tile.thread_rows, tile.thread_columns
     count, left_size, right_size = thread_rows * thread_columns, 2 * depth * row_line, 2 * depth * column_line
@@ -100,8 +100,9 @@ def convolution(tile: Tile, wide_x: bool, wide_w: bool, wide_y: bool, transposed
         whole = int32(table[head + 8] * channels)
         steps = int32((min(whole, start + part_length) - start + depth - 1) // depth)
         own_run, own_row = int32(thread % runs * run), int32(thread // runs)
+        # Taps are numbers of their entries in the table
         tap, channel = int32(table[head + 9] + (start + own_run) // channels * TAP), int32((start + own_run) % channels)
-        behind = int32(table[head + 9] + table[head + 8] * TAP)  # the last tap
+        behind = int32(table[head + 9] + table[head + 8] * TAP)  # of what follows the last tap
         seen, offset, w_offset = int32(0), int32(0), int32(0)
         moved = True  # to another tap
         if transposed:
@@ -118,8 +119,9 @@ def convolution(tile: Tile, wide_x: bool, wide_w: bool, wide_y: bool, transposed
             if step < steps:
                 if moved:
                     seen = int32(0)
-                    if tap < behind and thread < x_busy:
+                    if tap < behind:
                         offset, w_offset = table[tap], table[tap + 4]
+                    if tap < behind and thread < x_busy:
                         for i in range(x_loads):
                             row = own_row + i * x_step
                             d, h, v = row_d[row] + table[tap + 1], row_h[row] + table[tap + 2], row_w[row] + table[tap + 3]
@@ -159,7 +161,9 @@ def convolution(tile: Tile, wide_x: bool, wide_w: bool, wide_y: bool, transposed
                     w_at, w_lines = int32(w_at + depth * w_line), int32(w_lines - depth)
             if step > 0:
                 read = int32(depth - half)
-                add_products(left, int32(read * row_line + first_row(thread)), right, int32(read * column_line + first_column(thread)), sums)
+                add_products(
+                    left, int32(read * row_line + first_row(thread)), right, int32(read * column_line + first_column(thread)), sums
+                )
             if step < steps:
                 if thread < x_busy:
                     for i in range(x_loads):
@@ -188,9 +192,9 @@ def convolution(tile: Tile, wide_x: bool, wide_w: bool, wide_y: bool, transposed
                         at, to = int32(target + c), int32(own + c)
                         four = (
                             finished(sums[k], scale, shift, addend, to, at),
-                            finished(sums[k + 1], scale, shift, addend, to + 1, at + 1),
-                            finished(sums[k + 2], scale, shift, addend, to + 2, at + 2),
-                            finished(sums[k + 3], scale, shift, addend, to + 3, at + 3),
+                            finished(sums[k + 1], scale, shift, addend, int32(to + 1), int32(at + 1)),
+                            finished(sums[k + 2], scale, shift, addend, int32(to + 2), int32(at + 2)),
+                            finished(sums[k + 3], scale, shift, addend, int32(to + 3), int32(at + 3)),
                         )
                         store4(y, at, four)
                 for j in range(VECTOR * pieces, thread_columns):

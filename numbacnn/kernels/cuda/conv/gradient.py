@@ -132,7 +132,9 @@ def weight_gradient(tile: Tile, wide_x: bool, wide_dy: bool) -> Kernel:
                 dy_at = int32(dy_at + depth * (groups * own_columns))
             if remaining < length - depth:
                 read = int32(depth - half)
-                add_products(left, int32(read * row_line + first_row(thread)), right, int32(read * column_line + first_column(thread)), sums)
+                add_products(
+                    left, int32(read * row_line + first_row(thread)), right, int32(read * column_line + first_column(thread)), sums
+                )
             if loading and thread < x_busy:
                 for i in range(x_loads):
                     at = int32((half + x_place + i * x_step) * row_line + thread % x_runs * x_run)

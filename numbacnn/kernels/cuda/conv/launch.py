@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -51,6 +51,8 @@ class _Direct:
 
     problem: Problem
 
+    _transposed: ClassVar[bool]  # whether weights are read from their outputs to their inputs
+
     def _sides(self) -> tuple[Triple, int, Triple, int]:
         """``(size, channels, places, outputs)``."""
         raise NotImplementedError
@@ -58,16 +60,13 @@ class _Direct:
     def _classes(self) -> list[_Class]:
         raise NotImplementedError
 
-    @property
-    def _transposed(self) -> bool:
-        raise NotImplementedError
-
     def _cut(self, classes: Sequence[_Class]) -> Cut:
         _, channels, _, outputs = self._sides()
         groups = self.problem.window.groups
         rows = self.problem.batch * max(math.prod(each.places) for each in classes)
         depth = max(len(each.taps) for each in classes) * channels // groups
-        return cut(rows, outputs // groups, depth, groups * len(classes))
+        wide = channels // groups % VECTOR == outputs // groups % VECTOR == 0
+        return cut(rows, outputs // groups, depth, groups * len(classes), wide)
 
     @property
     def scratch_elements(self) -> int:
@@ -84,19 +83,19 @@ class _Direct:
         found, transposed = self._cut(classes), self._transposed
         tile, parts = found.tile, found.parts
         target, end = (y, ending) if parts == 1 else (scratch, Ending())
-        wide_x = _wide(x, channels) and (not transposed or _wide(weight, channels))
-        wide_w = _wide(weight, channels if transposed else outputs) and (wide_x or not transposed)
+        wide_w = _wide(weight, channels if transposed else outputs)
+        wide_x = _wide(x, channels) and (wide_w or not transposed)
         function = convolution(tile, wide_x, wide_w, _wide(target, outputs), transposed, end.kind)
         row_tiles = -(-self.problem.batch * max(math.prod(each.places) for each in classes) // tile.rows)
         column_tiles = -(-outputs // tile.columns)
-        _, height, width = places
         pixel = groups * outputs
-        steps = classes[0].steps
+        row, plane, image = (pixel * math.prod(places[axis:]) for axis in (2, 1, 0))
+        step_d, step_h, step_w = classes[0].steps
         function(
             len(classes) * groups * parts * row_tiles * column_tiles, x, weight, target, *end.arguments(target),
             on_device(self._table(classes)), groups, parts, row_tiles, column_tiles, found.length, y.size, channels, outputs,
-            groups * (channels if transposed else outputs), *size, *classes[0].window.stride, math.prod(places) * pixel,
-            steps[0] * height * width * pixel, steps[1] * width * pixel, steps[2] * pixel, tile.depth // channels * TAP, tile.depth % channels,
+            groups * (channels if transposed else outputs), *size, *classes[0].window.stride, image, step_d * plane, step_h * row,
+            step_w * pixel, tile.depth // channels * TAP, tile.depth % channels,
         )  # fmt: skip
         if parts > 1:
             add_parts(scratch, parts, y, ending)
@@ -104,7 +103,8 @@ class _Direct:
     def _table(self, classes: Sequence[_Class]) -> np.ndarray:
         """What the kernel looks up (see ``direct.py``)."""
         (_, in_height, in_width), channels, (_, height, width), outputs = self._sides()
-        heads, taps = [], []
+        heads: list[tuple] = []
+        taps: list[tuple] = []
         at = CLASS * len(classes)
         for each in classes:
             first = (each.start[0] * height + each.start[1]) * width + each.start[2]
@@ -120,7 +120,7 @@ class _Direct:
 class Forward(_Direct):
     """The convolution itself."""
 
-    _transposed = False  # type: ignore[assignment]
+    _transposed = False
 
     def _sides(self) -> tuple[Triple, int, Triple, int]:
         problem = self.problem
@@ -134,7 +134,7 @@ class Forward(_Direct):
 class DataGradient(_Direct):
     """The gradient of its input, ``dx`` from ``dy``; as a layer, a transposed convolution."""
 
-    _transposed = True  # type: ignore[assignment]
+    _transposed = True
 
     def _sides(self) -> tuple[Triple, int, Triple, int]:
         problem = self.problem
@@ -160,7 +160,8 @@ class WeightGradient:
         problem, groups = self.problem, self.problem.window.groups
         rows, columns = problem.window.taps * problem.channels // groups, problem.outputs // groups
         depth = problem.batch * math.prod(problem.places)
-        return rows, columns, depth, cut(rows, columns, depth, groups)
+        wide = problem.channels // groups % VECTOR == columns % VECTOR == 0
+        return rows, columns, depth, cut(rows, columns, depth, groups, wide)
 
     @property
     def scratch_elements(self) -> int:

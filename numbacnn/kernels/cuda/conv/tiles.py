@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,8 +62,8 @@ TILES = (
     Tile(128, 64, 8, 8, 4, 8, 2, 0.7),
     Tile(64, 64, 16, 4, 4, 8, 3, 0.55),
     Tile(128, 32, 16, 4, 4, 8, 3, 0.5),
-    Tile(128, 8, 16, 2, 2, 4, 4, 0.2),
-    Tile(16, 128, 16, 2, 4, 8, 4, 0.35),
+    Tile(128, 8, 16, 2, 2, 4, 3, 0.2),
+    Tile(16, 128, 16, 2, 4, 8, 3, 0.35),
 )
 
 
@@ -76,10 +77,11 @@ class Cut:
 
 
 @functools.lru_cache(4096)
-def cut(rows: int, columns: int, depth: int, copies: int) -> Cut:
-    """The fastest way, by a rough estimate, to compute ``copies`` products of ``rows x depth`` by ``depth x columns`` numbers."""
-    found = [(_cycles(tile, parts, rows, columns, depth, copies), -tile.rows, tile, parts) for tile in TILES for parts in _parts(depth)]
-    _, _, tile, parts = min(found, key=lambda entry: entry[:2])
+def cut(rows: int, columns: int, depth: int, copies: int, wide: bool) -> Cut:
+    """The fastest way, by a rough estimate, to compute ``copies`` products of ``rows x depth`` by ``depth x columns`` numbers. ``wide``:
+    all that is loaded and stored may be so by fours, without which the first tile needs too many registers."""
+    ways = itertools.product(TILES if wide else TILES[1:], _parts(depth))
+    tile, parts = min(ways, key=lambda way: _cycles(way[0], way[1], rows, columns, depth, copies))
     length = max(1, -(-depth // (parts * tile.depth))) * tile.depth
     return Cut(tile, max(1, -(-depth // length)), length)
 
