@@ -166,13 +166,13 @@ def test_channel_sums(rows: int, channels: int) -> None:
 
 @simulated
 @pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("outputs", [5, 8])
-def test_endings(outputs: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("outputs", "groups"), [(11, 1), (8, 2)])
+def test_endings(outputs: int, groups: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that an epilogue may have, also of a sum that is cut into parts."""
     force(monkeypatch, TILES[4], parts)
     rng = np.random.default_rng(4)
-    problem = problem_of((1, 3, 4), 5, outputs, 2, Window((1, 2, 3), (1, 1, 1), (1, 1, 1), (0, 0, 0)))
-    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 1, 3, 4, 5), (6, 5, 1, outputs)))
+    problem = problem_of((1, 3, 4), 6, outputs, 2, Window((1, 2, 3), (1, 1, 1), (1, 1, 1), (0, 0, 0), groups))
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 1, 3, 4, 6), (6, 6 // groups, groups, outputs // groups)))
     scale, shift = (rng.standard_normal(outputs).astype(np.float32) for _ in range(2))
     expected = Reference(problem).forward(x, w)
     addend = rng.standard_normal(expected.shape).astype(np.float32)
