@@ -23,7 +23,7 @@ from .errors import ConfigError, ShapeError, UnknownNameError, WeightsError
 from .graph import passes
 from .graph.build import Graph, Node
 from .graph.config import from_config, to_config, unregistered_layers
-from .graph.devices import HOST, Cuda, device_named, is_on_gpu
+from .graph.devices import HOST, Cuda, checked_precision, device_named, is_on_gpu
 from .graph.head import with_classes
 from .graph.measure import Measured, Measurement, progress_bar
 from .graph.parameters import Parameters, ParameterStore
@@ -61,9 +61,9 @@ class Model:
     ``output_names`` are the names of the outputs where they have any, else None. ``classes`` are the class names by label, None until
     somebody sets them; ``architecture`` is the registered name that :func:`create` made the model from, else None; ``preprocessing`` is a
     :class:`~numbacnn.weights.preprocessing.Preprocessing` that makes inputs of images, None until somebody sets it. All three are
-    saved with the model. ``device``, ``"cpu"`` or ``"cuda"``, is where :meth:`predict` runs (:meth:`to`); ``on_device`` are the
-    parameters there (:class:`~numbacnn.graph.cuda.DeviceParameters`), None before. ``exact``, False unless somebody sets it, leaves out
-    convolution methods that round more than the direct one.
+    saved with the model. ``device``, ``"cpu"`` or ``"cuda"``, is where :meth:`predict` runs, with products in ``precision`` (:meth:`to`);
+    ``on_device`` are the parameters there (:class:`~numbacnn.graph.cuda.DeviceParameters`), None before. ``exact``, False unless somebody
+    sets it, leaves out convolution methods that round more than the direct one.
     Raises ConfigError for inputs and outputs that are not connected or names that are given twice.
     """
 
@@ -89,7 +89,7 @@ class Model:
         self.architecture: str | None = None
         self.preprocessing: Preprocessing | None = None
         self.exact = False
-        self.device = "cpu"
+        self.device, self.precision = "cpu", "float32"
         self.on_device: Any = None
         self._plans: OrderedDict[tuple, Any] = OrderedDict()
         self._accumulated: WeakValueDictionary[tuple, Any] = WeakValueDictionary()  # gradients, by device and by what is frozen
@@ -143,14 +143,18 @@ class Model:
         """As :meth:`predict`."""
         return self.predict(images)
 
-    def to(self, device: str) -> Model:
+    def to(self, device: str, precision: str = "float32") -> Model:
         """Run on ``device`` from now on, ``"cuda"`` (the first NVIDIA GPU) or ``"cpu"``; a Trainer that is made afterwards trains there.
+
+        ``precision`` is that of the products of convolutions and Dense layers on the GPU: ``"float32"``, or on tensor cores ``"tf32"``
+        (numbers rounded to 10 bits of mantissa) or ``"bf16"`` (to 7), where channels come in multiples of 4; depthwise layers take float32.
+        Sums, all else, and what is stored are float32 always.
 
         ``parameters`` stays a mapping of NumPy arrays: what is written there goes to the GPU before the next run, and what training has
         changed on the GPU comes back when somebody asks for it. (An array that was held before then is brought up to date too.) Returns
         the model. Raises DeviceError where there is no GPU, with the reason, or a layer that has no kernels for it; ConfigError for another
         name, and for a model that does not work in float32."""
-        self._placed(device)
+        self.precision = checked_precision(precision, self._placed(device))
         self.device = device
         return self
 
@@ -256,7 +260,7 @@ class Model:
         batch_size, recompute = _checked_batch_size(batch_size), checked_recompute(recompute)
         frozen = frozenset(self.store.frozen)
         threads = kernels.jit.num_threads()
-        key = ("training", batch_size, threads, self.exact, frozen, input_gradients, recompute, accumulate, device)
+        key = ("training", batch_size, threads, self.exact, frozen, input_gradients, recompute, accumulate, device, self.precision)
 
         def make() -> TrainingPlan:
             if device != "cpu":
@@ -275,7 +279,9 @@ class Model:
 
         device = self._placed(name)
         store = self.store
-        nodes, outputs = passes.for_training_on_cuda(self._nodes(), self.graph.outputs, store.specs, store.frozen, input_gradients)
+        nodes, outputs = passes.for_training_on_cuda(
+            self._nodes(), self.graph.outputs, store.specs, store.frozen, input_gradients, self.precision
+        )
         plan = make_plan(
             nodes, self.graph.inputs, outputs, store.specs, batch=batch_size, training=True, threads=1, dtype=self.dtype,
             frozen=store.frozen, input_gradients=input_gradients, recompute=recompute, accumulate=accumulate,
@@ -479,7 +485,7 @@ class Model:
 
     def _inference_plan(self, batch_size: int) -> InferencePlan | Walk | DeviceInferencePlan:
         if self.device != "cpu":
-            return self._cached(("inference", batch_size, self.device), lambda: self._made_device_plan(batch_size))
+            return self._cached(("inference", batch_size, self.device, self.precision), lambda: self._made_device_plan(batch_size))
         threads = kernels.jit.num_threads()
         return self._cached(("inference", batch_size, threads, self.exact), lambda: self._made_inference_plan(batch_size, threads))
 
@@ -492,7 +498,7 @@ class Model:
         from .graph.cuda import DeviceInferencePlan
 
         device = self._placed(self.device)
-        nodes, outputs = passes.for_inference_on_cuda(self._nodes(), self.graph.outputs)
+        nodes, outputs = passes.for_inference_on_cuda(self._nodes(), self.graph.outputs, self.precision)
         plan = make_plan(nodes, self.graph.inputs, outputs, self.store.specs, batch=batch_size, training=False, threads=1, dtype=self.dtype)
         return DeviceInferencePlan(plan, self.on_device, device)
 

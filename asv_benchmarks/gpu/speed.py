@@ -28,7 +28,7 @@ NETWORKS = (  # name, input shape, batch of training, batch of inference
     ("convnext_tiny", (224, 224, 3), 32, 32),
 )
 CLASSES = 1000
-OURS = ("float32",)  # precisions that our kernels have
+OURS = ("float32", "tf32", "bf16")  # precisions
 TORCH = ("float32", "tf32", "bf16")
 
 Left = Callable[[], float]
@@ -135,31 +135,33 @@ def launches(left: Left) -> list[dict[str, Any]]:
 
 def convolutions(left: Left) -> list[dict[str, Any]]:
     """Milliseconds and TFLOP/s of the three passes of single layers, and the ratio to PyTorch's best (cuDNN) in the same precision."""
-    rows, ratios = [], []
+    rows: list[dict[str, Any]] = []
+    ratios: dict[str, list[float]] = {}
     for layer in LAYERS:
         if left() < 0:
             break
-        ours = _our_layer(layer)
-        theirs = _torch_layer(layer, "float32") if find_spec("torch") else {}
-        for name, ms in ours.items():
-            row: dict[str, Any] = {"layer": layer.name, "pass": name, "ms": ms, "TFLOP/s": layer.flops / ms / 1e9}
-            if name in theirs:
-                row |= {"torch ms": theirs[name], "ratio": theirs[name] / ms}
-                ratios.append(theirs[name] / ms)
-            rows.append(row)
-    if ratios:
-        rows.append({"layer": "geometric mean", "ratio": statistics.geometric_mean(ratios)})
+        for precision in OURS:
+            ours = _our_layer(layer, precision)
+            theirs = _torch_layer(layer, precision) if find_spec("torch") else {}
+            for name, ms in ours.items():
+                row: dict[str, Any] = {"layer": layer.name, "precision": precision, "pass": name, "ms": ms}
+                row["TFLOP/s"] = layer.flops / ms / 1e9
+                if name in theirs:
+                    row |= {"torch ms": theirs[name], "ratio": theirs[name] / ms}
+                    ratios.setdefault(precision, []).append(theirs[name] / ms)
+                rows.append(row)
+    rows += [{"layer": "geometric mean", "precision": name, "ratio": statistics.geometric_mean(found)} for name, found in ratios.items()]
     return rows
 
 
-def _our_layer(layer: Layer) -> dict[str, float]:
+def _our_layer(layer: Layer, precision: str) -> dict[str, float]:
     x = nc.Input((layer.size, layer.size, layer.channels))
     padding = layer.kernel // 2
     if layer.depthwise:
         y = nc.DepthwiseConv2D(layer.kernel, stride=layer.stride, padding=padding, bias=False)(x)
     else:
         y = nc.Conv2D(layer.filters, layer.kernel, stride=layer.stride, padding=padding, bias=False)(x)
-    model = nc.Model(x, y).to("cuda")
+    model = nc.Model(x, y).to("cuda", precision)
     weights = model.training_plan(layer.batch, False, device="cuda")
     weights.refresh()
     found = {"forward": _median_ms(lambda: weights.device.run(weights._forward_steps))}
@@ -251,13 +253,14 @@ def networks(left: Left) -> list[dict[str, Any]]:
             row: dict[str, Any] = {"network": name, "mode": mode, "batch": batch}
             try:
                 for precision in OURS:
-                    row[f"numbacnn {precision}"] = 1e3 * batch / ours(name, shape, batch)
+                    row[f"numbacnn {precision}"] = 1e3 * batch / ours(name, shape, batch, precision)
                 for precision in TORCH if find_spec("torchvision") and hasattr(_torchvision(), name) else ():
                     row[f"torch {precision}"] = 1e3 * batch / theirs(name, shape, batch, precision)
             except NumbacnnError as error:
                 row |= {"ok": False, "why": str(error)}
-            if "torch float32" in row:
-                row["ratio float32"] = row["numbacnn float32"] / row["torch float32"]
+            for precision in OURS:
+                if f"torch {precision}" in row:
+                    row[f"ratio {precision}"] = row[f"numbacnn {precision}"] / row[f"torch {precision}"]
             rows.append(row)
     return rows
 
@@ -273,16 +276,16 @@ def _batch(shape: tuple[int, ...], batch: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal((batch, *shape), np.float32), rng.integers(0, CLASSES, batch)
 
 
-def _our_step(name: str, shape: tuple[int, ...], batch: int) -> float:
-    model = nc.create(name, input_shape=shape, classes=CLASSES)
-    trainer = nc.Trainer(model, optimizer=nc.SGD(1e-3, momentum=0.9), device="cuda")
+def _our_step(name: str, shape: tuple[int, ...], batch: int, precision: str) -> float:
+    model = nc.create(name, input_shape=shape, classes=CLASSES).to("cuda", precision)
+    trainer = nc.Trainer(model, optimizer=nc.SGD(1e-3, momentum=0.9))
     trainer.step(*_batch(shape, batch))
     (bound,) = trainer._batches.values()
     return _median_ms(bound.replay)
 
 
-def _our_forward(name: str, shape: tuple[int, ...], batch: int) -> float:
-    model = nc.create(name, input_shape=shape, classes=CLASSES).to("cuda")
+def _our_forward(name: str, shape: tuple[int, ...], batch: int, precision: str) -> float:
+    model = nc.create(name, input_shape=shape, classes=CLASSES).to("cuda", precision)
     model.predict(_batch(shape, batch)[0], batch)
     plan = model._inference_plan(batch)
     return _median_ms(plan.replay)

@@ -12,6 +12,9 @@ from .. import arrays, kernels
 from ..errors import ConfigError
 
 DEVICES = ("cpu", "cuda")
+PRECISIONS = ("float32", "tf32", "bf16")
+"""Of products on a GPU: float32, or on tensor cores numbers rounded to 10 bits of mantissa (tf32) or to 7 (bf16), added up in float32."""
+TENSOR_CORES = 8, 0  # compute capability from which on a GPU has them for these
 CUDA_IN_DLPACK = 2  # DLPack's number of this kind of device
 
 
@@ -75,11 +78,13 @@ class Cuda:
     """The first GPU, through numba.cuda. Raises DeviceError where there is none, with the reason."""
 
     name = "cuda"
+    capability: tuple[int, int]
 
     def __init__(self) -> None:
         from ..kernels.cuda import launch, memory, pointwise, runtime
 
         self._gpu = runtime.device()
+        self.capability = self._gpu.capability
         self._launch, self._memory, self._pointwise = launch, memory, pointwise
 
     @property
@@ -142,6 +147,17 @@ class Cuda:
     def scale(self, array: Any, factor: float) -> None:
         """``array *= factor``."""
         self._pointwise.scale(array, factor)
+
+
+def checked_precision(precision: Any, device: Any) -> str:
+    """One of :data:`PRECISIONS` that the device has. Raises ConfigError."""
+    if precision not in PRECISIONS:
+        raise ConfigError(f"{precision!r} was given as a precision; it is one of {', '.join(map(repr, PRECISIONS))}.")
+    if precision != "float32" and isinstance(device, Host):
+        raise ConfigError(f"precision={precision!r} was given for the CPU, which computes in float32: it is for model.to('cuda').")
+    if precision != "float32" and device.capability < TENSOR_CORES:
+        raise ConfigError(f"precision={precision!r} needs a GPU of compute capability 8.0; this one has {device.capability}.")
+    return precision
 
 
 def is_on_gpu(array: Any) -> bool:

@@ -22,7 +22,7 @@ from numbacnn.kernels.cuda.ending import Ending
 from numbacnn.kernels.cuda.memory import empty, on_device
 from numbacnn.kernels.cuda.parts import channel_sum_elements, channel_sums
 
-from .test_layers import BATCH, CAPABILITIES, assert_close, compiled, placed, simulated
+from .test_layers import BATCH, CAPABILITIES, assert_close, compiled, simulated
 
 each_tile = pytest.mark.parametrize("tile", TILES, ids=[f"{tile.rows}x{tile.columns}" for tile in TILES])
 NOTHING = Ending()
@@ -194,7 +194,7 @@ def test_fused_norm_residual_and_activation(layer: Any) -> None:
         model.parameters[name] = array + rng.uniform(0.1, 0.5, array.shape)
     given = tuple(rng.standard_normal((BATCH, *shape)).astype(np.float32) for shape in (inputs.shape, x.shape))
     expected = model.predict(given)
-    assert_close(placed(model).predict(given), expected, "inference")
+    assert_close(model.to("cuda").predict(given), expected, "inference")
 
 
 @simulated

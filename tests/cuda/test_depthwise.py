@@ -11,7 +11,7 @@ import numbacnn as nc
 from numbacnn.kernels.cuda import columns, depthwise
 
 from ..test_all_layers import Case, on
-from .test_layers import compiled, no_device, placed, simulated  # noqa: F401
+from .test_layers import compiled, no_device, simulated  # noqa: F401
 from .test_layers import test_kernels_compile_without_spills as compiles
 from .test_layers import test_same_results_as_on_the_cpu as same_results
 
@@ -73,7 +73,7 @@ def test_what_follows_is_computed_on_the_way_to_memory(layer: Any) -> None:
         model.parameters[name] = array + rng.uniform(0.1, 0.5, array.shape)
     x = rng.standard_normal((2, 6, 5, 2)).astype(np.float32)
     wanted = model.predict(x)
-    found = placed(model).predict(x)
+    found = model.to("cuda").predict(x)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 

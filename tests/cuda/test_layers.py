@@ -15,7 +15,6 @@ import pytest
 from numba.core import config
 
 import numbacnn as nc
-from numbacnn.errors import DeviceError
 from numbacnn.plugin import registry
 
 from ..test_all_layers import CASES, Case
@@ -40,13 +39,6 @@ def model_of(name: str, case: Case) -> nc.Model:
     for parameter, array in model.parameters.items():
         model.parameters[parameter] = array + rng.uniform(0.1, 0.5, array.shape)  # no ones and zeros, which hide mistakes
     return model
-
-
-def placed(model: nc.Model) -> nc.Model:
-    try:
-        return model.to("cuda")
-    except DeviceError as error:  # until all have them
-        pytest.skip(str(error))
 
 
 def samples(model: nc.Model, case: Case, rng: np.random.Generator) -> list[np.ndarray]:
@@ -86,7 +78,7 @@ def test_same_results_as_on_the_cpu(name: str, case: Case) -> None:
     given: Any = tuple(inputs) if len(inputs) > 1 else inputs[0]
     expected = model.predict(given)
     on_cpu = trained(model, inputs, slopes, "cpu")
-    model = placed(model_of(name, case))
+    model = model_of(name, case).to("cuda")
     found = model.predict(given)
     for got, wanted in zip(found, expected) if isinstance(expected, tuple) else [(found, expected)]:
         assert_close(got, wanted, "inference")
@@ -111,7 +103,7 @@ def no_device() -> Iterator[Any]:
 def test_kernels_compile_without_spills(name: str, case: Case, no_device: Any) -> None:
     no_device.wanted.clear()
     rng = np.random.default_rng(7)
-    model = placed(model_of(name, case))
+    model = model_of(name, case).to("cuda")
     inputs = samples(model, case, rng)
     model.predict(tuple(inputs) if len(inputs) > 1 else inputs[0])
     model.training_plan(BATCH, True, device="cuda")
@@ -119,3 +111,4 @@ def test_kernels_compile_without_spills(name: str, case: Case, no_device: Any) -
         for capability in CAPABILITIES:
             code = kernel.machine_code(kinds, capability)
             assert code.spilled == 0, f"{kernel.function.__qualname__} for {capability} spills {code.spilled} bytes"
+            assert code.stack == 0, f"{kernel.function.__qualname__} for {capability} keeps {code.stack} bytes of arrays in memory"

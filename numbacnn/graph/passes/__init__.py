@@ -48,9 +48,10 @@ def for_training_on_cuda(
     specs: Mapping[str, Parameter],
     frozen: Collection[str],
     input_gradients: bool,
+    precision: str,
 ) -> Rewritten:
-    """As :func:`for_training`, with layers that run on the GPU."""
-    return for_cuda(_training(nodes, outputs, specs, frozen, input_gradients, _fused_on_cuda)), list(outputs)
+    """As :func:`for_training`, with layers that run on the GPU, in that precision."""
+    return for_cuda(_training(nodes, outputs, specs, frozen, input_gradients, _fused_on_cuda), precision), list(outputs)
 
 
 def _training(
@@ -77,10 +78,10 @@ def for_inference(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> Rewritten
     return _fused(nodes, outputs), outputs
 
 
-def for_inference_on_cuda(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> Rewritten:
-    """Nodes and outputs as they are run in inference on the GPU."""
+def for_inference_on_cuda(nodes: Sequence[Node], outputs: Sequence[Tensor], precision: str) -> Rewritten:
+    """Nodes and outputs as they are run in inference on the GPU, in that precision."""
     nodes, outputs = drop_identities(nodes, outputs)
-    return for_cuda(_fused_on_cuda(nodes, outputs)), outputs
+    return for_cuda(_fused_on_cuda(nodes, outputs), precision), outputs
 
 
 def _fused_on_cuda(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> list[Node]:

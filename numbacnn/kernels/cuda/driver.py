@@ -58,13 +58,14 @@ def device_function(function: Any) -> Any:
 @dataclasses.dataclass(frozen=True)
 class MachineCode:
     """What a kernel is compiled to: its ``name``, the ``cubin`` that a driver loads, and what nvJitLink says of it: registers per thread,
-    bytes of shared memory, bytes that were spilled."""
+    bytes of shared memory, bytes that were spilled, and bytes of local arrays that are in memory and not in registers."""
 
     name: str
     cubin: bytes
     registers: int
     shared: int
     spilled: int
+    stack: int
 
 
 _targets = threading.local()
@@ -120,7 +121,8 @@ def to_machine_code(name: str, ptx: str, capability: Capability) -> MachineCode:
     finally:
         nvjitlink.destroy(linker)
     text = log.decode(errors="replace")
-    told = (_number(text, pattern) for pattern in (r"Used (\d+) registers", r"(\d+) bytes smem", r"(\d+) bytes spill stores"))
+    patterns = r"Used (\d+) registers", r"(\d+) bytes smem", r"(\d+) bytes spill stores", r"(\d+) bytes stack frame"
+    told = (_number(text, pattern) for pattern in patterns)
     return MachineCode(name, bytes(cubin), *told)
 
 

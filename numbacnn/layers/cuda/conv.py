@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from ...kernels.conv import lift
+from ...kernels.cuda.conv import tensor
 from ...kernels.cuda.conv.launch import DataGradient, Forward, Problem, WeightGradient
 from ...kernels.cuda.ending import Ending
 from ...kernels.cuda.parts import channel_sum_elements, channel_sums
@@ -23,25 +24,32 @@ class ChannelMixing(FusableTwin):
     forwards: type = Forward
     backwards: type = DataGradient
 
+    def _pass(self, kind: type, x: Any, batch: int) -> Any:
+        """One of the three passes, on tensor cores where these are asked for and can take it."""
+        problem = self.problem(x, batch)
+        if self.precision == "float32" or not tensor.fits(problem):
+            return kind(problem)
+        return getattr(tensor, kind.__name__)(problem, self.precision)
+
     def scratch(self, x: Any, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
-        problem, places = self.problem(x, batch), self.output_shape(x)
-        elements = self.forwards(problem).scratch_elements
+        places = self.output_shape(x)
+        kinds = (self.forwards, self.backwards, WeightGradient) if training else (self.forwards,)
+        elements = max(self._pass(kind, x, batch).scratch_elements for kind in kinds)
         if training:
-            sums = channel_sum_elements(batch * math.prod(places[:-1]), places[-1])
-            elements = max(elements, self.backwards(problem).scratch_elements, WeightGradient(problem).scratch_elements, sums)
+            elements = max(elements, channel_sum_elements(batch * math.prod(places[:-1]), places[-1]))
         return {"parts": Buffer((elements,), per_sample=False)} if elements else {}
 
     def run(self, x: Any, y: Any, ending: Ending, p: dict, b: dict) -> None:
-        self.forwards(self.problem(x.shape[1:], len(x))).run(x, p["weight"], y, ending, b.get("parts"))
+        self._pass(self.forwards, x.shape[1:], len(x)).run(x, p["weight"], y, ending, b.get("parts"))
 
     def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
-        problem, parts = self.problem(x.shape[1:], len(x)), b.get("parts")
+        shape, batch, parts = x.shape[1:], len(x), b.get("parts")
         if "weight" in dp:
-            WeightGradient(problem).run(*self.read_and_made(x, dy), dp["weight"], parts)
+            self._pass(WeightGradient, shape, batch).run(*self.read_and_made(x, dy), dp["weight"], parts)
         if "bias" in dp:
             channel_sums(dy, dp["bias"], parts)
         if dx is not None:
-            self.backwards(problem).run(dy, p["weight"], dx, Ending(), parts)
+            self._pass(self.backwards, shape, batch).run(dy, p["weight"], dx, Ending(), parts)
 
     def read_and_made(self, x: Any, dy: Any) -> tuple[Any, Any]:
         """What the convolution of :meth:`problem` reads, and what it makes, or the gradient of that."""

@@ -47,7 +47,7 @@ class SeparableConvolution(FusableTwin):
     def _stages(self, x: Shape) -> tuple[Any, Any, Shape]:
         """The twins of the two, and the shape between them."""
         first, second, middle = self.layer.stages(x)
-        return on_cuda(first), on_cuda(second), middle
+        return on_cuda(first), on_cuda(second, self.precision), middle
 
     def prepared(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         first, second, middle = self._stages(x)

@@ -28,7 +28,7 @@ class FusedEpilogue(Twin):
 
     @functools.cached_property
     def _base(self) -> FusableTwin:
-        return on_cuda(self.layer.base)  # type: ignore[return-value]
+        return on_cuda(self.layer.base, self.precision)  # type: ignore[return-value]
 
     def _first(self, x: Any) -> Any:
         return x if self.arity == 1 else x[0]

@@ -15,13 +15,17 @@ from ..base import Buffer, Layer, Parameter
 class Twin(Layer):
     """A layer as it runs on the device.
 
-    ``layer`` has the configuration, and all that is said about shapes and parameters. A subclass defines ``forward`` and ``backward``,
-    which get :class:`~numbacnn.kernels.cuda.memory.DeviceArray`, always dense, and call kernels on them; ``scratch``, ``prepared`` and
-    ``prepare`` are its own, and ``buffers`` where it keeps something else than the layer for ``backward``. All of them do nothing but
-    arithmetic on shapes and calls of kernels: they are called once, and afterwards only the kernels run.
+    ``layer`` has the configuration, and all that is said about shapes and parameters. ``precision``, ``"float32"``, ``"tf32"`` or
+    ``"bf16"``, is that of the products of layers that mix channels, where tensor cores can take them.
+
+    A subclass defines ``forward`` and ``backward``, which get :class:`~numbacnn.kernels.cuda.memory.DeviceArray`, always dense, and call
+    kernels on them; ``scratch``, ``prepared`` and ``prepare`` are its own, and ``buffers`` where it keeps something else than the layer for
+    ``backward``. All of them do nothing but arithmetic on shapes and calls of kernels: they are called once, and afterwards only the
+    kernels run.
     """
 
     layer: Any
+    precision: str = "float32"
 
     recordable: ClassVar[bool] = True
 
@@ -73,9 +77,9 @@ class Twin(Layer):
         an input of the model, before that is copied to the device: kernels there cannot complain."""
 
 
-def on_cuda(layer: Layer) -> Layer:
+def on_cuda(layer: Layer, precision: str = "float32") -> Layer:
     """The twin of a layer; one that only renames its input is its own. Raises DeviceError for a layer without."""
-    return layer if layer.alias else _class_of(type(layer))(layer)  # type: ignore[arg-type]
+    return layer if layer.alias else _class_of(type(layer))(layer, precision)  # type: ignore[arg-type]
 
 
 @functools.cache
