@@ -11,12 +11,12 @@ import pytest
 import numbacnn as nc
 
 from .test_layers import CAPABILITIES, compiled, no_device, simulated  # noqa: F401
-from .test_norm import assert_as_on_the_cpu, changed, trained
+from .test_norm import assert_as_on_the_cpu, changed, many_parts, trained  # noqa: F401
 
 BROADCAST = {
     "gate": [(7, 5, 9), (1, 1, 9)],
-    "attention": [(5, 6, 33), (5, 6, 1)],
-    "single": [(2, 300), (1,)],
+    "attention": [(2, 6, 33), (2, 6, 1)],
+    "single": [(300,), (1,)],
     "both ways": [(3, 1, 4), (1, 5, 4)],
     "between": [(3, 4, 2, 3), (1, 4, 1, 3)],
     "three": [(3, 2), (2,), (1, 1)],
@@ -37,18 +37,31 @@ def test_broadcasting(layer: nc.Layer, shapes: list[tuple[int, ...]]) -> None:
 
 
 @simulated
-def test_sums_in_parts() -> None:
+def test_sums_in_parts(many_parts: None) -> None:  # noqa: F811
     from numbacnn.kernels.cuda import sums
     from numbacnn.kernels.cuda.memory import empty, on_device
 
     rng = np.random.default_rng(3)
-    for shape, kept in [((5, 1500, 2), (5, 1, 2)), ((2, 4200), (2, 1)), ((2, 40, 3, 60), (1, 40, 1, 1)), ((3, 30, 200), (1, 30, 1))]:
+    for shape, kept in [((160, 60), (1, 60)), ((3, 300, 2), (3, 1, 2)), ((2, 1300), (2, 1)), ((2, 20, 3, 30), (1, 20, 1, 1))]:
         a, b = (rng.standard_normal(shape).astype("float32") for _ in range(2))
         axes = tuple(k for k, n in enumerate(kept) if n == 1)
         size = sums.partials_size(shape, shape, kept)
         y, partials = empty(kept, np.float32), empty((size,), np.float32)
         sums.sum_product(on_device(a), on_device(b), y, partials, -2.0)
         np.testing.assert_allclose(y.download(), -2 * (a * b).astype(float).sum(axes, keepdims=True), atol=1e-3)
+
+
+@simulated
+def test_add_to_its_input_once() -> None:
+    """In blocks with threads that are left over."""
+    from numbacnn.kernels.cuda import merge
+    from numbacnn.kernels.cuda.memory import on_device
+
+    a, b = (np.random.default_rng(3).standard_normal(shape).astype("float32") for shape in ((40, 5, 3), (40, 1, 3)))
+    for operands, expected in (((0, 1), a + b), ((1, 0), b + a)):
+        y = on_device(a)
+        merge.pairwise(merge.add, *((y, on_device(b))[k] for k in operands), y)
+        np.testing.assert_array_equal(y.download(), expected)
 
 
 @simulated

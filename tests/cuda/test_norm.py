@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -68,13 +69,15 @@ def assert_as_on_the_cpu(make: Any, *more: Any) -> None:
 @simulated
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("norm", ["batch", "group"])
-def test_what_follows_is_fused(norm: str, activation: str, residual: bool) -> None:
-    assert_as_on_the_cpu(lambda: fused(norm, activation, residual))
+def test_what_follows_is_fused(activation: str, residual: bool) -> None:
+    assert_as_on_the_cpu(lambda: fused("batch", activation, residual))
 
 
 @simulated
-@pytest.mark.parametrize(("norm", "activation", "residual"), [("plain", "relu", True), ("frozen", "silu", True), ("frozen", "elu", False)])
+@pytest.mark.parametrize(
+    ("norm", "activation", "residual"),
+    [("plain", "relu", True), ("frozen", "silu", True), ("frozen", "elu", False), ("group", "mish", True), ("group", "relu", False)],
+)
 def test_other_options_fused(norm: str, activation: str, residual: bool) -> None:
     assert_as_on_the_cpu(lambda: fused(norm, activation, residual))
 
@@ -103,14 +106,34 @@ def test_recomputation_moves_running_statistics_once() -> None:
             np.testing.assert_array_equal(found[name], array, err_msg=f"{mode} {name}")
 
 
+@pytest.fixture
+def many_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sums in as many parts as otherwise only large arrays have."""
+    from numbacnn.kernels.cuda import blocks, sums
+
+    cached = blocks.cut_for_sums, sums._plan
+    for module in (blocks, sums):
+        monkeypatch.setattr(module, "SUMMED", 1)
+    for function in cached:
+        function.cache_clear()
+    yield
+    for function in cached:
+        function.cache_clear()
+
+
+@simulated
+@pytest.mark.parametrize("layer", [nc.BatchNorm(), nc.GroupNorm(groups=2)], ids=str)
+def test_more_parts_than_rows_of_threads(layer: nc.Layer, many_parts: None) -> None:
+    x = nc.Input((16, 17, 64) if isinstance(layer, nc.BatchNorm) else (9, 17, 64))
+    assert_as_on_the_cpu(lambda: changed(nc.Model(x, layer(x), seed=3)))
+
+
 @simulated
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
-        (nc.BatchNorm(), (8, 13, 70)),  # slices of 40 channels, of which the last is not full, and chunks of 96 pixels
-        (nc.GroupNorm(groups=2), (9, 11, 68)),  # groups that are wider than the lanes that merge them
+        (nc.GroupNorm(groups=2), (5, 3, 70)),  # slices of 40 channels; groups that are wider than the lanes that merge them
         (nc.GroupNorm(groups=10), (2, 3, 30)),  # several groups side by side
-        (nc.InstanceNorm(), (21, 20, 10)),
         (nc.LayerNorm(), (9, 20)),
         (nc.LayerNorm(), (3, 300)),  # a row for several warps
         (nc.LocalResponseNorm(size=4, alpha=0.5), (2, 2, 300)),
@@ -135,7 +158,7 @@ def test_rows_that_no_block_holds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @simulated
-def test_a_large_mean_costs_no_digits() -> None:
+def test_a_large_mean_costs_no_digits(many_parts: None) -> None:
     from numbacnn.kernels.cuda import norm
     from numbacnn.kernels.cuda.memory import empty, on_device
 
