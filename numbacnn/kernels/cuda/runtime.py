@@ -6,7 +6,6 @@ Everything runs in order on one stream of one device, in the device's primary co
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import gc
 import threading
@@ -163,14 +162,8 @@ class Device:
         self._enter()
         return self._done(self._api.cuMemGetInfo())
 
-    def pinned(self, nbytes: int) -> np.ndarray:
-        """Bytes of the host that the device copies from and to by itself; they are kept until the process ends."""
-        self._enter()
-        pointer = int(self._done(self._api.cuMemAllocHost(max(nbytes, 1))))
-        return np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_uint8)), (max(nbytes, 1),))
-
     def upload(self, memory: Memory, offset: int, source: np.ndarray) -> None:
-        """Copy a dense array of the host; it must not change before the next :meth:`synchronize` if it is :meth:`pinned`."""
+        """Copy a dense array of the host."""
         self._enter()
         if source.nbytes:
             self._done(self._api.cuMemcpyHtoDAsync(memory.pointer + offset, source.ctypes.data, source.nbytes, self.stream))
@@ -311,9 +304,6 @@ class Blueprint:
         self._next += -(-nbytes // 512) * 512
         return self._next
 
-    def pinned(self, nbytes: int) -> np.ndarray:
-        return np.empty(max(nbytes, 1), np.uint8)
-
     def memory(self) -> tuple[int, int]:
         return 1 << 37, 1 << 37
 
@@ -341,9 +331,6 @@ class Simulator:
 
     def memory(self) -> tuple[int, int]:
         return 1 << 34, 1 << 34
-
-    def pinned(self, nbytes: int) -> np.ndarray:
-        return np.zeros(max(nbytes, 1), np.uint8)
 
     def upload(self, memory: Memory, offset: int, source: np.ndarray) -> None:
         self._bytes(memory, offset, source.nbytes)[:] = source.reshape(-1).view(np.uint8)
