@@ -19,6 +19,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="compare every architecture with its peers at full size, not only the first of each family (many minutes)",
     )
 
+    parser.addoption(
+        "--nightly",
+        action="store_true",
+        help="compile the GPU's kernels of every case for each generation of GPUs, not only those of a layer's first case",
+    )
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     skipped = []
