@@ -11,8 +11,7 @@ import numbacnn as nc
 from numbacnn.kernels.cuda import columns, depthwise
 
 from ..test_all_layers import Case, on
-from .test_layers import compiled, no_device, simulated  # noqa: F401
-from .test_layers import test_kernels_compile_without_spills as compiles
+from .test_layers import compiled, compiles, no_device, simulated  # noqa: F401
 from .test_layers import test_same_results_as_on_the_cpu as same_results
 
 WINDOWS = {

@@ -98,9 +98,8 @@ def no_device() -> Iterator[Any]:
         yield blueprint
 
 
-@compiled
-@each_case
-def test_kernels_compile_without_spills(name: str, case: Case, no_device: Any, pytestconfig: pytest.Config) -> None:
+def compiles(name: str, case: Case, no_device: Any, capabilities: tuple[tuple[int, int], ...] = CAPABILITIES) -> None:
+    """Assert that all kernels of a layer compile, and keep their numbers in registers."""
     no_device.wanted.clear()
     rng = np.random.default_rng(7)
     model = model_of(name, case).to("cuda")
@@ -108,7 +107,14 @@ def test_kernels_compile_without_spills(name: str, case: Case, no_device: Any, p
     model.predict(tuple(inputs) if len(inputs) > 1 else inputs[0])
     model.training_plan(BATCH, True, device="cuda")
     for kernel, kinds in no_device.wanted:
-        for capability in CAPABILITIES if case is CASES[name][0] or pytestconfig.getoption("--nightly") else CAPABILITIES[-1:]:
+        for capability in capabilities:
             code = kernel.machine_code(kinds, capability)
             assert code.spilled == 0, f"{kernel.function.__qualname__} for {capability} spills {code.spilled} bytes"
             assert code.stack == 0, f"{kernel.function.__qualname__} for {capability} keeps {code.stack} bytes of arrays in memory"
+
+
+@compiled
+@each_case
+def test_kernels_compile_without_spills(name: str, case: Case, no_device: Any, pytestconfig: pytest.Config) -> None:
+    every = case is CASES[name][0] or pytestconfig.getoption("--nightly")
+    compiles(name, case, no_device, CAPABILITIES if every else CAPABILITIES[-1:])
