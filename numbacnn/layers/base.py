@@ -37,7 +37,7 @@ class Buffer:
     ``dtype`` None means the working type of the model."""
 
     shape: Shape
-    dtype: str | None = None
+    dtype: Any = None
     per_sample: bool = True
 
 
