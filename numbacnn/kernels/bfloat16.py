@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ def rounded(values: Any) -> np.ndarray:
 
 def rounded_number(value: Any) -> int:
     """The same of one number, a hundred times as fast."""
-    return _NAN if value != value else _nearest(int(np.float32(value).view(np.uint32)))
+    return _NAN if math.isnan(value) else _nearest(int(np.float32(value).view(np.uint32)))
 
 
 def widened(bits: Any) -> np.ndarray:

@@ -1,5 +1,5 @@
-"""Products of numbers that are rounded to bfloat16: tiles of float32, or of bfloat16 that asynchronous copies cannot take, come to registers
-while the tile before is multiplied, are rounded, and go to shared memory."""
+"""Products of numbers that are rounded to bfloat16: tiles of float32, or of bfloat16 that asynchronous copies cannot take, come to
+registers while the tile before is multiplied, are rounded, and go to shared memory."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..driver import cuda, float32, int32, uint32
 from ..launch import Kernel, kernel
 from ..ptx import cp_async, cp_async_cached, cp_async_commit, cp_async_wait
-from .fragments import ACROSS, LEFT, THREADS, WORDS, in_lines, in_rows, place_of_warp, products, products_of_lines, stage, tall
+from .fragments import ACROSS, LEFT, THREADS, in_lines, in_rows, place_of_warp, products, products_of_lines, stage, tall
 from .gather import CHUNK, DEPTH, NEVER
 from .tile import NO_ENDING, ROWS, finish, locate
 

@@ -60,8 +60,8 @@ def place_of_warp(columns: int) -> Any:
 
 @functools.cache
 def products(columns: int, transposed: bool) -> Any:
-    """The device function ``(tile, base, warp_m, warp_n, sums)`` that adds up the products of the tiles from word ``base`` on. The right one
-    has rows where it is ``transposed``, and lines otherwise."""
+    """The device function ``(tile, base, warp_m, warp_n, sums)`` that adds up the products of the tiles from word ``base`` on. The right
+    one has rows where it is ``transposed``, and lines otherwise."""
     high, words = tall(columns), columns // 2
 
     @device_function
