@@ -271,6 +271,7 @@ def test_which_kernels_take_them() -> None:
         array, wide = empty((8,), BF16), empty((8,), np.float32)
         assert tensor.Forward(problem, "bf16")._kernels(array, array) is expected
         assert tensor.Forward(problem, "bf16")._kernels(wide, array) is bf16
+        assert tensor.Forward(problem, "bf16")._kernels(array, array[4:]) is bf16
 
 
 @simulated

@@ -128,16 +128,15 @@ def test_two_outputs_one_of_which_is_read() -> None:
 
 
 @simulated
-@pytest.mark.parametrize("recompute", [None, "cheap"])
-def test_training_steps(recompute: str | None) -> None:
-    """Five steps end near those of the CPU: with the same losses, and parameters that have moved the same way."""
+def test_training_steps() -> None:
+    """Some steps end near those of the CPU: with the same losses, and parameters that have moved the same way."""
     rng = np.random.default_rng(0)
     images, labels = rng.standard_normal((4, 12, 12, 1)).astype(np.float32), np.array([1, 3, 9, 0])
     losses, moved = {}, {}
     for device in ("cpu", "cuda"):
         model = lenet() if device == "cpu" else lenet().to("cuda", "bf16")
         before = {name: array.copy() for name, array in model.parameters.items()}
-        trainer = nc.Trainer(model, optimizer=nc.SGD(0.02, momentum=0.9), recompute=recompute)
+        trainer = nc.Trainer(model, optimizer=nc.SGD(0.02, momentum=0.9))
         losses[device] = [trainer.step(images, labels) for _ in range(3)]
         moved[device] = {name: array - before[name] for name, array in model.parameters.items()}
     np.testing.assert_allclose(losses["cuda"], losses["cpu"], rtol=STORED)
