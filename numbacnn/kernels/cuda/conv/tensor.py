@@ -45,11 +45,9 @@ class _Pass:
     def _kernels(self, left: DeviceArray, right: DeviceArray) -> Any:
         """The module of the kernels for these operands."""
         group = bf16_stored.COPIED * self.problem.window.groups
-        by_eights = (
-            self.problem.channels % group == self.problem.outputs % group == left.offset % ALIGNMENT == right.offset % ALIGNMENT == 0
-        )
-        stored = self.precision == "bf16" and left.dtype == right.dtype == BF16
-        return bf16_stored if stored and by_eights else PRODUCTS[self.precision]
+        by_eights = self.problem.channels % group == self.problem.outputs % group == 0
+        stored = all(operand.dtype == BF16 and operand.offset % ALIGNMENT == 0 for operand in (left, right))
+        return bf16_stored if self.precision == "bf16" and stored and by_eights else PRODUCTS[self.precision]
 
 
 class _Correlation(_Pass):
