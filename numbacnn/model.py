@@ -23,7 +23,7 @@ from .errors import ConfigError, ShapeError, UnknownNameError, WeightsError
 from .graph import passes
 from .graph.build import Graph, Node
 from .graph.config import from_config, to_config, unregistered_layers
-from .graph.devices import HOST, Cuda, checked_precision, device_named, is_on_gpu
+from .graph.devices import HOST, Cuda, checked_precision, device_named, is_on_gpu, stored_between
 from .graph.head import with_classes
 from .graph.measure import Measured, Measurement, progress_bar
 from .graph.parameters import Parameters, ParameterStore
@@ -148,7 +148,8 @@ class Model:
 
         ``precision`` is that of the products of convolutions and Dense layers on the GPU: ``"float32"``, or on tensor cores ``"tf32"``
         (numbers rounded to 10 bits of mantissa) or ``"bf16"`` (to 7), where channels come in multiples of 4; depthwise layers take float32.
-        Sums, all else, and what is stored are float32 always.
+        With ``"bf16"`` activations and their gradients are stored so, which halves their memory, but for inputs and outputs. Sums, all
+        else, and parameters, their gradients and statistics are float32 always.
 
         ``parameters`` stays a mapping of NumPy arrays: what is written there goes to the GPU before the next run, and what training has
         changed on the GPU comes back when somebody asks for it. (An array that was held before then is brought up to date too.) Returns
@@ -285,6 +286,7 @@ class Model:
         plan = make_plan(
             nodes, self.graph.inputs, outputs, store.specs, batch=batch_size, training=True, threads=1, dtype=self.dtype,
             frozen=store.frozen, input_gradients=input_gradients, recompute=recompute, accumulate=accumulate,
+            between=stored_between(self.precision),
         )  # fmt: skip
         gradients = self._shared_gradients(frozenset(store.frozen), device) if accumulate else None
         return DeviceTrainingPlan(plan, self.on_device, self.seed, device, gradients)
@@ -499,7 +501,10 @@ class Model:
 
         device = self._placed(self.device)
         nodes, outputs = passes.for_inference_on_cuda(self._nodes(), self.graph.outputs, self.precision)
-        plan = make_plan(nodes, self.graph.inputs, outputs, self.store.specs, batch=batch_size, training=False, threads=1, dtype=self.dtype)
+        plan = make_plan(
+            nodes, self.graph.inputs, outputs, self.store.specs, batch=batch_size, training=False, threads=1, dtype=self.dtype,
+            between=stored_between(self.precision),
+        )  # fmt: skip
         return DeviceInferencePlan(plan, self.on_device, device)
 
     def _cached(self, key: tuple, make: Callable[[], Any]) -> Any:

@@ -13,7 +13,8 @@ from ..errors import ConfigError
 
 DEVICES = ("cpu", "cuda")
 PRECISIONS = ("float32", "tf32", "bf16")
-"""Of products on a GPU: float32, or on tensor cores numbers rounded to 10 bits of mantissa (tf32) or to 7 (bf16), added up in float32."""
+"""Of products on a GPU: float32, or on tensor cores numbers rounded to 10 bits of mantissa (tf32) or to 7 (bf16), added up in float32. With
+bf16, activations and their gradients are stored so too."""
 TENSOR_CORES = 8, 0  # compute capability from which on a GPU has them for these
 CUDA_IN_DLPACK = 2  # DLPack's number of this kind of device
 
@@ -158,6 +159,11 @@ def checked_precision(precision: Any, device: Any) -> str:
     if precision != "float32" and device.capability < TENSOR_CORES:
         raise ConfigError(f"precision={precision!r} needs a GPU of compute capability 8.0; this one has {device.capability}.")
     return precision
+
+
+def stored_between(precision: str) -> np.dtype | None:
+    """The data type of what plans in that precision keep between their inputs and outputs; None: the model's working type."""
+    return kernels.bfloat16.BF16 if precision == "bf16" else None
 
 
 def is_on_gpu(array: Any) -> bool:

@@ -152,13 +152,15 @@ def make_plan(
     elsewhere: Collection[Tensor] = (),
     recompute: str | None = None,
     accumulate: bool = False,
+    between: Any = None,
 ) -> Plan:
     """Plan ``nodes`` (in running order) for one batch size. ``frozen`` names parameters that get no gradient. Arrays of inputs and outputs
     that lie ``elsewhere`` take no room: who runs the plan brings them, and finds such inputs as they were. ``recompute`` is None or one of
-    :data:`.recompute.MODES`. With ``accumulate`` all gradients of parameters are added to what is there."""
+    :data:`.recompute.MODES`. With ``accumulate`` all gradients of parameters are added to what is there. ``between`` is the data type of
+    tensors between inputs and outputs, and of their gradients, where it is not ``dtype``."""
     task = _Task(
         list(nodes), list(inputs), list(outputs), specs, batch, training, threads, np.dtype(dtype), frozenset(frozen),
-        input_gradients and training, frozenset(elsewhere), accumulate,
+        input_gradients and training, frozenset(elsewhere), accumulate, np.dtype(between or dtype),
     )  # fmt: skip
     if recompute is None or not training:
         return _Planner(task, Choice()).plan()
@@ -187,6 +189,7 @@ class _Task:
     input_gradients: bool
     elsewhere: frozenset[Tensor]
     accumulate: bool
+    between: np.dtype
 
     def __post_init__(self) -> None:
         self.learned = {name for name, spec in self.specs.items() if spec.trainable and name not in self.frozen}
@@ -226,9 +229,15 @@ class _Task:
         count = math.prod(shape) * (self.batch if per_sample else 1)
         return aligned_size(count * np.dtype(dtype or self.dtype).itemsize)
 
+    def dtype_of(self, tensor: Tensor) -> np.dtype:
+        """Of a tensor in memory, and of its gradient. What an alias renames is the same bytes."""
+        if tensor.dtype is not None:
+            return np.dtype(tensor.dtype)
+        return self.dtype if self.flow.root(tensor) in self.flow.stays else self.between
+
     def _value_bytes(self, value: Value) -> int:
         if isinstance(value, Tensor):
-            return self.array_bytes(value.shape, value.dtype)
+            return self.array_bytes(value.shape, value.dtype or self.between)  # inputs and outputs are not asked for
         return sum(self.array_bytes(buffer.shape, buffer.dtype, buffer.per_sample) for buffer in value.layer.buffers(value.shapes).values())
 
     def _wanted_gradients(self) -> set[Tensor]:
@@ -264,7 +273,7 @@ class _Planner:
         """Make all blocks, whose lifetimes are known then."""
         task = self.task
         for tensor in task.inputs:
-            self.values[tensor] = self._slot(tensor.shape, tensor.dtype, -1, *self._times(tensor))
+            self.values[tensor] = self._slot_of(tensor, -1, *self._times(tensor))
         self.forward = [self._forward(time, node) for time, node in enumerate(task.nodes)]
         self.input_slots, self.output_slots = ([self.values[tensor] for tensor in tensors] for tensors in (task.inputs, task.outputs))
         self.seeds = self._seeds()
@@ -365,6 +374,10 @@ class _Planner:
         self.blocks.append(block)
         return Slot(block, (self.task.batch, *shape) if per_sample else tuple(shape), np.dtype(dtype or self.task.dtype))
 
+    def _slot_of(self, tensor: Tensor, *times: int) -> Slot:
+        """The same for a tensor, or its gradient."""
+        return self._slot(tensor.shape, self.task.dtype_of(tensor), *times)
+
     def _view(self, slot: Slot, shape: Shape, *times: int) -> Slot:
         """The same bytes in another shape, needed at ``times`` too."""
         slot.block.need(*times)
@@ -419,7 +432,7 @@ class _Planner:
             around = self._room(place.whole, *times)
             return Slot(around.block, (self.task.batch, *tensor.shape), around.dtype, place.channel, place.whole.shape[-1])
         if tensor not in self.values:
-            self.values[tensor] = self._slot(tensor.shape, tensor.dtype, *times)
+            self.values[tensor] = self._slot_of(tensor, *times)
         self.values[tensor].block.need(*times)
         return self.values[tensor]
 
@@ -438,7 +451,7 @@ class _Planner:
                 continue
             times = self._times(x)
             last_read = all(use < time for use in times if use != time) and times.count(time) == 1
-            if last_read and x.shape == y.shape and self.values[x].dtype == np.dtype(y.dtype or self.task.dtype):
+            if last_read and x.shape == y.shape and self.values[x].dtype == self.task.dtype_of(y):
                 return x
         return None
 
@@ -448,7 +461,7 @@ class _Planner:
         """Gradients of the outputs. They stay as the loss wrote them, from before the first step to after the last."""
         if not self.task.training:
             return {}
-        return {tensor: self._slot(tensor.shape, tensor.dtype, -1, self.end) for tensor in self.task.outputs}
+        return {tensor: self._slot_of(tensor, -1, self.end) for tensor in self.task.outputs}
 
     def _backward(self) -> list[Backward | Forward]:
         contributors = self._contributors()
@@ -525,7 +538,7 @@ class _Planner:
         """The finished gradient of a node's output; zeros for an output that nobody uses."""
         slot = self.gradients.get(tensor)
         if slot is None:
-            slot = self._slot(tensor.shape, tensor.dtype, -1, self.end)
+            slot = self._slot_of(tensor, -1, self.end)
             self.zeroed.append(slot)
             protected.add(slot.block)
         slot.block.need(time)
@@ -534,11 +547,11 @@ class _Planner:
     def _contribution(self, node: Node, tensor: Tensor, dy: Sequence[Slot], time: int, protected: set[Block]) -> Slot:
         """Where a node puts the gradient of an input: over the gradient of its output if it may. ``protected`` blocks
         must not be overwritten."""
-        same = tensor.shape == node.outputs[0].shape and np.dtype(tensor.dtype or self.task.dtype) == dy[0].dtype
+        same = tensor.shape == node.outputs[0].shape and self.task.dtype_of(tensor) == dy[0].dtype
         may_share = node.layer.alias or (node.layer.in_place and len(dy) == 1 and same)
         if may_share and dy[0].block not in protected:
             return self._view(dy[0], tensor.shape, time)
-        return self._slot(tensor.shape, tensor.dtype, time)
+        return self._slot_of(tensor, time)
 
 
 def place(blocks: Iterable[Block]) -> int:

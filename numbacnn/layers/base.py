@@ -34,10 +34,10 @@ class Parameter:
 @dataclasses.dataclass(frozen=True)
 class Buffer:
     """An array that the planner provides. ``per_sample`` puts the batch axis in front of ``shape``;
-    ``dtype`` None means the working type of the model."""
+    ``dtype`` is NumPy's, or its name; None means the working type of the model."""
 
     shape: Shape
-    dtype: str | None = None
+    dtype: Any = None
     per_sample: bool = True
 
 

@@ -147,3 +147,36 @@ def test_kernels_compile_without_spills(no_device: Any) -> None:  # noqa: F811
     for kernel, kinds in no_device.wanted:
         for capability in CAPABILITIES:
             assert kernel.machine_code(kinds, capability).spilled == 0, kernel.function.__qualname__
+
+
+@simulated
+@pytest.mark.parametrize("count", [1, 4, 1023, 1026])
+@pytest.mark.parametrize("begin", [0, 1])
+def test_elements_by_fours(count: int, begin: int) -> None:
+    """Also where there is no four, and of arrays that begin anywhere."""
+    from numbacnn.kernels.bfloat16 import BF16
+    from numbacnn.kernels.cuda import pointwise
+    from numbacnn.kernels.cuda.memory import cut_in_fours, empty, on_device
+
+    a, b = (np.random.default_rng(k).integers(-9, 9, count + 2).astype("float32") for k in range(2))
+    for kind in (np.float32, BF16):
+        x, y, z = on_device(a), empty(a.shape, kind), empty(a.shape, kind)
+        y.upload(b)
+        z.clear()
+        x, part, z_part = (array[begin : begin + count] for array in (x, y, z))
+        assert cut_in_fours(x, part) == (-(-(count if begin else count // 4 + count % 4) // 256), 0 if begin else count // 4)
+        pointwise.backward(_square, None, x, part, z_part)
+        pointwise.add(x, part)
+        inside = slice(begin, begin + count)
+        expected_y, expected_z = b.copy(), np.zeros_like(b)
+        expected_y[inside] += a[inside]
+        expected_z[inside] = 2 * a[inside] * b[inside]
+        np.testing.assert_array_equal(y.download(), expected_y)
+        np.testing.assert_allclose(z.download(), expected_z, rtol=2.0**-8)
+        pointwise.forward(_square, part, z_part)
+        expected_z[inside] = expected_y[inside] ** 2
+        np.testing.assert_allclose(z.download(), expected_z, rtol=2.0**-8)
+
+
+def _square(x: Any) -> Any:
+    return x * x

@@ -100,9 +100,13 @@ def no_device() -> Iterator[Any]:
 
 def compiles(name: str, case: Case, no_device: Any, capabilities: tuple[tuple[int, int], ...] = CAPABILITIES) -> None:
     """Assert that all kernels of a layer compile, and keep their numbers in registers."""
+    model_compiles(model_of(name, case).to("cuda"), case, no_device, capabilities)
+
+
+def model_compiles(model: nc.Model, case: Case, no_device: Any, capabilities: tuple[tuple[int, int], ...]) -> None:
+    """The same for a model, which takes the inputs of that case."""
     no_device.wanted.clear()
     rng = np.random.default_rng(7)
-    model = model_of(name, case).to("cuda")
     inputs = samples(model, case, rng)
     model.predict(tuple(inputs) if len(inputs) > 1 else inputs[0])
     model.training_plan(BATCH, True, device="cuda")

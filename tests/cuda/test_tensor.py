@@ -33,14 +33,20 @@ class Sums:
     def __init__(self, batch: int, size: Triple, channels: int, filters: int, window: Window):
         numbers = zip(size, window.padding, window.dilation, window.extent, window.stride)
         places = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in numbers)
-        rng, groups = np.random.default_rng(1), window.groups
-        shapes = (batch, *size, channels), (*window.extent, channels // groups, filters), (batch, *places, filters)
+        rng = np.random.default_rng(1)
+        shapes = (batch, *size, channels), (*window.extent, channels // window.groups, filters), (batch, *places, filters)
         self.problem = Problem(window, size, channels, places, filters, batch)
         self.x, self.w, self.dy = (rng.integers(-4, 5, shape).astype("f") for shape in shapes)
         self.y, self.dx, self.dw = np.zeros_like(self.dy), np.zeros_like(self.x), np.zeros_like(self.w)
-        for place, tap in itertools.product(np.ndindex(*places), np.ndindex(*window.extent)):
+        self.compute()
+
+    def compute(self) -> None:
+        """Add to the results."""
+        problem = self.problem
+        window, groups, channels, filters = problem.window, problem.window.groups, problem.channels, problem.outputs
+        for place, tap in itertools.product(np.ndindex(*problem.places), np.ndindex(*window.extent)):
             at = tuple(i * s + k * d - p for i, k, s, d, p in zip(place, tap, window.stride, window.dilation, window.padding))
-            if not all(0 <= i < n for i, n in zip(at, size)):
+            if not all(0 <= i < n for i, n in zip(at, problem.size)):
                 continue
             for group in range(groups):
                 inputs = slice(group * channels // groups, (group + 1) * channels // groups)

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
+from ..bfloat16 import BF16
 from .memory import DeviceArray
 from .runtime import Memory, device
 
 CPU, CUDA = 1, 2  # DLPack's kinds of devices
-_KINDS = {"i": 0, "u": 1, "f": 2}  # DLPack's codes of NumPy's kinds of numbers
+_KINDS = {"i": 0, "u": 1, "f": 2}  # DLPack's codes of NumPy's kinds of numbers,
+_BF16 = 4  # and of one that NumPy has not
 _NAME, _USED = b"dltensor", b"used_dltensor"
 
 
@@ -78,11 +80,12 @@ def lent(array: DeviceArray) -> Any:
     """A DLPack capsule of an array, whose memory lives until the borrower is done with it. What was asked of the device is done before."""
     device().synchronize()
     shape = (ctypes.c_int64 * array.ndim)(*array.shape)
+    code = _BF16 if array.dtype == BF16 else _KINDS[array.dtype.kind]
     steps = [int(step) // array.dtype.itemsize for step in np.empty(array.shape, array.dtype).strides] if array.size else [1] * array.ndim
     strides = (ctypes.c_int64 * array.ndim)(*steps)
     managed = _Managed()
     managed.tensor = _Tensor(
-        array.pointer, _Device(*device_kind()), array.ndim, _Type(_KINDS[array.dtype.kind], 8 * array.dtype.itemsize, 1), shape, strides, 0
+        array.pointer, _Device(*device_kind()), array.ndim, _Type(code, 8 * array.dtype.itemsize, 1), shape, strides, 0
     )
     managed.deleter = _returned
     address = ctypes.addressof(managed)

@@ -22,10 +22,11 @@ from numba import from_dtype, types
 
 from ...errors import ConfigError
 from ...paths import cache_folder
+from ..bfloat16 import BF16
 from ..jit import DIGEST_BYTES, Build, UnknownValueError, fingerprint
-from . import driver
+from . import driver, simulator
+from .ptx import Bf16Pointer
 from .runtime import LARGEST_STATIC_SHARED, Blueprint, Memory, device
-from .simulator import Pointer
 
 THREADS = 256  # of a block, unless a kernel says otherwise
 
@@ -105,7 +106,7 @@ class Launch:
 def kind_of(argument: Any) -> Any:
     """The Numba type of an argument."""
     if hasattr(argument, "pointer"):
-        return types.CPointer(from_dtype(argument.dtype))
+        return Bf16Pointer() if argument.dtype == BF16 else types.CPointer(from_dtype(argument.dtype))
     if isinstance(argument, (bool, int, np.integer)):
         return types.int32
     return types.float32
@@ -134,7 +135,7 @@ def check_counted(*arrays: Any) -> None:
 
 def _simulated(argument: Any) -> Any:
     if hasattr(argument, "pointer"):
-        return Pointer(argument.host)
+        return (simulator.Bf16Pointer if argument.dtype == BF16 else simulator.Pointer)(argument.host)
     return int(argument) if isinstance(argument, (bool, int, np.integer)) else np.float32(argument)
 
 
@@ -239,7 +240,7 @@ def _environment() -> str:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(importlib.metadata.version(package))
     folder = Path(__file__).parent
-    sources = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("driver.py", "launch.py")]
+    sources = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("driver.py", "launch.py", "ptx.py")]
     return "|".join((*versions, *sources))
 
 

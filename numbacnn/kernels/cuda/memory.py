@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..bfloat16 import BF16, rounded, widened
 from . import launch
+from .driver import cuda, int32
+from .ptx import load4, store4
 from .runtime import Memory, device
 
 
@@ -17,6 +20,9 @@ class DeviceArray:
 
     It has NumPy's ``shape``, ``ndim``, ``size``, ``dtype``, ``nbytes``, ``reshape`` and slices of its first axis; other work is up to
     kernels. Copies within a recording are recorded. CuPy, PyTorch and others take it as it is (``__cuda_array_interface__``).
+
+    Elements of type :data:`~numbacnn.kernels.bfloat16.BF16` are float32 to kernels, and on the host: they are rounded when they are
+    stored.
     """
 
     def __init__(self, memory: Memory, offset: int, shape: Sequence[int], dtype: Any):
@@ -60,20 +66,32 @@ class DeviceArray:
 
     def upload(self, values: np.ndarray) -> None:
         """Copy from the host, at once."""
-        values = np.ascontiguousarray(values, self.dtype)
+        values = rounded(values) if self.dtype == BF16 else np.ascontiguousarray(values, self.dtype)
         assert values.size == self.size
         device().upload(self.memory, self.offset, values)
         device().synchronize()
 
     def download(self, into: np.ndarray | None = None) -> np.ndarray:
         """A copy on the host."""
-        found = np.empty(self.shape, self.dtype) if into is None else into
-        device().download(self.memory, self.offset, found)
+        if self.dtype == BF16:
+            found = widened(self._downloaded(np.empty(self.shape, np.uint16)))
+            if into is None:
+                return found
+            into[...] = found
+            return into
+        return self._downloaded(np.empty(self.shape, self.dtype) if into is None else into)
+
+    def _downloaded(self, into: np.ndarray) -> np.ndarray:
+        device().download(self.memory, self.offset, into)
         device().synchronize()
-        return found
+        return into
 
     def copy_from(self, source: DeviceArray) -> None:
-        """Take over the elements of another array of as many bytes."""
+        """Take over the elements of another array of as many."""
+        if self.dtype != source.dtype:
+            blocks, fours = cut_in_fours(source, self)
+            _convert(blocks, source, self, fours, self.size)
+            return
         launch.perform(launch.Copy(source.memory, source.offset, self.memory, self.offset, self.nbytes))
 
     def clear(self) -> None:
@@ -82,9 +100,9 @@ class DeviceArray:
 
     @property
     def host(self) -> np.ndarray:
-        """Simulated: the elements, flat."""
+        """Simulated: the elements, flat; of bfloat16 the bits."""
         assert self.memory.host is not None
-        return self.memory.host[self.offset : self.offset + self.nbytes].view(self.dtype)
+        return self.memory.host[self.offset : self.offset + self.nbytes].view(np.uint16 if self.dtype == BF16 else self.dtype)
 
     def __dlpack__(self, *, stream: Any = None, **_: Any) -> Any:
         from .interchange import lent
@@ -98,6 +116,8 @@ class DeviceArray:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
+        if self.dtype == BF16:
+            raise AttributeError("The CUDA array interface has no name for bfloat16; DLPack has.")
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,
@@ -106,6 +126,23 @@ class DeviceArray:
             "version": 3,
             "stream": device().order,
         }
+
+
+def cut_in_fours(*arrays: DeviceArray) -> tuple[int, int]:
+    """``(blocks, fours)`` for a kernel over arrays of one size: threads before number ``fours`` take four neighbours at once, as long as
+    there are four, thread ``t`` behind them element ``t + 3 * fours``. There are no fours where an array begins at no multiple of them."""
+    count = arrays[0].size
+    fours = 0 if any(array.pointer % (4 * array.dtype.itemsize) for array in arrays) else count // 4
+    return launch.blocks_for(count - 3 * fours), fours
+
+
+@launch.kernel
+def _convert(source, target, fours, count):
+    thread = int32(cuda.blockIdx.x) * int32(cuda.blockDim.x) + int32(cuda.threadIdx.x)
+    if thread < fours:
+        store4(target, int32(thread * 4), load4(source, int32(thread * 4)))
+    elif thread + 3 * fours < count:
+        target[thread + 3 * fours] = source[thread + 3 * fours]
 
 
 def empty(shape: Sequence[int], dtype: Any) -> DeviceArray:

@@ -1,8 +1,9 @@
 """Instructions of NVIDIA's GPUs that Python has no words for: tensor cores, asynchronous copies, 128-bit loads and stores.
 
 No other file writes PTX. Each primitive is a function that kernels call by its name; simulated, the function of that name in
-``stand_ins.py`` takes its place. *Tiles* are one-dimensional arrays in shared memory, *pointers* are those that kernels get; ``at`` counts
-32-bit elements from the first one.
+``stand_ins.py`` takes its place. *Tiles* are one-dimensional arrays of 32-bit elements in shared memory, *pointers* are those that kernels
+get; ``at`` counts elements from the first one. What is loaded from pointers to bfloat16 are float32, which are rounded where they are
+stored (:class:`Bf16Pointer`).
 
 A warp's 32 threads hold a matrix together, in *fragments*. With ``g = lane // 4`` and ``t = lane % 4`` (PTX ISA, "Matrix fragments"):
 
@@ -20,8 +21,11 @@ call what exchanges fragments (``mma``, ``ldmatrix``) together.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
+
+from numba import types
 
 from .driver import SIMULATED
 
@@ -29,11 +33,10 @@ if SIMULATED:
     from . import stand_ins
 else:
     from llvmlite import ir
-    from numba import types
     from numba.cuda import cgutils
-    from numba.cuda.extending import intrinsic
+    from numba.cuda.extending import intrinsic, lower_builtin, models, register_model
 
-    _FLOAT, _INT, _LONG, _VOID = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.VoidType()
+    _FLOAT, _SHORT, _INT, _LONG, _VOID = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.VoidType()
 
 
 def _primitive(define: Callable) -> Any:
@@ -75,21 +78,21 @@ def _mma(shape: str, a: Any, b: Any, c: Any) -> Any:
 @_primitive
 def to_tf32(context: Any, x: Any) -> Any:
     """A float32 rounded to tf32 (8 bits of exponent, 10 of mantissa; halves away from zero), as the bits of a uint32."""
-    return _conversion("cvt.rna.tf32.f32 $0, $1;", types.uint32(types.float32))
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _assembly(builder, [_INT], "cvt.rna.tf32.f32 $0, $1;", "=r,f", arguments, pure=True)
+
+    return types.uint32(types.float32), generate
 
 
 @_primitive
 def to_bf16x2(context: Any, low: Any, high: Any) -> Any:
     """Two float32 rounded to bfloat16 (halves to even), as a pair."""
-    return _conversion("cvt.rn.bf16x2.f32 $0, $2, $1;", types.uint32(types.float32, types.float32))
 
-
-def _conversion(text: str, signature: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        constraints = ",".join(["=r", *"f" * len(arguments)])
-        return _assembly(builder, [_INT], text, constraints, arguments, pure=True)
+        return _pair(builder, *arguments)
 
-    return signature, generate
+    return types.uint32(types.float32, types.float32), generate
 
 
 @_primitive
@@ -97,9 +100,7 @@ def from_bf16x2(context: Any, pair: Any) -> Any:
     """The two float32 of a pair, the lower half first."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        low = builder.shl(arguments[0], _INT(16))
-        high = builder.and_(arguments[0], _INT(0xFFFF0000))
-        return cgutils.pack_array(builder, [builder.bitcast(half, _FLOAT) for half in (low, high)])
+        return cgutils.pack_array(builder, _halves(builder, arguments[0]))
 
     return types.UniTuple(types.float32, 2)(types.uint32), generate
 
@@ -133,47 +134,98 @@ def _ldmatrix(transposed: str, tile: Any, at: Any) -> Any:
 
 @_primitive
 def load2(context: Any, source: Any, at: Any) -> Any:
-    """Two neighbouring 32-bit elements of a pointer or a tile, ``at`` even."""
+    """Two neighbouring elements of a pointer or a tile, ``at`` even."""
     return _load(2, source)
 
 
 @_primitive
 def load4(context: Any, source: Any, at: Any) -> Any:
-    """Four neighbouring 32-bit elements of a pointer or a tile, ``at`` a multiple of 4."""
+    """Four neighbouring elements of a pointer or a tile, ``at`` a multiple of 4."""
     return _load(4, source)
 
 
 def _load(count: int, source: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vector = builder.load(_vector_address(context, builder, count, signature.args[0], *arguments))
-        vector.align = 4 * count
-        return cgutils.pack_array(builder, [builder.extract_element(vector, _INT(i)) for i in range(count)])
+        address = _vector_address(context, builder, count, signature.args[0], *arguments)
+        vector = builder.load(address)
+        vector.align = 4 * vector.type.count
+        words = [builder.extract_element(vector, _INT(i)) for i in range(vector.type.count)]
+        if isinstance(source, Bf16Pointer):
+            words = [half for pair in words for half in _halves(builder, pair)]
+        return cgutils.pack_array(builder, words)
 
     return types.UniTuple(source.dtype, count)(source, types.int32), generate
 
 
 @_primitive
 def store2(context: Any, target: Any, at: Any, values: Any) -> Any:
-    """Write two neighbouring 32-bit elements, ``at`` even."""
+    """Write two neighbouring elements, ``at`` even."""
     return _store(2, target)
 
 
 @_primitive
 def store4(context: Any, target: Any, at: Any, values: Any) -> Any:
-    """Write four neighbouring 32-bit elements, ``at`` a multiple of 4."""
+    """Write four neighbouring elements, ``at`` a multiple of 4."""
     return _store(4, target)
 
 
 def _store(count: int, target: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         address = _vector_address(context, builder, count, signature.args[0], *arguments[:2])
+        words = [builder.extract_value(arguments[2], i) for i in range(count)]
+        if isinstance(target, Bf16Pointer):
+            words = [_pair(builder, *words[i : i + 2]) for i in range(0, count, 2)]
         vector: Any = ir.Constant(address.type.pointee, ir.Undefined)
-        for i in range(count):
-            vector = builder.insert_element(vector, builder.extract_value(arguments[2], i), _INT(i))
-        builder.store(vector, address).align = 4 * count
+        for i, word in enumerate(words):
+            vector = builder.insert_element(vector, word, _INT(i))
+        builder.store(vector, address).align = 4 * len(words)
         return context.get_dummy_value()
 
     return types.void(target, types.int32, types.UniTuple(target.dtype, count)), generate
+
+
+# Bfloat16 in memory ------------------------------------------------------------------------------------------------------
+
+
+class Bf16Pointer(types.CPointer):
+    """Numba's type of a pointer to bfloat16: ``x[i]`` is a float32, and ``x[i] = v`` rounds to nearest, halves to even."""
+
+    def __init__(self) -> None:
+        super().__init__(types.float32)
+        self.name = "bfloat16*"
+
+
+if not SIMULATED:
+
+    @register_model(Bf16Pointer)
+    class _Bf16PointerModel(models.PrimitiveModel):
+        def __init__(self, manager: Any, kind: Any):
+            super().__init__(manager, kind, ir.PointerType(_SHORT))
+
+    @lower_builtin(operator.getitem, Bf16Pointer, types.Integer)
+    def _load_bf16(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _widened(builder, builder.load(builder.gep(arguments[0], [arguments[1]])))
+
+    @lower_builtin(operator.setitem, Bf16Pointer, types.Integer, types.Any)
+    def _store_bf16(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        builder.store(_rounded(builder, arguments[2]), builder.gep(arguments[0], [arguments[1]]))
+
+
+def _widened(builder: Any, bits: Any) -> Any:
+    return builder.bitcast(builder.shl(builder.zext(bits, _INT), _INT(16)), _FLOAT)
+
+
+def _rounded(builder: Any, value: Any) -> Any:
+    return _assembly(builder, [_SHORT], "cvt.rn.bf16.f32 $0, $1;", "=h,f", [value], pure=True)
+
+
+def _halves(builder: Any, pair: Any) -> list:
+    low, high = builder.shl(pair, _INT(16)), builder.and_(pair, _INT(0xFFFF0000))
+    return [builder.bitcast(half, _FLOAT) for half in (low, high)]
+
+
+def _pair(builder: Any, low: Any, high: Any) -> Any:
+    return _assembly(builder, [_INT], "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", [low, high], pure=True)
 
 
 # Asynchronous copies -----------------------------------------------------------------------------------------------------
@@ -181,8 +233,8 @@ def _store(count: int, target: Any) -> Any:
 
 @_primitive
 def cp_async(context: Any, tile: Any, at: Any, source: Any, offset: Any, valid: Any) -> Any:
-    """Begin to copy four 32-bit elements from a pointer's element number ``offset`` to a tile, past the first-level cache; zeros where not
-    ``valid``, and nothing is read (``offset`` must be within the array all the same)."""
+    """Begin to copy 16 bytes (four float32, or eight bfloat16) from a pointer's element number ``offset`` on to a tile, past the
+    first-level cache; zeros where not ``valid``, and nothing is read (``offset`` must be within the array all the same)."""
     return _cp_async("cg", tile, source)
 
 
@@ -257,8 +309,10 @@ def _shared_address(context: Any, builder: Any, kind: Any, tile: Any, at: Any) -
 
 
 def _vector_address(context: Any, builder: Any, count: int, kind: Any, array: Any, at: Any) -> Any:
-    """The address of ``count`` elements, which tells where they are: then one instruction takes them all."""
+    """The address of ``count`` elements, or of so many bfloat16 in pairs, which tells where they are: then one instruction takes them
+    all."""
     address = _element(context, builder, kind, array, at)
     space = 1 if isinstance(kind, types.CPointer) else 3
     there = builder.addrspacecast(address, ir.PointerType(address.type.pointee, space))
-    return builder.bitcast(there, ir.PointerType(ir.VectorType(address.type.pointee, count), space))
+    vector = ir.VectorType(_INT, count // 2) if isinstance(kind, Bf16Pointer) else ir.VectorType(address.type.pointee, count)
+    return builder.bitcast(there, ir.PointerType(vector, space))

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..bfloat16 import rounded_number, widened
+
 ORDER = os.environ.get("NUMBACNN_SIMULATED_ORDER", "forward")
 """``"forward"``, ``"backward"`` or ``"shuffled"``."""
 
@@ -50,6 +52,18 @@ class Pointer:
         if not 0 <= at < len(self.array):
             raise IndexError(f"a kernel reached for element {at} of {len(self.array)}")
         return int(at)
+
+
+class Bf16Pointer(Pointer):
+    """The same to bfloat16, whose bits are in ``array``: kernels see float32."""
+
+    __slots__ = ()
+
+    def __getitem__(self, at: Any) -> Any:
+        return widened(super().__getitem__(at))[()]
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        super().__setitem__(at, rounded_number(value))
 
 
 class _Arrays:

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ..bfloat16 import rounded, rounded_number, widened
 from .driver import cuda
-from .simulator import Pointer
+from .simulator import Bf16Pointer, Pointer
 
+COPIED = 16  # bytes of an asynchronous copy
 _LANES = np.arange(32)
 _G, _T = _LANES // 4, _LANES % 4
 _ACCUMULATOR = np.stack([_G, _G, _G + 8, _G + 8], 1), np.stack([2 * _T, 2 * _T + 1] * 2, 1)  # rows and columns that each lane holds
@@ -58,16 +60,11 @@ def to_tf32(x: Any) -> Any:
 
 
 def to_bf16x2(low: Any, high: Any) -> Any:
-    return _to_bf16(high) << 16 | _to_bf16(low)
-
-
-def _to_bf16(x: Any) -> int:
-    bits = int(np.float32(x).view(np.uint32))
-    return 0x7FFF if np.isnan(x) else bits + 0x7FFF + (bits >> 16 & 1) >> 16
+    return rounded_number(high) << 16 | rounded_number(low)
 
 
 def from_bf16x2(pair: Any) -> tuple:
-    return tuple(np.array([pair << 16 & 0xFFFFFFFF, pair & 0xFFFF0000], np.uint32).view(np.float32))
+    return tuple(widened([pair & 0xFFFF, pair >> 16]))
 
 
 def ldmatrix(tile: np.ndarray, at: Any) -> Sequence:
@@ -88,24 +85,33 @@ def _transposed(rows: Sequence) -> list:
 
 
 def load2(source: Any, at: Any) -> tuple:
-    return tuple(_elements(source)[_vector(source, at, 2)])
+    return _load(source, at, 2)
 
 
 def load4(source: Any, at: Any) -> tuple:
-    return tuple(_elements(source)[_vector(source, at, 4)])
+    return _load(source, at, 4)
+
+
+def _load(source: Any, at: Any, count: int) -> tuple:
+    found = _elements(source)[_vector(source, at, count)]
+    return tuple(widened(found) if isinstance(source, Bf16Pointer) else found)
 
 
 def store2(target: Any, at: Any, values: Sequence) -> None:
-    _elements(target)[_vector(target, at, 2)] = values
+    _store(target, at, 2, values)
 
 
 def store4(target: Any, at: Any, values: Sequence) -> None:
-    _elements(target)[_vector(target, at, 4)] = values
+    _store(target, at, 4, values)
+
+
+def _store(target: Any, at: Any, count: int, values: Sequence) -> None:
+    _elements(target)[_vector(target, at, count)] = rounded(values) if isinstance(target, Bf16Pointer) else values
 
 
 def cp_async(tile: np.ndarray, at: Any, source: Pointer, offset: Any, valid: Any) -> None:
-    origin = _vector(source, offset, 4)
-    cuda.copies[-1].append((tile, _vector(tile, at, 4), source.array[origin] if valid else 0))
+    origin = _vector(source, offset, COPIED // source.array.itemsize)
+    cuda.copies[-1].append((tile, _vector(tile, at, 4), source.array[origin].view(tile.dtype) if valid else 0))
 
 
 cp_async_cached = cp_async

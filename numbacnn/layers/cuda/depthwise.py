@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...kernels.bfloat16 import BF16
 from ...kernels.conv.window import lift
 from ...kernels.cuda import depthwise
 from ...kernels.cuda.columns import column_sums
@@ -49,6 +50,13 @@ class SeparableConvolution(FusableTwin):
         first, second, middle = self.layer.stages(x)
         return on_cuda(first), on_cuda(second, self.precision), middle
 
+    def _between(self, middle: Shape) -> Buffer:
+        """What lies there, stored as other activations are."""
+        return Buffer(middle, BF16 if self.precision == "bf16" else None)
+
+    def buffers(self, x: Shape) -> dict[str, Buffer]:
+        return {"middle": self._between(self._stages(x)[2])}
+
     def prepared(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         first, second, middle = self._stages(x)
         return prefixed(first.prepared(x, batch, threads, training), second.prepared(middle, batch, threads, training))
@@ -61,7 +69,7 @@ class SeparableConvolution(FusableTwin):
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         first, second, middle = self._stages(x)
         both = prefixed(first.scratch(x, batch, threads, training), second.scratch(middle, batch, threads, training))
-        return {**both, "d_middle" if training else "middle": Buffer(middle)}
+        return {**both, "d_middle" if training else "middle": self._between(middle)}
 
     def run(self, x: Any, y: Any, ending: Ending, p: dict, b: dict) -> None:
         first, second, _ = self._stages(x.shape[1:])

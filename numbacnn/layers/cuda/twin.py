@@ -16,7 +16,8 @@ class Twin(Layer):
     """A layer as it runs on the device.
 
     ``layer`` has the configuration, and all that is said about shapes and parameters. ``precision``, ``"float32"``, ``"tf32"`` or
-    ``"bf16"``, is that of the products of layers that mix channels, where tensor cores can take them.
+    ``"bf16"``, is that of the products of layers that mix channels, where tensor cores can take them. With ``"bf16"`` arrays between layers
+    hold bfloat16, which kernels see as float32.
 
     A subclass defines ``forward`` and ``backward``, which get :class:`~numbacnn.kernels.cuda.memory.DeviceArray`, always dense, and call
     kernels on them; ``scratch``, ``prepared`` and ``prepare`` are its own, and ``buffers`` where it keeps something else than the layer for

@@ -1,7 +1,9 @@
 """The passes of a convolution on tensor cores, with the same methods as those of ``launch.py``.
 
 Products are of ``"tf32"`` numbers, rounded to 10 bits of mantissa (a relative error of up to 2**-11 of each factor), or of ``"bf16"``
-numbers, rounded to 7 (2**-8); arrays and sums are float32. :func:`fits` says which convolutions can be computed so.
+numbers, rounded to 7 (2**-8); sums are float32. Arrays are float32, or for bf16 also :data:`~numbacnn.kernels.bfloat16.BF16`: these are
+read at half the cost, and where channels come by eights they go to shared memory as they are. :func:`fits` says which convolutions can
+be computed so.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ import dataclasses
 import math
 from typing import Any
 
+from ...bfloat16 import BF16
 from ..ending import Ending
 from ..launch import blocks_for
 from ..memory import DeviceArray, on_device
 from ..parts import add_parts
-from . import bf16, gather, tf32
+from . import bf16, bf16_stored, gather, tf32
 from .gather import CHUNK, DEPTH, Axes
 from .launch import ALIGNMENT, Problem
 from .tile import ROWS
@@ -39,9 +42,12 @@ class _Pass:
     problem: Problem
     precision: str
 
-    @property
-    def _kernels(self) -> Any:
-        return PRODUCTS[self.precision]
+    def _kernels(self, left: DeviceArray, right: DeviceArray) -> Any:
+        """The module of the kernels for these operands."""
+        group = bf16_stored.COPIED * self.problem.window.groups
+        by_eights = self.problem.channels % group == self.problem.outputs % group == 0
+        stored = all(operand.dtype == BF16 and operand.offset % ALIGNMENT == 0 for operand in (left, right))
+        return bf16_stored if self.precision == "bf16" and stored and by_eights else PRODUCTS[self.precision]
 
 
 class _Correlation(_Pass):
@@ -57,7 +63,7 @@ class _Correlation(_Pass):
     def run(self, x: DeviceArray, weight: DeviceArray, y: DeviceArray, ending: Ending, scratch: Any = None) -> None:
         """``y`` from ``x``, with that ``ending``."""
         sets, channels, outputs = self._sides()
-        problem, groups = self.problem, self.problem.window.groups
+        problem, groups, kernels = self.problem, self.problem.window.groups, self._kernels(x, weight)
         group, group_outputs, per_channel = channels // groups, outputs // groups, problem.outputs
         per_tap = problem.channels // groups * per_channel
         for axes in sets:
@@ -67,10 +73,10 @@ class _Correlation(_Pass):
             rows, tiles = problem.batch * pixels.shape[1], chunks.shape[1] // (DEPTH // CHUNK) - 1
             columns = _columns(rows, group_outputs, groups)
             column_blocks = blocks_for(group_outputs, columns)
-            self._kernels.convolution(ending.kind, columns, self.transposed)(
+            kernels.convolution(ending.kind, columns, self.transposed)(
                 (blocks_for(rows, ROWS) * column_blocks, groups), x, weight, y, *ending.arguments(y), on_device(pixels), on_device(chunks),
                 rows, pixels.shape[1], x.size // problem.batch, y.size // problem.batch, group, group_outputs, per_channel, tiles,
-                column_blocks, shared=self._kernels.shared_bytes(columns),
+                column_blocks, shared=kernels.shared_bytes(columns),
             )  # fmt: skip
 
 
@@ -119,18 +125,18 @@ class WeightGradient(_Pass):
 
     def run(self, x: DeviceArray, dy: DeviceArray, dw: DeviceArray, scratch: Any) -> None:
         """Fill ``dw``. ``scratch`` as of :attr:`scratch_elements`, or None for no elements."""
-        problem, groups, lines = self.problem, self.problem.window.groups, self.lines
+        problem, groups, lines, kernels = self.problem, self.problem.window.groups, self.lines, self._kernels(x, dy)
         group, group_outputs = problem.channels // groups, problem.outputs // groups
         columns, parts, length = self._cut()
         axes = gather.forward_axes(problem.window, problem.size, problem.places)
         pixels = gather.pixels(axes, problem.channels, problem.outputs)
         chunks = gather.chunks(axes, group, problem.channels, (group * problem.outputs, problem.outputs), in_order=True)
         column_blocks = blocks_for(group_outputs, columns)
-        self._kernels.weight_gradient(columns)(
+        kernels.weight_gradient(columns)(
             (blocks_for(lines, ROWS) * column_blocks, groups, parts), x, dy, dw if parts == 1 else scratch, on_device(pixels),
             on_device(chunks[:, : lines // CHUNK]), problem.batch * pixels.shape[1], pixels.shape[1], x.size // problem.batch,
             dy.size // problem.batch, group, group_outputs, problem.outputs, lines, column_blocks, length, dw.size,
-            shared=self._kernels.shared_bytes(columns),
+            shared=kernels.shared_bytes(columns),
         )  # fmt: skip
         if parts > 1:
             add_parts(scratch, parts, dw)
