@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from ...kernels import scalar as scalars
-from ...kernels.cuda import norm
+from ...kernels.cuda import layer_norm, norm, response, statistics
 from ..base import Buffer, Shape
 from .twin import Twin, on_cuda, rows
 
@@ -31,7 +31,7 @@ class PixelNorm(Twin):
         samples, pixels = self.extent(batch, x)
         arrays = {} if training or not self._computes_statistics(training) else self.layer.buffers(x)
         if training or self._computes_statistics(training):
-            arrays = {**arrays, "partials": Buffer(norm.statistics_shape(samples, pixels, x[-1]), per_sample=False)}
+            arrays = {**arrays, "partials": Buffer(statistics.statistics_shape(samples, pixels, x[-1]), per_sample=False)}
         if training and self._computes_statistics(training):
             arrays["slope"] = arrays["offset"] = Buffer((samples, x[-1]), per_sample=False)
         return arrays
@@ -56,9 +56,9 @@ class PixelNorm(Twin):
 
     def find_statistics(self, x: Any, p: dict, b: dict, momentum: float = 0.0, running: Any = None) -> None:
         """Fill ``mean`` and ``rstd``; ``x`` as kernels see it."""
-        norm.partial_statistics(x, b["partials"])
+        statistics.partial_statistics(x, b["partials"])
         groups, epsilon = self.layer._group_count(x.shape[-1]), self.layer.epsilon
-        norm.merge_statistics(b["partials"], x.shape[1], groups, epsilon, *self.statistics(p, b, True), momentum, running)
+        statistics.merge_statistics(b["partials"], x.shape[1], groups, epsilon, *self.statistics(p, b, True), momentum, running)
 
     def statistics(self, p: dict, b: dict, training: bool) -> tuple[Any, Any]:
         """``mean`` and ``rstd`` as ``(samples, channels)``."""
@@ -112,7 +112,7 @@ class BatchNorm(PixelNorm):
         return {} if self._computes_statistics(training) else {"running_rstd": Buffer((x[-1],), per_sample=False)}
 
     def prepare(self, x: Shape, batch: int, p: dict, b: dict, training: bool) -> None:
-        norm.running_rstd(p["running_var"], self.layer.epsilon, b["running_rstd"])
+        statistics.running_rstd(p["running_var"], self.layer.epsilon, b["running_rstd"])
 
     def find_statistics(self, x: Any, p: dict, b: dict, momentum: float = 0.0, running: Any = None) -> None:
         self.layer.check_trainable(x.shape)
@@ -180,19 +180,19 @@ class LayerNorm(Twin):
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         width = math.prod(self.layer._normalised(x))
-        shapes = norm.layer_scratch(batch * math.prod(x) // width, width, training)
+        shapes = layer_norm.scratch(batch * math.prod(x) // width, width, training)
         arrays = {name: Buffer(shape, per_sample=False) for name, shape in shapes.items()}
         return arrays if training else {**arrays, **self.layer.buffers(x)}
 
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
         rows = self.layer._rows
-        norm.layer_forward(rows(x), rows(y), p.get("weight"), p.get("bias"), self.layer.epsilon, b["mean"], b["rstd"], b)
+        layer_norm.forward(rows(x), rows(y), p.get("weight"), p.get("bias"), self.layer.epsilon, b["mean"], b["rstd"], b)
 
     def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
         if dp or dx is not None:
             rows = self.layer._rows
             dx = None if dx is None else rows(dx)
-            norm.layer_backward(
+            layer_norm.backward(
                 rows(x), rows(dy), dx, p.get("weight"), b["mean"], b["rstd"], b, dp.get("weight"), dp.get("bias")
             )  # fmt: skip
 
@@ -201,8 +201,8 @@ class LocalResponseNorm(Twin):
     """Numbers over a power of those around them."""
 
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
-        norm.response_forward(rows(x), rows(y), *self.layer._numbers())
+        response.forward(rows(x), rows(y), *self.layer._numbers())
 
     def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
         if dx is not None:
-            norm.response_backward(rows(x), rows(dy), rows(dx), *self.layer._numbers())
+            response.backward(rows(x), rows(dy), rows(dx), *self.layer._numbers())
