@@ -20,6 +20,7 @@ from .launch import ALIGNMENT, Problem
 from .tile import ROWS
 
 PRODUCTS: dict[str, Any] = {"tf32": tf32, "bf16": bf16}
+GATHERING = ("tf32",)  # precisions whose kernels gather statistics of what they write
 AT_ONCE = 264  # blocks, of a large GPU: two on each multiprocessor
 LEAST_TILES = 8  # of pixels, of a part of the gradient of weights
 NARROW_COST = 0.6  # of a block with 64 columns: half of the products of one with 128, and more than half of its copies
@@ -54,12 +55,24 @@ class _Correlation(_Pass):
         """``(axes, channels, outputs)``."""
         raise NotImplementedError
 
+    @property
+    def statistics_parts(self) -> int:
+        """Parts of the statistics that :meth:`run` gathers of its output. 0: it gathers none."""
+        sets, _, _ = self._sides()
+        return sum(map(self._row_blocks, sets)) if self.precision in GATHERING else 0
+
+    def _row_blocks(self, axes: Axes) -> int:
+        """Blocks of pixels."""
+        return blocks_for(self.problem.batch * math.prod(axis.count for axis in axes), ROWS)
+
     def run(self, x: DeviceArray, weight: DeviceArray, y: DeviceArray, ending: Ending, scratch: Any = None) -> None:
         """``y`` from ``x``, with that ``ending``."""
         sets, channels, outputs = self._sides()
         problem, groups = self.problem, self.problem.window.groups
         group, group_outputs, per_channel = channels // groups, outputs // groups, problem.outputs
         per_tap = problem.channels // groups * per_channel
+        gathers = () if ending.statistics is None else (True,)
+        part = 0
         for axes in sets:
             met: Axes = tuple(axis.met() for axis in axes)  # type: ignore[assignment]
             pixels = gather.pixels(met, channels, outputs)
@@ -67,11 +80,19 @@ class _Correlation(_Pass):
             rows, tiles = problem.batch * pixels.shape[1], chunks.shape[1] // (DEPTH // CHUNK) - 1
             columns = _columns(rows, group_outputs, groups)
             column_blocks = blocks_for(group_outputs, columns)
-            self._kernels.convolution(ending.kind, columns, self.transposed)(
-                (blocks_for(rows, ROWS) * column_blocks, groups), x, weight, y, *ending.arguments(y), on_device(pixels), on_device(chunks),
-                rows, pixels.shape[1], x.size // problem.batch, y.size // problem.batch, group, group_outputs, per_channel, tiles,
-                column_blocks, shared=self._kernels.shared_bytes(columns),
+            self._kernels.convolution(ending.kind, columns, self.transposed, *gathers)(
+                (blocks_for(rows, ROWS) * column_blocks, groups), x, weight, y, *ending.arguments(y), *self._gathered(ending, y, part),
+                on_device(pixels), on_device(chunks), rows, pixels.shape[1], x.size // problem.batch, y.size // problem.batch, group,
+                group_outputs, per_channel, tiles, column_blocks, shared=self._kernels.shared_bytes(columns),
             )  # fmt: skip
+            part += self._row_blocks(axes)
+
+    def _gathered(self, ending: Ending, y: DeviceArray, part: int) -> tuple:
+        """What kernels that can gather statistics take for it; the first block of pixels leaves part number ``part``."""
+        if self.precision not in GATHERING:
+            return ()
+        statistics, plane_size = ending.gathered(y)
+        return statistics if plane_size == 0 else statistics.reshape(-1)[part * y.shape[-1] :], plane_size
 
 
 class Forward(_Correlation):

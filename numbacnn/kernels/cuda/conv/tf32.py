@@ -14,7 +14,7 @@ from ..driver import cuda, device_function, float32, int32, uint32
 from ..launch import Kernel, kernel
 from ..ptx import cp_async, cp_async_cached, cp_async_commit, cp_async_wait, load4, mma_tf32, to_tf32
 from .gather import CHUNK, DEPTH, NEVER
-from .tile import NO_ENDING, ROWS, finish, locate
+from .tile import NO_ENDING, ROWS, finish, finish_and_gather, locate
 
 THREADS = 128  # four warps, two by two
 STAGES = 3  # tiles in shared memory: one is multiplied, the others are under way
@@ -51,9 +51,10 @@ def multiply(a, b, sums, j, across, part):
 
 
 @functools.cache
-def convolution(kind: Any, columns: int, transposed: bool) -> Kernel:
+def convolution(kind: Any, columns: int, transposed: bool, gathers: bool = False) -> Kernel:
     """``y[m, n] = ending(sum over k of x[m, k] w[k, n])`` for blocks of 128 pixels and ``columns`` filters, 128 or 64. In memory the
-    filters of a tap's channel are neighbours, or, ``transposed``, the channels of its filter.
+    filters of a tap's channel are neighbours, or, ``transposed``, the channels of its filter. If it ``gathers``, each block of pixels
+    leaves its part of the statistics of ``y`` (see ``statistics.py``).
 
     Grid: ``(blocks of pixels * blocks of filters, groups)``."""
     across = columns // 16  # of 8 columns each, that a warp has
@@ -64,12 +65,13 @@ def convolution(kind: Any, columns: int, transposed: bool) -> Kernel:
     kept = 1 if transposed else quads
     count_of_sums = 16 * across
     resident = 2 if columns == 128 else 3
-    finished = finish(kind, columns, THREADS, 4, across)
+    finished = finish_and_gather(kind, columns, THREADS, 4, across) if gathers else finish(kind, columns, THREADS, 4, across)
 
     @kernel(threads=THREADS, blocks=resident)
     def tf32_convolution(
-        x, w, y, scale, shift, addend, pixels, chunks, rows, per_image, image, target_image, group, filters, stride, tiles, column_blocks
-    ):
+        x, w, y, scale, shift, addend, statistics, plane_size, pixels, chunks, rows, per_image, image, target_image, group, filters, stride,
+        tiles, column_blocks,
+    ):  # fmt: skip
         tile = cuda.shared.array(0, float32, 16)
         origins = cuda.shared.array(ROWS, int32)
         insides = cuda.shared.array(ROWS, int32)
@@ -165,7 +167,15 @@ def convolution(kind: Any, columns: int, transposed: bool) -> Kernel:
                         multiply(a, b, sums, j, across, 1)
                 reading = int32(0) if reading == int32(STAGES - 1) else reading + int32(1)
         channel = group_number * filters + column
-        finished(sums, warp_m, warp_n, channel, column < filters, channel, tile, targets, y, scale, shift, addend)
+        if gathers:
+            part_at = (block_m * int32(cuda.gridDim.y) + group_number) * filters + first_n
+            rows_there, columns_there = min(int32(ROWS), rows - block_m * int32(ROWS)), min(int32(columns), filters - first_n)
+            finished(
+                sums, warp_m, warp_n, channel, column < filters, channel, tile, targets, y, scale, shift, addend,
+                statistics, plane_size, part_at, rows_there, columns_there,
+            )  # fmt: skip
+        else:
+            finished(sums, warp_m, warp_n, channel, column < filters, channel, tile, targets, y, scale, shift, addend)
 
     return tf32_convolution
 

@@ -1,0 +1,216 @@
+"""Statistics that convolutions gather of what they write, for the batch norm behind them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numba import types
+
+from numbacnn.kernels.conv import Window
+from numbacnn.kernels.cuda import statistics
+from numbacnn.kernels.cuda.conv import launch, tensor, tf32
+from numbacnn.kernels.cuda.conv.direct import convolution
+from numbacnn.kernels.cuda.conv.launch import Problem
+from numbacnn.kernels.cuda.conv.tiles import TILES, Cut, Tile
+from numbacnn.kernels.cuda.ending import Ending
+from numbacnn.kernels.cuda.memory import DeviceArray, empty, on_device
+
+from .test_layers import CAPABILITIES, compiled, simulated
+
+PASSES = {"float32": (launch.Forward, launch.DataGradient), "tf32": (tensor.Forward, tensor.DataGradient)}
+each_tile = pytest.mark.parametrize("tile", TILES, ids=[f"{tile.rows}x{tile.columns}" for tile in TILES])
+TINY = 1e-30  # an epsilon that changes nothing
+
+
+def force(monkeypatch: pytest.MonkeyPatch, tile: Tile) -> None:
+    """Let all products be cut into that tile, and their sums into no parts."""
+    monkeypatch.setattr(launch, "cut", lambda rows, columns, depth, copies, wide: Cut(tile, 1, -(-depth // tile.depth) * tile.depth))
+
+
+def merged(parts: DeviceArray, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance that follow from parts of statistics."""
+    channels = parts.shape[-1]
+    mean, rstd = empty((1, channels), np.float32), empty((1, channels), np.float32)
+    statistics.merge_statistics(parts, pixels, channels, TINY, mean, rstd)
+    return mean.download()[0], rstd.download()[0].astype(float) ** -2
+
+
+def errors(parts: DeviceArray, y: np.ndarray) -> tuple[float, float]:
+    """The largest error of the mean, in standard deviations, and the largest relative error of the variance."""
+    exact = y.astype(float)
+    mean, variance = merged(parts, len(y))
+    deviation = exact.std(0)
+    assert (deviation > 0).all()
+    return float((np.abs(mean - exact.mean(0)) / deviation).max()), float(np.abs(variance / exact.var(0) - 1).max())
+
+
+def gathered(problem: Problem, transposed: bool, precision: str, mean: float = 0.0) -> tuple[DeviceArray, np.ndarray]:
+    """Parts of the statistics of a pass's output and that output, ``(pixels, channels)``, whose channels have about that mean."""
+    rng, window = np.random.default_rng(3), problem.window
+    kind = PASSES[precision][transposed]
+    one = kind(problem) if precision == "float32" else kind(problem, precision)
+    inputs, outputs = (problem.size, problem.channels), (problem.places, problem.outputs)
+    (size, channels), (places, filters) = (outputs, inputs) if transposed else (inputs, outputs)
+    x = rng.standard_normal((problem.batch, *size, channels)).astype(np.float32)
+    w = rng.standard_normal((*window.extent, problem.channels // window.groups, problem.outputs)).astype(np.float32)
+    y = on_device(np.full((problem.batch, *places, filters), np.nan, np.float32))
+    parts = on_device(np.full((4, 1, one.statistics_parts, filters), np.nan, np.float32))
+    bias = on_device((mean * (1 + np.arange(filters) % 3)).astype(np.float32))
+    assert not one.scratch_elements
+    one.run(on_device(x), on_device(w), y, Ending(shift=bias, statistics=parts), None)
+    return parts, y.download().reshape(-1, filters)
+
+
+def check(problem: Problem, transposed: bool = False, precision: str = "float32") -> None:
+    parts, y = gathered(problem, transposed, precision)
+    counts = parts.download()[0, 0]
+    assert (counts.sum(0) == len(y)).all()
+    mean, variance = errors(parts, y)
+    assert mean < 1e-6
+    assert variance < 1e-5
+
+
+def problem_of(size: Any, channels: int, outputs: int, batch: int, window: Window) -> Problem:
+    numbers = zip(size, window.extent, window.stride, window.dilation, window.padding)
+    return Problem(window, size, channels, tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, d, p in numbers), outputs, batch)  # type: ignore[arg-type]
+
+
+POINT = Window((1, 1, 1), (1, 1, 1), (1, 1, 1), (0, 0, 0))
+
+
+@simulated
+@pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
+@each_tile
+def test_every_tile_with_remainders(tile: Tile, wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tiles of pixels and of channels, of which the second are not full."""
+    if tile == TILES[0] and not wide:
+        pytest.skip("the largest tile is for wide arrays")
+    force(monkeypatch, tile)
+    more = 4 if wide else 3
+    check(problem_of((1, 1, tile.rows + 5), 4, tile.columns + more, 1, POINT))
+
+
+GEOMETRIES = {
+    "one pixel": problem_of((1, 1, 1), 5, 3, 7, POINT),
+    "primes": problem_of((1, 7, 11), 3, 13, 1, Window((1, 3, 5), (1, 1, 1), (1, 1, 1), (0, 1, 2))),
+    "groups": problem_of((1, 5, 5), 8, 12, 3, Window((1, 3, 3), (1, 1, 1), (1, 1, 1), (0, 1, 1), 4)),
+    "stride": problem_of((1, 9, 7), 4, 8, 2, Window((1, 3, 3), (1, 2, 2), (1, 1, 1), (0, 1, 1))),
+    "stride without taps": problem_of((1, 9, 7), 4, 8, 2, Window((1, 1, 1), (1, 2, 2), (1, 1, 1), (0, 0, 0))),
+    "uneven classes": problem_of((1, 5, 9), 3, 2, 3, Window((1, 3, 3), (1, 2, 4), (1, 1, 1), (0, 0, 1))),
+    "volume": problem_of((3, 4, 5), 2, 5, 2, Window((2, 3, 1), (2, 1, 2), (1, 1, 1), (1, 0, 0))),
+}
+
+
+@simulated
+@pytest.mark.parametrize("transposed", [False, True], ids=["forward", "transposed"])
+@pytest.mark.parametrize("problem", GEOMETRIES.values(), ids=GEOMETRIES)
+def test_geometry(problem: Problem, transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In narrow tiles, of which there are several; classes of a transposed convolution have different numbers of them."""
+    force(monkeypatch, TILES[5])
+    if problem is not GEOMETRIES["stride without taps"] or not transposed:  # where no tap meets a pixel, all of them are the bias
+        check(problem, transposed)
+
+
+TENSOR = {
+    "one tile": problem_of((1, 3, 5), 4, 4, 1, POINT),
+    "remainders": problem_of((1, 11, 13), 4, 132, 1, POINT),
+    "groups": problem_of((1, 5, 6), 8, 16, 2, Window((1, 3, 3), (1, 1, 1), (1, 1, 1), (0, 1, 1), 2)),
+    "stride": problem_of((1, 9, 8), 8, 4, 2, Window((1, 3, 3), (1, 2, 2), (1, 1, 1), (0, 1, 1))),
+}
+
+
+@simulated
+@pytest.mark.parametrize("columns", [128, 64])
+@pytest.mark.parametrize("transposed", [False, True], ids=["forward", "transposed"])
+@pytest.mark.parametrize("problem", TENSOR.values(), ids=TENSOR)
+def test_tensor_cores(problem: Problem, transposed: bool, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensor, "_columns", lambda *_: columns)
+    check(problem, transposed, "tf32")
+
+
+@simulated
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+@pytest.mark.parametrize("scale", [1e3, 1e5])
+def test_a_large_mean_costs_no_digits(scale: float, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors are as small as those of the pass that reads the output."""
+    force(monkeypatch, TILES[4])
+    parts, y = gathered(problem_of((1, 17, 31), 4, 8, 1, POINT), False, precision, mean=2 * scale)
+    assert (np.abs(y.mean(0)) > scale * y.std(0) / 2).all()
+    apart = empty(statistics.statistics_shape(1, *y.shape), np.float32)
+    statistics.partial_statistics(on_device(y[None]), apart)
+    for found, limit in zip(errors(parts, y), errors(apart, y)):
+        assert found <= max(1.5 * limit, 1e-6)
+
+
+@simulated
+def test_one_number_may_be_far_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number that alone makes the variance."""
+    force(monkeypatch, TILES[3])
+    problem = problem_of((1, 1, 128), 1, 1, 1, POINT)
+    x = np.random.default_rng(4).standard_normal((1, 1, 1, 128, 1)).astype(np.float32)
+    x[0, 0, 0, 0] = 1e6
+    y, parts = empty(x.shape, np.float32), empty((4, 1, 1, 1), np.float32)
+    launch.Forward(problem).run(on_device(x), on_device(np.ones((1, 1, 1, 1, 1), np.float32)), y, Ending(statistics=parts), None)
+    mean, variance = errors(parts, y.download().reshape(-1, 1))
+    assert mean < 1e-6
+    assert variance < 1e-6
+
+
+@simulated
+def test_sums_in_parts_gather_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "cut", lambda *_: Cut(TILES[4], 2, 16))
+    assert launch.Forward(problem_of((1, 3, 4), 32, 5, 2, POINT)).statistics_parts == 0
+
+
+@simulated
+def test_many_parts_are_merged() -> None:
+    """So many that blocks merge fewer channels each, some of them empty."""
+    rng, parts = np.random.default_rng(5), 1500
+    y = (30 + rng.standard_normal((parts, 3, 5))).astype(np.float32)
+    counts = rng.integers(0, 4, parts)
+    counts[0] = 2
+    planes = np.zeros((4, 1, parts, 5), np.float32)
+    for part, count in enumerate(counts):
+        rows = y[part, :count]
+        planes[0, 0, part] = count
+        if count:
+            planes[1:, 0, part] = rows[0], (rows - rows[0]).sum(0), ((rows - rows[0]) ** 2).sum(0)
+    all_rows = np.concatenate([y[part, :count] for part, count in enumerate(counts)])
+    assert statistics.merge_cut(5, 5, parts)[0] > 1
+    mean, variance = errors(on_device(planes), all_rows)
+    assert mean < 1e-5
+    assert variance < 1e-5
+
+
+FLOATS, TABLE = types.CPointer(types.float32), types.CPointer(types.int32)
+REGISTERS = 65536  # of a multiprocessor
+BIAS = (False, True, False, None)
+
+
+@compiled
+@pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
+@each_tile
+def test_tiles_fit_registers(tile: Tile, wide: bool) -> None:
+    if tile == TILES[0] and not wide:
+        pytest.skip("the largest tile is for wide arrays")
+    kinds = (FLOATS,) * 7 + (types.int32, TABLE) + (types.int32,) * 21
+    for transposed in (False, True):
+        kernel = convolution(tile, wide, wide, wide, transposed, BIAS, True)
+        for capability in CAPABILITIES:
+            code = kernel.machine_code(kinds, capability)
+            assert code.spilled == code.stack == 0
+            assert code.registers * kernel.threads * kernel.blocks <= REGISTERS
+
+
+@compiled
+@pytest.mark.parametrize("columns", [128, 64])
+def test_tensor_cores_fit_registers(columns: int) -> None:
+    kinds = (FLOATS,) * 7 + (types.int32,) + (TABLE,) * 2 + (types.int32,) * 9
+    for transposed in (False, True):
+        kernel = tf32.convolution(BIAS, columns, transposed, True)
+        for capability in CAPABILITIES:
+            code = kernel.machine_code(kinds, capability)
+            assert code.spilled == code.stack == 0
+            assert code.registers * kernel.threads * kernel.blocks <= REGISTERS
