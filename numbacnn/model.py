@@ -24,6 +24,7 @@ from .graph import passes
 from .graph.build import Graph, Node
 from .graph.config import from_config, to_config, unregistered_layers
 from .graph.devices import HOST, Cuda, checked_precision, device_named, is_on_gpu
+from .graph.handover import hand_over
 from .graph.head import with_classes
 from .graph.measure import Measured, Measurement, progress_bar
 from .graph.parameters import Parameters, ParameterStore
@@ -286,6 +287,7 @@ class Model:
             nodes, self.graph.inputs, outputs, store.specs, batch=batch_size, training=True, threads=1, dtype=self.dtype,
             frozen=store.frozen, input_gradients=input_gradients, recompute=recompute, accumulate=accumulate,
         )  # fmt: skip
+        hand_over(plan, nodes)
         gradients = self._shared_gradients(frozenset(store.frozen), device) if accumulate else None
         return DeviceTrainingPlan(plan, self.on_device, self.seed, device, gradients)
 

@@ -27,7 +27,8 @@ from .test_layers import BATCH, CAPABILITIES, assert_close, compiled, simulated
 each_tile = pytest.mark.parametrize("tile", TILES, ids=[f"{tile.rows}x{tile.columns}" for tile in TILES])
 NOTHING = Ending()
 FLOATS, TABLE = types.CPointer(types.float32), types.CPointer(types.int32)
-DIRECT, GRADIENT = (FLOATS,) * 7 + (types.int32, TABLE) + (types.int32,) * 21, (FLOATS,) * 3 + (types.int32,) * 31  # kinds of the kernels' arguments
+DIRECT = (FLOATS,) * 7 + (types.int32, TABLE) + (types.int32,) * 21  # kinds of the kernels' arguments
+GRADIENT = (FLOATS,) * 3 + (types.int32,) * 31
 REGISTERS = 65536  # of a multiprocessor
 
 

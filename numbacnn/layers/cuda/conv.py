@@ -39,6 +39,9 @@ class ChannelMixing(FusableTwin):
             elements = max(elements, channel_sum_elements(batch * math.prod(places[:-1]), places[-1]))
         return {"parts": Buffer((elements,), per_sample=False)} if elements else {}
 
+    def statistics_parts(self, x: Any, batch: int) -> int:
+        return self._pass(self.forwards, x, batch).statistics_parts
+
     def run(self, x: Any, y: Any, ending: Ending, p: dict, b: dict) -> None:
         self._pass(self.forwards, x.shape[1:], len(x)).run(x, p["weight"], y, ending, b.get("parts"))
 

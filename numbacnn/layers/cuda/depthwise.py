@@ -63,6 +63,10 @@ class SeparableConvolution(FusableTwin):
         both = prefixed(first.scratch(x, batch, threads, training), second.scratch(middle, batch, threads, training))
         return {**both, "d_middle" if training else "middle": Buffer(middle)}
 
+    def statistics_parts(self, x: Shape, batch: int) -> int:
+        _, second, middle = self._stages(x)
+        return second.statistics_parts(middle, batch)
+
     def run(self, x: Any, y: Any, ending: Ending, p: dict, b: dict) -> None:
         first, second, _ = self._stages(x.shape[1:])
         first.run(x, b["middle"], Ending(), {"weight": p["depthwise_weight"]}, of_stage(b, "first"))

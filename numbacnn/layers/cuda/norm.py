@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -56,9 +57,12 @@ class PixelNorm(Twin):
 
     def find_statistics(self, x: Any, p: dict, b: dict, momentum: float = 0.0, running: Any = None) -> None:
         """Fill ``mean`` and ``rstd``; ``x`` as kernels see it."""
-        statistics.partial_statistics(x, b["partials"])
+        partials = b.get("gathered")
+        if partials is None:
+            partials = b["partials"]
+            statistics.partial_statistics(x, partials)
         groups, epsilon = self.layer._group_count(x.shape[-1]), self.layer.epsilon
-        statistics.merge_statistics(b["partials"], x.shape[1], groups, epsilon, *self.statistics(p, b, True), momentum, running)
+        statistics.merge_statistics(partials, x.shape[1], groups, epsilon, *self.statistics(p, b, True), momentum, running)
 
     def statistics(self, p: dict, b: dict, training: bool) -> tuple[Any, Any]:
         """``mean`` and ``rstd`` as ``(samples, channels)``."""
@@ -99,8 +103,26 @@ class PixelNorm(Twin):
         return b["slope"], b["offset"]
 
 
+@dataclasses.dataclass(frozen=True)
 class BatchNorm(PixelNorm):
-    """Statistics of the whole batch; where running statistics are used instead, what follows from them is prepared."""
+    """Statistics of the whole batch; where running statistics are used instead, what follows from them is prepared. ``maker`` is the layer
+    before with its input shape(s), where that gathers the statistics."""
+
+    maker: tuple[Twin, Any] | None = None
+
+    @property
+    def takes_statistics(self) -> bool:
+        return self._computes_statistics(True)
+
+    def behind(self, maker: Twin, x: Any) -> BatchNorm:
+        return dataclasses.replace(self, maker=(maker, x))
+
+    def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        arrays = super().scratch(x, batch, threads, training)
+        parts = 0 if self.maker is None else self.maker[0].statistics_parts(self.maker[1], batch)
+        if parts:
+            arrays["gathered"] = Buffer((statistics.STATISTICS, 1, parts, x[-1]), per_sample=False)
+        return arrays
 
     def _computes_statistics(self, training: bool) -> bool:
         return training and not self.layer.frozen
@@ -131,12 +153,23 @@ class BatchNorm(PixelNorm):
         return slopes
 
 
+@dataclasses.dataclass(frozen=True)
 class FusedNorm(Twin):
-    """A normalisation and what comes after it, for training."""
+    """A normalisation and what comes after it, for training. ``maker`` as of :class:`BatchNorm`."""
+
+    maker: tuple[Twin, Any] | None = None
+
+    @property
+    def takes_statistics(self) -> bool:
+        return self._base.takes_statistics
+
+    def behind(self, maker: Twin, x: Any) -> FusedNorm:
+        return dataclasses.replace(self, maker=(maker, x))
 
     @functools.cached_property
     def _base(self) -> PixelNorm:
-        return on_cuda(self.layer.base)  # type: ignore[return-value]
+        base: Any = on_cuda(self.layer.base)
+        return base if self.maker is None else base.behind(*self.maker)
 
     def buffers(self, x: Any) -> dict[str, Buffer]:
         return self._base.buffers(self.layer._first(x))
