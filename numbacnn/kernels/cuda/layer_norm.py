@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import math
 
-from .blocks import BLOCKS, cut_for_elements, cut_for_sums, place, quotient
+from .blocks import BLOCKS, cut_for_elements, cut_for_sums, place
 from .driver import cuda, float32, int32
+from .indexing import quotient
 from .launch import THREADS, blocks_for, kernel
 from .memory import DeviceArray
 from .norm import merge_gradients, merge_slopes, optional

@@ -13,8 +13,9 @@ from typing import Any
 
 from .. import activations
 from . import scalar
-from .blocks import UNROLL, cut_for_elements, cut_for_sums, place, quotient
+from .blocks import UNROLL, cut_for_elements, cut_for_sums, place
 from .driver import cuda, device_function, float32, float64, int32
+from .indexing import quotient
 from .launch import THREADS, Kernel, blocks_for, kernel
 from .memory import DeviceArray
 from .reduce import MERGE_LANES, column_sum

@@ -11,8 +11,9 @@ from __future__ import annotations
 import functools
 import math
 
-from .blocks import UNROLL, cut_for_sums, place, quotient
+from .blocks import UNROLL, cut_for_sums, place
 from .driver import cuda, device_function, float32, float64, int32
+from .indexing import quotient
 from .launch import THREADS, blocks_for, kernel
 from .memory import DeviceArray
 from .reduce import MERGE_LANES, add_rows, column_sum
