@@ -67,9 +67,19 @@ each_network = pytest.mark.parametrize("head", NETWORKS.values(), ids=NETWORKS)
 
 
 @pytest.fixture(autouse=True)
-def sums_in_one_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def sums_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """As of networks whose layers have work for a whole GPU."""
-    monkeypatch.setattr(launch, "cut", lambda rows, columns, depth, *_: Cut(TILE, 1, -(-depth // TILE.depth) * TILE.depth))
+    cut_into(False, monkeypatch)
+
+
+def cut_into(parts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each block add up a part of a product's sums, or all of them."""
+
+    def cut_so(rows: int, columns: int, depth: int, *_: Any) -> Cut:
+        steps = -(-depth // TILE.depth)
+        return Cut(TILE, steps, TILE.depth) if parts else Cut(TILE, 1, steps * TILE.depth)
+
+    monkeypatch.setattr(launch, "cut", cut_so)
 
 
 def launched(model: nc.Model, **options: Any) -> list[str]:
@@ -156,11 +166,15 @@ def test_frozen_weights_before_a_norm_that_is_trained() -> None:
 
 
 def test_sums_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then the pass over the output stays."""
-    monkeypatch.setattr(launch, "cut", lambda rows, columns, depth, *_: Cut(TILE, -(-depth // TILE.depth), TILE.depth))
-    assert launched(network(plain).to("cuda")).count(PASS) == 2
-    (losses, _), (expected, _) = trained(network(plain), "cuda"), trained(network(plain), "cpu")
+    cut_into(True, monkeypatch)
+    names = launched(network(plain).to("cuda"))
+    assert names.count("add_parts_and_gather") == names.count("_merge_statistics") == 2
+    assert PASS not in names
+    (losses, found), (expected, _) = trained(network(plain), "cuda"), trained(network(plain), "cpu")
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    _, again = trained(network(plain), "cuda", recompute="blocks")
+    for name, array in found.items():
+        np.testing.assert_array_equal(again[name], array, err_msg=name)
 
 
 class DoubledOnCuda(Convolution):

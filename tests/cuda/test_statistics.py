@@ -16,17 +16,24 @@ from numbacnn.kernels.cuda.conv.launch import Problem
 from numbacnn.kernels.cuda.conv.tiles import TILES, Cut, Tile
 from numbacnn.kernels.cuda.ending import Ending
 from numbacnn.kernels.cuda.memory import DeviceArray, empty, on_device
+from numbacnn.kernels.cuda.parts import _add_parts_and_gather
 
 from .test_layers import CAPABILITIES, compiled, simulated
+from .test_norm import many_parts  # noqa: F401
 
 PASSES = {"float32": (launch.Forward, launch.DataGradient), "tf32": (tensor.Forward, tensor.DataGradient)}
 each_tile = pytest.mark.parametrize("tile", TILES, ids=[f"{tile.rows}x{tile.columns}" for tile in TILES])
 TINY = 1e-30  # an epsilon that changes nothing
 
 
-def force(monkeypatch: pytest.MonkeyPatch, tile: Tile) -> None:
-    """Let all products be cut into that tile, and their sums into no parts."""
-    monkeypatch.setattr(launch, "cut", lambda rows, columns, depth, copies, wide: Cut(tile, 1, -(-depth // tile.depth) * tile.depth))
+def force(monkeypatch: pytest.MonkeyPatch, tile: Tile, parts: int = 1) -> None:
+    """Let all products be cut into that tile, and sums into about so many parts."""
+
+    def cut_so(rows: int, columns: int, depth: int, copies: int, wide: bool) -> Cut:
+        length = max(1, -(-depth // (parts * tile.depth))) * tile.depth
+        return Cut(tile, max(1, -(-depth // length)), length)
+
+    monkeypatch.setattr(launch, "cut", cut_so)
 
 
 def merged(parts: DeviceArray, pixels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -58,8 +65,11 @@ def gathered(problem: Problem, transposed: bool, precision: str, mean: float = 0
     y = on_device(np.full((problem.batch, *places, filters), np.nan, np.float32))
     parts = on_device(np.full((4, 1, one.statistics_parts, filters), np.nan, np.float32))
     bias = on_device((mean * (1 + np.arange(filters) % 3)).astype(np.float32))
-    assert not one.scratch_elements
-    one.run(on_device(x), on_device(w), y, Ending(shift=bias, statistics=parts), None)
+    scratch = empty((one.scratch_elements,), np.float32) if one.scratch_elements else None
+    one.run(on_device(x), on_device(w), y, Ending(shift=bias, statistics=parts), scratch)
+    alone = empty(y.shape, np.float32)
+    one.run(on_device(x), on_device(w), alone, Ending(shift=bias), scratch)
+    np.testing.assert_array_equal(y.download(), alone.download())  # as where it runs again, and gathers nothing
     return parts, y.download().reshape(-1, filters)
 
 
@@ -159,9 +169,19 @@ def test_one_number_may_be_far_away(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @simulated
-def test_sums_in_parts_gather_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "cut", lambda *_: Cut(TILES[4], 2, 16))
-    assert launch.Forward(problem_of((1, 3, 4), 32, 5, 2, POINT)).statistics_parts == 0
+@pytest.mark.parametrize("transposed", [False, True], ids=["forward", "transposed"])
+@pytest.mark.parametrize("parts", [2, 7])
+def test_sums_in_parts(parts: int, transposed: bool, many_parts: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """What adds them up gathers: several chunks of pixels and slices of channels, the last ones not full."""
+    force(monkeypatch, TILES[1], parts)
+    channels, outputs = (70, 20) if transposed else (20, 70)
+    problem = problem_of((1, 7, 11), channels, outputs, 1, Window((1, 1, 2), (1, 1, 1), (1, 1, 1), (0, 0, 1)))
+    one = PASSES["float32"][transposed](problem)
+    assert one.scratch_elements > 0
+    found, y = gathered(problem, transposed, "float32")
+    assert found.shape[2] == one.statistics_parts > 1
+    for error in errors(found, y):
+        assert error < 1e-6
 
 
 @simulated
@@ -202,6 +222,14 @@ def test_tiles_fit_registers(tile: Tile, wide: bool) -> None:
             code = kernel.machine_code(kinds, capability)
             assert code.spilled == code.stack == 0
             assert code.registers * kernel.threads * kernel.blocks <= REGISTERS
+
+
+@compiled
+def test_adding_up_parts_fits_registers() -> None:
+    kinds = (FLOATS, types.int32, types.int32, *(FLOATS,) * 5, *(types.int32,) * 8)
+    for capability in CAPABILITIES:
+        code = _add_parts_and_gather(BIAS).machine_code(kinds, capability)
+        assert code.spilled == code.stack == 0
 
 
 @compiled

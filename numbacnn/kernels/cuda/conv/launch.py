@@ -13,7 +13,7 @@ from ...conv.launch import residues
 from ...conv.window import Triple, Window, met
 from ..ending import Ending
 from ..memory import DeviceArray, on_device
-from ..parts import add_parts
+from ..parts import add_parts, statistics_parts
 from .direct import CLASS, TAP, convolution
 from .gradient import weight_gradient
 from .tiles import VECTOR, Cut, Tile, cut
@@ -77,10 +77,12 @@ class _Direct:
 
     @property
     def statistics_parts(self) -> int:
-        """Parts of the statistics that :meth:`run` gathers of its output. 0: it gathers none, as where sums are added up in parts."""
-        classes = self._classes()
+        """Parts of the statistics that :meth:`run` gathers of its output."""
+        classes, (_, _, places, outputs) = self._classes(), self._sides()
         found = self._cut(classes)
-        return len(classes) * self._row_tiles(classes, found.tile) if found.parts == 1 else 0
+        if found.parts > 1:
+            return statistics_parts(self.problem.batch * math.prod(places), outputs)
+        return len(classes) * self._row_tiles(classes, found.tile)
 
     def _row_tiles(self, classes: Sequence[_Class], tile: Tile) -> int:
         """Tiles of the places of each class."""
