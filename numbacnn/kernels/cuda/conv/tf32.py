@@ -13,8 +13,8 @@ from typing import Any
 from ..driver import cuda, device_function, float32, int32, uint32
 from ..launch import Kernel, kernel
 from ..ptx import cp_async, cp_async_cached, cp_async_commit, cp_async_wait, load4, mma_tf32, to_tf32
-from .gather import CHUNK, DEPTH, NEVER
-from .tile import NO_ENDING, ROWS, finish, finish_and_gather, locate
+from .gather import CHUNK, DEPTH
+from .tile import NO_ENDING, ROWS, finish, finish_and_gather, lane_place, locate, locate_line, taps_of_line, tile_place, tiles_of_part
 
 THREADS = 128  # four warps, two by two
 STAGES = 3  # tiles in shared memory: one is multiplied, the others are under way
@@ -76,9 +76,8 @@ def convolution(kind: Any, columns: int, transposed: bool, gathers: bool = False
         origins = cuda.shared.array(ROWS, int32)
         insides = cuda.shared.array(ROWS, int32)
         targets = cuda.shared.array(ROWS, int32)
-        thread, block, group_number = int32(cuda.threadIdx.x), int32(cuda.blockIdx.x), int32(cuda.blockIdx.y)
-        block_m = block // column_blocks
-        first_n = (block - block_m * column_blocks) * int32(columns)
+        thread, group_number = int32(cuda.threadIdx.x), int32(cuda.blockIdx.y)
+        block_m, first_n = tile_place(columns, column_blocks)
         locate(block_m * int32(ROWS) + thread, rows, pixels, per_image, image, target_image, origins, insides, targets, thread)
         cuda.syncthreads()
 
@@ -102,8 +101,7 @@ def convolution(kind: Any, columns: int, transposed: bool, gathers: bool = False
             weights[i] = chunks[weights_at + int32(i)]
 
         # What it multiplies
-        lane, warp = thread & int32(31), thread >> int32(5)
-        g, t = lane >> int32(2), lane & int32(3)
+        warp, g, t = lane_place()
         odd = (g & int32(1)) << int32(2)
         warp_m, warp_n = (warp & int32(1)) * int32(64), (warp >> int32(1)) * int32(columns // 2)
         a = cuda.local.array(32, uint32)
@@ -203,30 +201,24 @@ def weight_gradient(columns: int) -> Kernel:
         insides = cuda.shared.array(LOCATED, int32)
         sources = cuda.shared.array(LOCATED, int32)
         targets = cuda.shared.array(ROWS, int32)
-        thread, block, group_number = int32(cuda.threadIdx.x), int32(cuda.blockIdx.x), int32(cuda.blockIdx.y)
-        block_m = block // column_blocks
-        first_n = (block - block_m * column_blocks) * int32(columns)
+        thread, group_number = int32(cuda.threadIdx.x), int32(cuda.blockIdx.y)
+        block_m, first_n = tile_place(columns, column_blocks)
         first_m, number = block_m * int32(ROWS), int32(cuda.blockIdx.z)
-        first, tiles = number * part, min(part, (rows + int32(DEPTH - 1)) // int32(DEPTH) - number * part)
-        line = first_m + thread
-        targets[thread] = number * part_elements + line * stride if line < lines else int32(-1)
+        first, tiles = tiles_of_part(rows, part, number)
+        locate_line(first_m + thread, lines, number * part_elements, stride, targets, thread)
         if thread < int32(DEPTH):
             m = first * int32(DEPTH) + thread
             locate(m, rows, pixels, per_image, image, target_image, origins, insides, sources, thread)
 
         # What this thread copies: a chunk of some pixels of the input, and of some of the gradient
         left_chunk, left_k = thread % int32(left_per_line), thread // int32(left_per_line) * int32(left_copies)
-        shift_k, need = int32(0), int32(NEVER)
-        if first_m + left_chunk * int32(CHUNK) < lines:
-            at = block_m * int32(left_per_line) + left_chunk
-            shift_k, need = group_number * group + chunks[at], chunks[lines // int32(CHUNK) + at]
+        shift_k, need = taps_of_line(first_m + left_chunk * int32(CHUNK), lines, chunks, group_number * group)
         chunk, k = thread % int32(per_line), thread // int32(per_line) * int32(copies)
         column = first_n + chunk * int32(CHUNK)
         channel = group_number * filters + column
 
         # What it multiplies
-        lane, warp = thread & int32(31), thread >> int32(5)
-        g, t = lane >> int32(2), lane & int32(3)
+        warp, g, t = lane_place()
         warp_m, warp_n = (warp & int32(1)) * int32(64), (warp >> int32(1)) * int32(columns // 2)
         a = cuda.local.array(16, uint32)
         b = cuda.local.array(2, uint32)

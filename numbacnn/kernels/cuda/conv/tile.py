@@ -13,11 +13,50 @@ from ..driver import cuda, device_function, float32, int32
 from ..ending import Ending, ended
 from ..ptx import load4, store2, store4
 from ..statistics import keep_statistics
-from .gather import CHUNK
+from .gather import CHUNK, DEPTH, NEVER
 from .statistics import column_total, note
 
 ROWS = 128  # of a tile
 NO_ENDING = Ending().kind
+
+
+@device_function
+def tile_place(columns, column_blocks):
+    """``(number of the block of rows, first column)`` of this block's tile."""
+    block = int32(cuda.blockIdx.x)
+    block_m = block // column_blocks
+    return block_m, (block - block_m * column_blocks) * int32(columns)
+
+
+@device_function
+def lane_place():
+    """``(warp, g, t)`` of this thread (see ``ptx.py``)."""
+    thread = int32(cuda.threadIdx.x)
+    lane = thread & int32(31)
+    return thread >> int32(5), lane >> int32(2), lane & int32(3)
+
+
+@device_function
+def tiles_of_part(rows, part, number):
+    """``(number of the first tile of pixels, how many there are)`` of part ``number`` of a gradient of weights."""
+    return number * part, min(part, (rows + int32(DEPTH - 1)) // int32(DEPTH) - number * part)
+
+
+@device_function
+def locate_line(m, lines, start, stride, targets, at):
+    """Put into a shared array, at ``at``, where line ``m`` of a gradient of weights goes: -1 beyond the last of ``lines``."""
+    targets[at] = start + m * stride if m < lines else int32(-1)
+
+
+@device_function
+def taps_of_line(m, lines, chunks, from_group):
+    """``(shift, bits)`` of the chunk of four lines from ``m`` on, of a gradient of weights: what it reads of each pixel, if that is there.
+    Beyond the last line none is."""
+    at = m // int32(CHUNK)
+    shift_k, need = int32(0), int32(NEVER)
+    if m < lines:
+        shift_k, need = from_group + chunks[at], chunks[lines // int32(CHUNK) + at]
+    return shift_k, need
 
 
 @device_function
@@ -130,8 +169,7 @@ def _exchange(columns: int, tall: int, across: int) -> Any:
 
     @device_function
     def exchange(sums, warp_m, warp_n, buffer):
-        thread = int32(cuda.threadIdx.x)
-        g, t = (thread & int32(31)) >> int32(2), thread & int32(3)
+        _, g, t = lane_place()
         cuda.syncthreads()  # nobody reads the buffer any more
         spread = (g & int32(3)) << int32(1)
         for i in range(lines):
