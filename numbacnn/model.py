@@ -24,6 +24,7 @@ from .graph import passes
 from .graph.build import Graph, Node
 from .graph.config import from_config, to_config, unregistered_layers
 from .graph.devices import HOST, Cuda, checked_precision, device_named, is_on_gpu, stored_between
+from .graph.handover import hand_over
 from .graph.head import with_classes
 from .graph.measure import Measured, Measurement, progress_bar
 from .graph.parameters import Parameters, ParameterStore
@@ -288,6 +289,7 @@ class Model:
             frozen=store.frozen, input_gradients=input_gradients, recompute=recompute, accumulate=accumulate,
             between=stored_between(self.precision),
         )  # fmt: skip
+        hand_over(plan, nodes)
         gradients = self._shared_gradients(frozenset(store.frozen), device) if accumulate else None
         return DeviceTrainingPlan(plan, self.on_device, self.seed, device, gradients)
 

@@ -314,9 +314,9 @@ def test_registers(columns: int) -> None:
     """Operands go past registers, sums stay in them, for two generations of GPUs."""
     wanted: list[tuple] = []
     for transposed in (False, True):
-        plain = bf16_stored.convolution((False, True, True, None), columns, transposed)
-        wanted.append((plain, (HALVES,) * 3 + (FLOATS,) * 2 + (HALVES,) + (TABLE,) * 2 + (types.int32,) * 9))
-    fused = bf16_stored.convolution((True, True, True, _silu), columns, False)
+        plain = bf16_stored.convolution((False, True, True, None), columns, transposed, False)
+        wanted.append((plain, (HALVES,) * 3 + (FLOATS,) * 2 + (HALVES, FLOATS, types.int32) + (TABLE,) * 2 + (types.int32,) * 9))
+    fused = bf16_stored.convolution((True, True, True, _silu), columns, False, False)
     wanted.append((fused, wanted[0][1]))
     wanted.append((bf16_stored.weight_gradient(columns), (HALVES,) * 2 + (FLOATS,) + (TABLE,) * 2 + (types.int32,) * 11))
     for used, kinds in wanted:

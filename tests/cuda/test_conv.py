@@ -13,6 +13,7 @@ from numba import types
 import numbacnn as nc
 from numbacnn.kernels.activations import gelu, relu6
 from numbacnn.kernels.conv import Window
+from numbacnn.kernels.cuda.columns import column_sum_elements, column_sums, sum_parts
 from numbacnn.kernels.cuda.conv import launch
 from numbacnn.kernels.cuda.conv.direct import convolution
 from numbacnn.kernels.cuda.conv.gradient import weight_gradient
@@ -20,14 +21,14 @@ from numbacnn.kernels.cuda.conv.launch import DataGradient, Forward, Problem, We
 from numbacnn.kernels.cuda.conv.tiles import TILES, Cut, Tile, cut
 from numbacnn.kernels.cuda.ending import Ending
 from numbacnn.kernels.cuda.memory import empty, on_device
-from numbacnn.kernels.cuda.parts import channel_sum_elements, channel_sums
 
 from .test_layers import BATCH, CAPABILITIES, assert_close, compiled, simulated
 
 each_tile = pytest.mark.parametrize("tile", TILES, ids=[f"{tile.rows}x{tile.columns}" for tile in TILES])
 NOTHING = Ending()
 FLOATS, TABLE = types.CPointer(types.float32), types.CPointer(types.int32)
-DIRECT, GRADIENT = (FLOATS,) * 6 + (TABLE,) + (types.int32,) * 21, (FLOATS,) * 3 + (types.int32,) * 31  # kinds of the kernels' arguments
+DIRECT = (FLOATS,) * 7 + (types.int32, TABLE) + (types.int32,) * 21  # kinds of the kernels' arguments
+GRADIENT = (FLOATS,) * 3 + (types.int32,) * 31
 REGISTERS = 65536  # of a multiprocessor
 
 
@@ -156,12 +157,15 @@ def test_stem() -> None:
 
 
 @simulated
-@pytest.mark.parametrize(("rows", "channels"), [(5, 3), (300, 35), (1500, 2)])
-def test_channel_sums(rows: int, channels: int) -> None:
-    x = np.random.default_rng(2).standard_normal((rows, channels)).astype(np.float32)
-    sums, elements = empty((channels,), np.float32), channel_sum_elements(rows, channels)
-    channel_sums(on_device(x), sums, empty((elements,), np.float32) if elements else None)
-    assert_close(sums.download(), x.sum(0), "sums")
+@pytest.mark.parametrize(("groups", "rows", "channels", "parts"), [(1, 1, 1, 1), (2, 5, 3, 1), (3, 300, 35, 2), (2, 2003, 5, 3)])
+def test_column_sums(groups: int, rows: int, channels: int, parts: int) -> None:
+    x = np.random.default_rng(2).standard_normal((groups, rows, channels)).astype(np.float32)
+    sums, elements = empty((groups, channels), np.float32), column_sum_elements(groups, rows, channels)
+    assert elements == (groups * parts * channels if parts > 1 else 0)
+    column_sums(on_device(x), groups, sums, empty((elements,), np.float32) if elements else None, 0.5)
+    assert_close(sums.download(), x.astype(float).sum(1) / 2, "sums")
+    sum_parts(on_device(x), sums, 2.0, groups)
+    assert_close(sums.download(), x.astype(float).sum(1) * 2, "sums")
 
 
 @simulated

@@ -150,32 +150,32 @@ def test_several_blocks(layer: nc.Layer, shape: tuple[int, ...]) -> None:
 
 @simulated
 def test_rows_that_no_block_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    from numbacnn.kernels.cuda import norm
+    from numbacnn.kernels.cuda import layer_norm
 
-    monkeypatch.setattr(norm, "LONGEST", 128)
+    monkeypatch.setattr(layer_norm, "LONGEST", 128)
     x = nc.Input((2, 5, 13))
     assert_as_on_the_cpu(lambda: changed(nc.Model(x, nc.LayerNorm(axes="all")(x), seed=3)))
 
 
 @simulated
 def test_a_large_mean_costs_no_digits(many_parts: None) -> None:
-    from numbacnn.kernels.cuda import norm
+    from numbacnn.kernels.cuda import layer_norm, statistics
     from numbacnn.kernels.cuda.memory import empty, on_device
 
     x = (1e4 + 1e-2 * np.random.default_rng(3).standard_normal((2, 700, 5))).astype("float32")
     x[1] *= np.array([1, -1, 1e-3, 0, 1], "float32")
     exact = x.astype(float)
-    partials = empty(norm.statistics_shape(*x.shape), np.float32)
+    partials = empty(statistics.statistics_shape(*x.shape), np.float32)
     mean, rstd = empty((2, 5), np.float32), empty((2, 5), np.float32)
-    norm.partial_statistics(on_device(x), partials)
+    statistics.partial_statistics(on_device(x), partials)
     for groups, axes in ((5, 1), (1, (1, 2))):
-        norm.merge_statistics(partials, 700, groups, 1e-12, mean, rstd)
+        statistics.merge_statistics(partials, 700, groups, 1e-12, mean, rstd)
         average, variance = exact.mean(axes, keepdims=True), exact.var(axes, keepdims=True)
         np.testing.assert_allclose(mean.download(), np.broadcast_to(average[:, 0], (2, 5)), rtol=1e-7)
         np.testing.assert_allclose(rstd.download(), np.broadcast_to((variance + 1e-12)[:, 0] ** -0.5, (2, 5)), rtol=1e-4)
     rows = x[0].reshape(50, 70)
     mean, rstd, y = empty((50,), np.float32), empty((50,), np.float32), empty(rows.shape, np.float32)
-    norm.layer_forward(on_device(rows), y, None, None, 1e-12, mean, rstd, {})
+    layer_norm.forward(on_device(rows), y, None, None, 1e-12, mean, rstd, {})
     np.testing.assert_allclose(rstd.download(), rows.astype(float).var(1) ** -0.5, rtol=1e-4)
 
 
@@ -196,7 +196,7 @@ def test_fused_kernels_compile_without_spills(norm: str, no_device: Any, monkeyp
             for input_gradients in (False, True):
                 fused(norm, activation, residual).to("cuda").training_plan(BATCH, input_gradients, device="cuda")
     if norm == "group":
-        monkeypatch.setattr("numbacnn.kernels.cuda.norm.LONGEST", 64)
+        monkeypatch.setattr("numbacnn.kernels.cuda.layer_norm.LONGEST", 64)
         x = nc.Input((2, 5, 13))
         nc.Model(x, nc.LayerNorm(axes="all")(x)).to("cuda").training_plan(BATCH, True, device="cuda")
     for kernel, kinds in no_device.wanted:

@@ -9,7 +9,7 @@ import pytest
 
 import numbacnn as nc
 from numbacnn.errors import ConfigError
-from numbacnn.kernels.cuda import columns, pool, runtime
+from numbacnn.kernels.cuda import columns, runtime
 
 from ..test_all_layers import Case, on
 from .test_layers import compiled, simulated
@@ -51,8 +51,7 @@ def test_layers(name: str, case: Case) -> None:
 @pytest.mark.parametrize("kind", ["GlobalMaxPool2D", "GlobalAveragePool2D"])
 def test_everything_in_parts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two passes; the last lanes have no channel, the last part has fewer rows."""
-    for module in (columns, pool):
-        monkeypatch.setattr(module, "ROWS_OF_A_THREAD", 1)
+    monkeypatch.setattr(columns, "ROWS_OF_A_THREAD", 1)
     same_results(kind, on((5, 7, 34)))
 
 
@@ -74,7 +73,7 @@ def gradients(layer: nc.layers.base.Layer, x: np.ndarray, slopes: np.ndarray, de
 @simulated
 @pytest.mark.parametrize("layer", [nc.MaxPool2D(3, stride=2, padding=1), nc.GlobalMaxPool2D()], ids=["windows", "everything"])
 def test_equal_elements_and_what_is_no_number(layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "ROWS_OF_A_THREAD", 1)
+    monkeypatch.setattr(columns, "ROWS_OF_A_THREAD", 1)
     rng = np.random.default_rng(3)
     x = rng.integers(0, 3, (2, 19, 15, 5)).astype(np.float32)
     x[:, 3::7, 2::5, 1] = np.nan

@@ -202,8 +202,8 @@ REGISTERS = {"tf32": {128: 255, 64: 168}, "bf16": {128: 255, 64: 128}}  # at mos
 def test_registers(precision: str, columns: int) -> None:
     """Everything stays in registers, for two generations of GPUs."""
     products, floats, table = tensor.PRODUCTS[precision], types.CPointer(types.float32), types.CPointer(types.int32)
-    passes = [products.convolution((False, True, True, None), columns, transposed) for transposed in (False, True)]
-    wanted = [(used, (floats,) * 6 + (table,) * 2 + (types.int32,) * 9) for used in passes]
+    passes = [products.convolution((False, True, True, None), columns, transposed, False) for transposed in (False, True)]
+    wanted = [(used, (floats,) * 7 + (types.int32,) + (table,) * 2 + (types.int32,) * 9) for used in passes]
     wanted.append((products.weight_gradient(columns), (floats,) * 3 + (table,) * 2 + (types.int32,) * 11))
     for used, kinds in wanted:
         name, text = used.ptx(kinds, (9, 0))

@@ -10,7 +10,7 @@ from ...layers.base import Parameter
 from ..build import Node
 from ..tensor import Tensor
 from .constant import constant_part, fix_state
-from .device import for_cuda
+from .device import for_cuda, gather_statistics
 from .drop import drop_identities
 from .expansion import fuse_expansions
 from .fuse import fuse_epilogues
@@ -51,7 +51,8 @@ def for_training_on_cuda(
     precision: str,
 ) -> Rewritten:
     """As :func:`for_training`, with layers that run on the GPU, in that precision."""
-    return for_cuda(_training(nodes, outputs, specs, frozen, input_gradients, _fused_on_cuda), precision), list(outputs)
+    nodes = for_cuda(_training(nodes, outputs, specs, frozen, input_gradients, _fused_on_cuda), precision)
+    return gather_statistics(nodes), list(outputs)
 
 
 def _training(

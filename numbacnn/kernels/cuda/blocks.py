@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-from .driver import cuda, device_function, int32, uint32
+from .driver import cuda, device_function, int32
+from .indexing import quotient
 from .launch import THREADS
 
 LANES = 64  # most channels of a block
@@ -78,12 +79,6 @@ def cut_for_elements(samples: int, pixels: int, channels: int) -> Cut:
     rows = THREADS // lanes_for(channels, LANES)
     least = Cut(samples, pixels, channels, rows * UNROLL)
     return dataclasses.replace(least, chunk=least.chunk * min(max(least.blocks // (4 * BLOCKS), 1), 4))
-
-
-@device_function
-def quotient(a, b):
-    """``a // b`` of numbers that are not negative: as whole numbers of 32 bits, which is what makes it quick."""
-    return int32(uint32(a) // uint32(b))
 
 
 @device_function

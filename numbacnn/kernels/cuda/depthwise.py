@@ -16,10 +16,10 @@ import functools
 from typing import Any
 
 from ..conv.window import Triple, Window
-from .columns import column_sums, lanes_for, parts_for
+from .columns import lanes_for, parts_for, sum_parts
 from .driver import cuda, device_function, float32, int32
 from .ending import Ending, ended
-from .indexing import divisors, located, quotient, read_inside
+from .indexing import divided, divisors, located, read_inside
 from .launch import THREADS, Kernel, blocks_for, check_counted, kernel
 from .memory import DeviceArray
 
@@ -129,7 +129,7 @@ def _convolution(taps: _Taps, whole: bool, kind: Any) -> Kernel:
             sample, plane, strip, column, output = located(
                 at, outputs, by_o, of_o, wide, by_w, of_w, high, by_h, of_h, planes, by_p, of_p
             )  # fmt: skip
-            channel, column = quotient(output, by_m, of_m), int32(column * pixels)
+            channel, column = divided(output, by_m, of_m), int32(column * pixels)
             line = int32(strip // apart * (lines * apart) + strip % apart)
             weights, sums = cuda.local.array(count, float32), cuda.local.array(held, float32)
             row = cuda.local.array(read, float32)
@@ -236,7 +236,7 @@ def _data_gradient(taps: _Taps, whole: bool) -> Kernel:
                 h = int32(line + q * apart + before_h // down)
                 for tap_d in range(extent_d):
                     far = int32(d + before_d - tap_d * far_d)
-                    plane = quotient(max(far, int32(0)), by_s, of_s)
+                    plane = divided(max(far, int32(0)), by_s, of_s)
                     exists = far >= 0 and plane * stride_d == far and plane < planes and h >= 0 and h < places_h
                     first = int32((((sample * planes + plane) * places_h + h) * places_w + left) * outputs + channel * multiplier)
                     for output in range(multiplier):
@@ -272,7 +272,7 @@ def _data_gradient(taps: _Taps, whole: bool) -> Kernel:
 @device_function
 def _place(far, stride, by_s, of_s, places):
     """The place whose window begins ``far`` behind that of place 0, or -1."""
-    place = quotient(max(far, int32(0)), by_s, of_s)
+    place = divided(max(far, int32(0)), by_s, of_s)
     return place if far >= 0 and place * stride == far and place < places else int32(-1)
 
 
@@ -358,12 +358,12 @@ def _weight_gradient(taps: _Taps) -> Kernel:
     ):  # fmt: skip
         shared = cuda.shared.array(cells, float32)
         thread, part, block = int32(cuda.threadIdx.x), int32(cuda.blockIdx.x), int32(cuda.blockIdx.z)
-        plane_of_taps = quotient(block, by_bw, of_bw)
-        tap_d = quotient(plane_of_taps, by_bh, of_bh)
+        plane_of_taps = divided(block, by_bw, of_bw)
+        tap_d = divided(plane_of_taps, by_bh, of_bh)
         tap_h, tap_w = int32((plane_of_taps - tap_d * blocks_h) * rows), int32((block - plane_of_taps * blocks_w) * columns)
         lanes, walkers = int32(1 << bits), int32(BLOCK >> bits)
         output = int32((int32(cuda.blockIdx.y) << bits) + (thread & (lanes - 1)))
-        channel = quotient(output, by_m, of_m)
+        channel = divided(output, by_m, of_m)
         sums, slopes = cuda.local.array(kept, float32), cuda.local.array(held, float32)
         row = cuda.local.array(read, float32)
         for k in range(kept):
@@ -452,6 +452,6 @@ class WeightGradient:
             lanes.bit_length() - 1, parts, *conv.size, conv.channels, high, wide, lines, *window.extent, window.stride[0],
             window.dilation[0], *window.padding,
         )  # fmt: skip
-        column_sums(partials, 1, dw)
+        sum_parts(partials, dw)
         if db is not None:
-            column_sums(bias_partials, 1, db)
+            sum_parts(bias_partials, db)

@@ -1,7 +1,7 @@
 """How a layer that mixes channels ends: what happens to a finished sum on its way to memory.
 
 ``y = scalar(sum * scale[channel] + shift[channel] + addend)``, each part only where there is one: a folded batch norm, a bias, a residual,
-an elementwise activation.
+an elementwise activation. What is written may count towards the statistics of the batch norm that reads it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ from . import scalar as scalars
 from .driver import cuda, device_function, int32
 from .launch import blocks_for, kernel
 from .memory import DeviceArray
+from .statistics import STATISTICS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ending:
     """``scale`` and ``shift`` have a number for each output channel, ``addend`` has the shape of the output, ``scalar`` is a Python
-    function of one number."""
+    function of one number. ``statistics (4, 1, parts, channels)`` is to be filled with parts of the output's statistics (see
+    :mod:`.statistics`): for passes that gather as many parts, in their ``statistics_parts``."""
 
     scale: DeviceArray | None = None
     shift: DeviceArray | None = None
     addend: DeviceArray | None = None
     scalar: Callable[[Any], Any] | None = None
+    statistics: DeviceArray | None = None
 
     @property
     def kind(self) -> tuple[bool, bool, bool, Callable[[Any], Any] | None]:
@@ -35,6 +38,10 @@ class Ending:
     def arguments(self, y: DeviceArray) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
         """``(scale, shift, addend)`` for a kernel; ``y``, which is never read, stands for those that are not there."""
         return tuple(y if array is None else array for array in (self.scale, self.shift, self.addend))  # type: ignore[return-value]
+
+    def gathered(self, y: DeviceArray) -> tuple[DeviceArray, int]:
+        """``(statistics, elements of each of its four planes)`` for a kernel, with ``y`` likewise."""
+        return (y, 0) if self.statistics is None else (self.statistics, self.statistics.size // STATISTICS)
 
 
 @functools.cache

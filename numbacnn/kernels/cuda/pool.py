@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from ..conv.window import Triple
-from .columns import HALF, MERGE_LANES, ROWS_OF_A_THREAD, lanes_for, parts_for
+from .columns import cut, lanes_for
 from .driver import cuda, device_function, float32, int32
-from .indexing import divisor, divisors, located, quotient, read_inside
+from .indexing import divided, divisor, divisors, located, read_inside
 from .launch import THREADS, Kernel, blocks_for, check_counted, kernel
 from .memory import DeviceArray, empty, on_device
+from .reduce import HALF, MERGE_LANES
 
 RUN = 4  # neighbouring pixels of a thread of a backward pass
 MOST_TAPS = 32  # of a window whose loads are all under way at once
@@ -134,7 +135,7 @@ def tap_of(windows, at, pixel, step, by_s, of_s, apart):
     there is anything between taps."""
     tap = int32(pixel - windows[at])
     if apart:
-        whole = quotient(max(tap, int32(0)), by_s, of_s)
+        whole = divided(max(tap, int32(0)), by_s, of_s)
         tap = whole if whole * step == tap else int32(-1)
     return tap if tap < windows[at + 1] else int32(-1)
 
@@ -218,7 +219,7 @@ def _column_maxima(merges: bool, keeps: bool) -> Kernel:
     def column_maxima(x, numbers, rows, columns, bits, parts, by_parts, of_parts, span, maxima, winners):
         best_of, winner_of = cuda.shared.array(THREADS, float32), cuda.shared.array(THREADS, int32)
         thread, block = int32(cuda.threadIdx.x), int32(cuda.blockIdx.x)
-        group = quotient(block, by_parts, of_parts)
+        group = divided(block, by_parts, of_parts)
         start = int32((block - group * parts) * span)
         lanes, step = int32(1 << bits), int32(THREADS >> bits)
         column = int32((int32(cuda.blockIdx.y) << bits) + (thread & (lanes - 1)))
@@ -248,8 +249,7 @@ def _column_maxima(merges: bool, keeps: bool) -> Kernel:
 def _largest(x: DeviceArray, y: DeviceArray, argmax: DeviceArray | None) -> None:
     """The largest element of each channel of each sample, and the number of its pixel."""
     samples, columns = len(x), x.shape[-1]
-    rows, lanes = x.size // y.size, lanes_for(columns)
-    parts = parts_for(samples * -(-columns // lanes), rows * lanes // (ROWS_OF_A_THREAD * THREADS))
+    lanes, parts = cut(samples, x.size // y.size, columns)
     if parts == 1:
         _maxima(x, None, samples, 1, lanes, y, argmax)
         return

@@ -211,6 +211,16 @@ if not SIMULATED:
         builder.store(_rounded(builder, arguments[2]), builder.gep(arguments[0], [arguments[1]]))
 
 
+@_primitive
+def as_stored(context: Any, target: Any, value: Any) -> Any:
+    """A float32 as it would be read again from that pointer: rounded, if it points to bfloat16."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _widened(builder, _rounded(builder, arguments[1])) if isinstance(target, Bf16Pointer) else arguments[1]
+
+    return types.float32(target, types.float32), generate
+
+
 def _widened(builder: Any, bits: Any) -> Any:
     return builder.bitcast(builder.shl(builder.zext(bits, _INT), _INT(16)), _FLOAT)
 

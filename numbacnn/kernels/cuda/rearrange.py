@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from ...errors import ShapeError
 from ..strided import Axis, axes_of, merge
-from .blocks import UNROLL, quotient
+from .blocks import UNROLL
 from .driver import cuda, float32, int32
+from .indexing import quotient
 from .launch import THREADS, kernel
 from .strided import COLUMN_BLOCKS, COLUMNS, ROW_BLOCKS, ROW_LANES, ROWS, View, offset_of, row_step, start, tiles, walk
 

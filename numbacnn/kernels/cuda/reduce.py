@@ -1,15 +1,14 @@
-"""Sums and maxima over the threads of a block, or parts of it, and over what blocks have left: always in the same order."""
+"""Sums and maxima over the threads of a block, or parts of it, always in the same order."""
 
 from __future__ import annotations
 
-from .blocks import quotient
-from .driver import cuda, device_function, float32, float64, int32
-from .launch import THREADS, blocks_for, kernel
-from .memory import DeviceArray
+from .driver import cuda, device_function, int32
+from .launch import THREADS
 
 HALF = THREADS // 2
 WARP = 32
 SMALLEST_TEAM = 4
+MERGE_LANES = 8  # sums of a block that puts partial sums together: few, as there are many parts to each
 
 
 @device_function
@@ -121,30 +120,3 @@ def team_for(length: int, each: int) -> int:
     while team < THREADS and team * each < length:
         team *= 2
     return team
-
-
-# Partial sums ----------------------------------------------------------------------------------------------------------
-
-MERGE_LANES = 8  # sums of a block: few, as there are many parts to each
-
-
-@kernel
-def _sum_parts(partials, parts, y, count, factor):
-    sums = cuda.shared.array(THREADS, float64)
-    thread = int32(cuda.threadIdx.x)
-    row = quotient(thread, MERGE_LANES)
-    at = int32((int32(cuda.blockIdx.x) - row) * MERGE_LANES + thread)
-    found = float64(0)
-    if at < count:
-        part = row
-        while part < parts:
-            found += float64(partials[part * count + at])
-            part = int32(part + THREADS // MERGE_LANES)
-    whole = column_sum(sums, thread, row, int32(THREADS // MERGE_LANES), int32(MERGE_LANES), found)
-    if row == 0 and at < count:
-        y[at] = float32(whole * float64(factor))
-
-
-def sum_parts(partials: DeviceArray, y: DeviceArray, factor: float = 1.0) -> None:
-    """``y = factor * sum(partials)`` over the first axis of ``partials``, which otherwise has as many elements as ``y``."""
-    _sum_parts(blocks_for(y.size, MERGE_LANES), partials, partials.shape[0], y, y.size, float(factor))

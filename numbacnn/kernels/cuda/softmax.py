@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
-from .blocks import quotient
 from .driver import cuda, device_function, float32, int32
+from .indexing import quotient
 from .launch import THREADS, blocks_for, kernel
 from .memory import DeviceArray
 from .reduce import team_for, team_largest, team_sum

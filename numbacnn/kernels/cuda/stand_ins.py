@@ -109,6 +109,10 @@ def _store(target: Any, at: Any, count: int, values: Sequence) -> None:
     _elements(target)[_vector(target, at, count)] = rounded(values) if isinstance(target, Bf16Pointer) else values
 
 
+def as_stored(target: Any, value: Any) -> Any:
+    return widened(rounded_number(value))[()] if isinstance(target, Bf16Pointer) else value
+
+
 def cp_async(tile: np.ndarray, at: Any, source: Pointer, offset: Any, valid: Any) -> None:
     origin = _vector(source, offset, COPIED // source.array.itemsize)
     cuda.copies[-1].append((tile, _vector(tile, at, 4), source.array[origin].view(tile.dtype) if valid else 0))

@@ -17,8 +17,9 @@ import numpy as np
 
 from ...errors import ShapeError
 from ..strided import Axis, axes_of, merge
-from .blocks import BLOCKS, UNROLL, lanes_for, quotient
+from .blocks import BLOCKS, UNROLL, lanes_for
 from .driver import cuda, device_function, int32
+from .indexing import quotient
 from .launch import THREADS
 from .memory import DeviceArray, on_device
 

@@ -16,11 +16,13 @@ import numpy as np
 from ...errors import ShapeError
 from ..strided import AXES as MOST_AXES
 from ..strided import merge
-from .blocks import BLOCKS, LANES, SUMMED, lanes_for, quotient
+from .blocks import BLOCKS, LANES, SUMMED, lanes_for
+from .columns import sum_parts
 from .driver import cuda, float32, int32
+from .indexing import quotient
 from .launch import THREADS, Kernel, kernel
 from .memory import DeviceArray, on_device
-from .reduce import column_sum, sum_parts, team_for
+from .reduce import column_sum, team_for
 from .strided import broadcast_axes
 
 PLANES, COLUMNS, ROW_THREADS, LANE_THREADS, SLICES, CHUNK, CHUNKS, TERMS, KEPT_AXES, SUMMED_AXES, ACROSS, A_COLUMN, B_COLUMN = range(13)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from .blocks import UNROLL, cut_for_elements, cut_for_sums, place, quotient
+from .blocks import UNROLL, cut_for_elements, cut_for_sums, place
+from .columns import sum_parts
 from .driver import cuda, device_function, float32, int32
+from .indexing import quotient
 from .launch import THREADS, Kernel, kernel
 from .memory import DeviceArray
-from .reduce import block_sum, column_sum, sum_parts
+from .reduce import block_sum, column_sum
 
 
 @device_function

@@ -7,10 +7,10 @@ from typing import Any
 
 from ...kernels.bfloat16 import BF16
 from ...kernels.conv import lift
+from ...kernels.cuda.columns import column_sum_elements, column_sums
 from ...kernels.cuda.conv import tensor
 from ...kernels.cuda.conv.launch import DataGradient, Forward, Problem, WeightGradient
 from ...kernels.cuda.ending import Ending
-from ...kernels.cuda.parts import channel_sum_elements, channel_sums
 from ..base import Buffer
 from .epilogue import FusableTwin
 
@@ -49,8 +49,11 @@ class ChannelMixing(FusableTwin):
         kinds = (self.forwards, self.backwards, WeightGradient) if training else (self.forwards,)
         elements = max(self._pass(kind, x, batch).scratch_elements for kind in kinds)
         if training:
-            elements = max(elements, channel_sum_elements(batch * math.prod(places[:-1]), places[-1]))
+            elements = max(elements, column_sum_elements(1, batch * math.prod(places[:-1]), places[-1]))
         return {"parts": Buffer((elements,), per_sample=False)} if elements else {}
+
+    def statistics_parts(self, x: Any, batch: int) -> int:
+        return self._pass(self.forwards, x, batch).statistics_parts
 
     def run(self, x: Any, y: Any, ending: Ending, p: dict, b: dict) -> None:
         self._pass(self.forwards, x.shape[1:], len(x)).run(x, self._weight(p, b), y, ending, b.get("parts"))
@@ -60,7 +63,7 @@ class ChannelMixing(FusableTwin):
         if "weight" in dp:
             self._pass(WeightGradient, shape, batch).run(*self.read_and_made(x, dy), dp["weight"], parts)
         if "bias" in dp:
-            channel_sums(dy, dp["bias"], parts)
+            column_sums(dy, 1, dp["bias"], parts)
         if dx is not None:
             self._pass(self.backwards, shape, batch).run(dy, self._weight(p, b), dx, Ending(), parts)
 

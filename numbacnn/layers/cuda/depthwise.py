@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ...kernels.bfloat16 import BF16
 from ...kernels.conv.window import lift
 from ...kernels.cuda import depthwise
-from ...kernels.cuda.columns import column_sums
+from ...kernels.cuda.columns import column_sum_elements, column_sums
 from ...kernels.cuda.ending import Ending
 from ..base import Buffer, Shape
 from ..conv import of_stage, prefixed
@@ -26,7 +27,9 @@ class DepthwiseConvolution(FusableTwin):
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         if not training:
             return {}
-        elements = depthwise.WeightGradient(self._convolution(x, batch)).scratch_elements
+        conv = self._convolution(x, batch)
+        of_bias = column_sum_elements(1, batch * math.prod(conv.places), conv.outputs)
+        elements = max(depthwise.WeightGradient(conv).scratch_elements, of_bias)
         return {"scratch": Buffer((elements,), per_sample=False)}
 
     def run(self, x: Any, y: Any, ending: Ending, p: dict, b: dict) -> None:
@@ -37,7 +40,7 @@ class DepthwiseConvolution(FusableTwin):
         if "weight" in dp:
             depthwise.WeightGradient(conv).run(x, dy, dp["weight"], dp.get("bias"), b["scratch"])
         elif "bias" in dp:
-            column_sums(dy, 1, dp["bias"])
+            column_sums(dy, 1, dp["bias"], b["scratch"])
         if dx is not None:
             depthwise.data_gradient(conv, dy, p["weight"], dx)
 
@@ -70,6 +73,10 @@ class SeparableConvolution(FusableTwin):
         first, second, middle = self._stages(x)
         both = prefixed(first.scratch(x, batch, threads, training), second.scratch(middle, batch, threads, training))
         return {**both, "d_middle" if training else "middle": self._between(middle)}
+
+    def statistics_parts(self, x: Shape, batch: int) -> int:
+        _, second, middle = self._stages(x)
+        return second.statistics_parts(middle, batch)
 
     def run(self, x: Any, y: Any, ending: Ending, p: dict, b: dict) -> None:
         first, second, _ = self._stages(x.shape[1:])

@@ -20,7 +20,7 @@ class FusableTwin(Twin):
         raise NotImplementedError(f"{type(self).__name__} does not define run")
 
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
-        self.run(x, y, Ending(shift=p.get("bias")), p, b)
+        self.run(x, y, Ending(shift=p.get("bias"), statistics=b.get("gathered")), p, b)
 
 
 class FusedEpilogue(Twin):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 from typing import Any
 
 from ...kernels import scalar as scalars
-from ...kernels.cuda import norm
+from ...kernels.cuda import layer_norm, norm, response, statistics
 from ..base import Buffer, Shape
 from .twin import Twin, on_cuda, rows
 
@@ -31,7 +32,7 @@ class PixelNorm(Twin):
         samples, pixels = self.extent(batch, x)
         arrays = {} if training or not self._computes_statistics(training) else self.layer.buffers(x)
         if training or self._computes_statistics(training):
-            arrays = {**arrays, "partials": Buffer(norm.statistics_shape(samples, pixels, x[-1]), per_sample=False)}
+            arrays = {**arrays, "partials": Buffer(statistics.statistics_shape(samples, pixels, x[-1]), per_sample=False)}
         if training and self._computes_statistics(training):
             arrays["slope"] = arrays["offset"] = Buffer((samples, x[-1]), per_sample=False)
         return arrays
@@ -56,9 +57,12 @@ class PixelNorm(Twin):
 
     def find_statistics(self, x: Any, p: dict, b: dict, momentum: float = 0.0, running: Any = None) -> None:
         """Fill ``mean`` and ``rstd``; ``x`` as kernels see it."""
-        norm.partial_statistics(x, b["partials"])
+        partials = b.get("gathered")
+        if partials is None:
+            partials = b["partials"]
+            statistics.partial_statistics(x, partials)
         groups, epsilon = self.layer._group_count(x.shape[-1]), self.layer.epsilon
-        norm.merge_statistics(b["partials"], x.shape[1], groups, epsilon, *self.statistics(p, b, True), momentum, running)
+        statistics.merge_statistics(partials, x.shape[1], groups, epsilon, *self.statistics(p, b, True), momentum, running)
 
     def statistics(self, p: dict, b: dict, training: bool) -> tuple[Any, Any]:
         """``mean`` and ``rstd`` as ``(samples, channels)``."""
@@ -99,8 +103,26 @@ class PixelNorm(Twin):
         return b["slope"], b["offset"]
 
 
+@dataclasses.dataclass(frozen=True)
 class BatchNorm(PixelNorm):
-    """Statistics of the whole batch; where running statistics are used instead, what follows from them is prepared."""
+    """Statistics of the whole batch; where running statistics are used instead, what follows from them is prepared. ``maker`` is the layer
+    before with its input shape(s), where that gathers the statistics."""
+
+    maker: tuple[Twin, Any] | None = None
+
+    @property
+    def takes_statistics(self) -> bool:
+        return self._computes_statistics(True)
+
+    def behind(self, maker: Twin, x: Any) -> BatchNorm:
+        return dataclasses.replace(self, maker=(maker, x))
+
+    def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        arrays = super().scratch(x, batch, threads, training)
+        parts = 0 if self.maker is None else self.maker[0].statistics_parts(self.maker[1], batch)
+        if parts:
+            arrays["gathered"] = Buffer((statistics.STATISTICS, 1, parts, x[-1]), per_sample=False)
+        return arrays
 
     def _computes_statistics(self, training: bool) -> bool:
         return training and not self.layer.frozen
@@ -112,7 +134,7 @@ class BatchNorm(PixelNorm):
         return {} if self._computes_statistics(training) else {"running_rstd": Buffer((x[-1],), per_sample=False)}
 
     def prepare(self, x: Shape, batch: int, p: dict, b: dict, training: bool) -> None:
-        norm.running_rstd(p["running_var"], self.layer.epsilon, b["running_rstd"])
+        statistics.running_rstd(p["running_var"], self.layer.epsilon, b["running_rstd"])
 
     def find_statistics(self, x: Any, p: dict, b: dict, momentum: float = 0.0, running: Any = None) -> None:
         self.layer.check_trainable(x.shape)
@@ -131,12 +153,23 @@ class BatchNorm(PixelNorm):
         return slopes
 
 
+@dataclasses.dataclass(frozen=True)
 class FusedNorm(Twin):
-    """A normalisation and what comes after it, for training."""
+    """A normalisation and what comes after it, for training. ``maker`` as of :class:`BatchNorm`."""
+
+    maker: tuple[Twin, Any] | None = None
+
+    @property
+    def takes_statistics(self) -> bool:
+        return self._base.takes_statistics
+
+    def behind(self, maker: Twin, x: Any) -> FusedNorm:
+        return dataclasses.replace(self, maker=(maker, x))
 
     @functools.cached_property
     def _base(self) -> PixelNorm:
-        return on_cuda(self.layer.base)  # type: ignore[return-value]
+        base: Any = on_cuda(self.layer.base)
+        return base if self.maker is None else base.behind(*self.maker)
 
     def buffers(self, x: Any) -> dict[str, Buffer]:
         return self._base.buffers(self.layer._first(x))
@@ -180,19 +213,19 @@ class LayerNorm(Twin):
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         width = math.prod(self.layer._normalised(x))
-        shapes = norm.layer_scratch(batch * math.prod(x) // width, width, training)
+        shapes = layer_norm.scratch(batch * math.prod(x) // width, width, training)
         arrays = {name: Buffer(shape, per_sample=False) for name, shape in shapes.items()}
         return arrays if training else {**arrays, **self.layer.buffers(x)}
 
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
         rows = self.layer._rows
-        norm.layer_forward(rows(x), rows(y), p.get("weight"), p.get("bias"), self.layer.epsilon, b["mean"], b["rstd"], b)
+        layer_norm.forward(rows(x), rows(y), p.get("weight"), p.get("bias"), self.layer.epsilon, b["mean"], b["rstd"], b)
 
     def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
         if dp or dx is not None:
             rows = self.layer._rows
             dx = None if dx is None else rows(dx)
-            norm.layer_backward(
+            layer_norm.backward(
                 rows(x), rows(dy), dx, p.get("weight"), b["mean"], b["rstd"], b, dp.get("weight"), dp.get("bias")
             )  # fmt: skip
 
@@ -201,8 +234,8 @@ class LocalResponseNorm(Twin):
     """Numbers over a power of those around them."""
 
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
-        norm.response_forward(rows(x), rows(y), *self.layer._numbers())
+        response.forward(rows(x), rows(y), *self.layer._numbers())
 
     def backward(self, x: Any, y: Any, dy: Any, dx: Any, p: dict, dp: dict, b: dict) -> None:
         if dx is not None:
-            norm.response_backward(rows(x), rows(dy), rows(dx), *self.layer._numbers())
+            response.backward(rows(x), rows(dy), rows(dx), *self.layer._numbers())

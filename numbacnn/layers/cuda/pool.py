@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from ...kernels.conv.window import lift
 from ...kernels.cuda import pool, resize
-from ...kernels.cuda.columns import column_sums
+from ...kernels.cuda.columns import column_sum_elements, column_sums
 from ...kernels.resize import Taps
-from ..base import Shape
+from ..base import Buffer, Shape
 from .twin import Twin
 
 
@@ -36,11 +37,15 @@ class MaxPool(_Pool):
 class AveragePool(_Pool):
     """The twin of all layers that take a mean: a sum of pixels with weights that are products of one for each axis."""
 
+    def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        elements = column_sum_elements(batch, math.prod(x[:-1]), x[-1]) if self._pooling(x).everything else 0
+        return {"parts": Buffer((elements,), per_sample=False)} if elements else {}
+
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
         shape = x.shape[1:]
         if self._pooling(shape).everything:
             _, _, shares = self.layer.tables(shape)
-            column_sums(x, len(x), y, float(np.prod(shares[:, 0])))
+            column_sums(x, len(x), y, b.get("parts"), float(np.prod(shares[:, 0])))
         else:
             resize.gather(x, y, self._taps(shape))
 

@@ -10,8 +10,19 @@ from ..driver import cuda, device_function, float32, int32, uint32
 from ..launch import Kernel, kernel
 from ..ptx import load4, store2, to_bf16x2
 from .fragments import ACROSS, LEFT, THREADS, WORDS, in_lines, in_rows, place_of_warp, products, products_of_lines, stage, tall
-from .gather import CHUNK, DEPTH, NEVER
-from .tile import NO_ENDING, ROWS, finish, locate
+from .gather import CHUNK, DEPTH
+from .tile import (
+    NO_ENDING,
+    ROWS,
+    finish,
+    finish_and_gather,
+    finish_elements,
+    locate,
+    locate_line,
+    taps_of_line,
+    tile_place,
+    tiles_of_part,
+)  # fmt: skip
 
 CHUNKS = DEPTH // CHUNK
 LINES = THREADS // CHUNKS  # rows of the left operand that the block copies at once
@@ -22,7 +33,7 @@ LOCATED = 2 * DEPTH  # pixels whose places are known: of one tile, and of the ne
 
 def shared_bytes(columns: int) -> int:
     """Dynamic shared memory of the kernels for that many columns: first two tiles of pairs, at last the sums."""
-    return max(2 * stage(columns), ROWS * columns) * 4
+    return max(2 * stage(columns), finish_elements(columns, THREADS)) * 4
 
 
 @device_function
@@ -39,7 +50,7 @@ def half_of(chunk):
 
 
 @functools.cache
-def convolution(kind: Any, columns: int, transposed: bool) -> Kernel:
+def convolution(kind: Any, columns: int, transposed: bool, gathers: bool) -> Kernel:
     """As :func:`~.tf32.convolution`."""
     words, per_stage = columns // 2, stage(columns)
     per_line = columns // CHUNK
@@ -47,20 +58,20 @@ def convolution(kind: Any, columns: int, transposed: bool) -> Kernel:
     staged = copies * CHUNK
     count_of_sums = tall(columns) * ACROSS * 4
     place, add_products = place_of_warp(columns), products(columns, transposed)
-    finished = finish(kind, columns, THREADS, tall(columns), ACROSS)
+    finished = (finish_and_gather if gathers else finish)(kind, columns, THREADS, tall(columns), ACROSS)
 
     @kernel(threads=THREADS, blocks=128 // columns)
     def bf16_convolution(
-        x, w, y, scale, shift, addend, pixels, chunks, rows, per_image, image, target_image, group, filters, stride, tiles, column_blocks
-    ):
+        x, w, y, scale, shift, addend, statistics, plane_size, pixels, chunks, rows, per_image, image, target_image, group, filters, stride,
+        tiles, column_blocks,
+    ):  # fmt: skip
         tile = cuda.shared.array(0, uint32, 16)
         buffer = cuda.shared.array(0, float32, 16)  # the same memory
         origins = cuda.shared.array(ROWS, int32)
         insides = cuda.shared.array(ROWS, int32)
         targets = cuda.shared.array(ROWS, int32)
-        thread, block, group_number = int32(cuda.threadIdx.x), int32(cuda.blockIdx.x), int32(cuda.blockIdx.y)
-        block_m = block // column_blocks
-        first_n = (block - block_m * column_blocks) * int32(columns)
+        thread, group_number = int32(cuda.threadIdx.x), int32(cuda.blockIdx.y)
+        block_m, first_n = tile_place(columns, column_blocks)
         if thread < int32(ROWS):
             locate(block_m * int32(ROWS) + thread, rows, pixels, per_image, image, target_image, origins, insides, targets, thread)
         cuda.syncthreads()
@@ -121,7 +132,15 @@ def convolution(kind: Any, columns: int, transposed: bool) -> Kernel:
                     store2(tile, base + int32(LEFT) + at, pairs)
             cuda.syncthreads()
         channel = group_number * filters + column
-        finished(sums, warp_m, warp_n, channel, column < filters, channel, buffer, targets, y, scale, shift, addend)
+        if gathers:
+            part_at = (block_m * int32(cuda.gridDim.y) + group_number) * filters + first_n
+            rows_there, columns_there = min(int32(ROWS), rows - block_m * int32(ROWS)), min(int32(columns), filters - first_n)
+            finished(
+                sums, warp_m, warp_n, channel, column < filters, channel, buffer, targets, y, scale, shift, addend,
+                statistics, plane_size, part_at, rows_there, columns_there,
+            )  # fmt: skip
+        else:
+            finished(sums, warp_m, warp_n, channel, column < filters, channel, buffer, targets, y, scale, shift, addend)
 
     return bf16_convolution
 
@@ -147,14 +166,12 @@ def weight_gradient(columns: int) -> Kernel:
         insides = cuda.shared.array(LOCATED, int32)
         sources = cuda.shared.array(LOCATED, int32)
         targets = cuda.shared.array(ROWS, int32)
-        thread, block, group_number = int32(cuda.threadIdx.x), int32(cuda.blockIdx.x), int32(cuda.blockIdx.y)
-        block_m = block // column_blocks
-        first_n = (block - block_m * column_blocks) * int32(columns)
+        thread, group_number = int32(cuda.threadIdx.x), int32(cuda.blockIdx.y)
+        block_m, first_n = tile_place(columns, column_blocks)
         first_m, number = block_m * int32(ROWS), int32(cuda.blockIdx.z)
-        first, tiles = number * part, min(part, (rows + int32(DEPTH - 1)) // int32(DEPTH) - number * part)
+        first, tiles = tiles_of_part(rows, part, number)
         if thread < int32(ROWS):
-            line = first_m + thread
-            targets[thread] = number * part_elements + line * stride if line < lines else int32(-1)
+            locate_line(first_m + thread, lines, number * part_elements, stride, targets, thread)
         if thread < int32(DEPTH):
             m = first * int32(DEPTH) + thread
             locate(m, rows, pixels, per_image, image, target_image, origins, insides, sources, thread)
@@ -162,10 +179,7 @@ def weight_gradient(columns: int) -> Kernel:
 
         # What this thread copies: a chunk of four pixels of the input, and of some of the gradient
         left_chunk, left_k = thread % int32(left_per_line), thread // int32(left_per_line) * int32(LEFT_COPIES)
-        shift_k, need = int32(0), int32(NEVER)
-        if first_m + left_chunk * int32(CHUNK) < lines:
-            at = block_m * int32(left_per_line) + left_chunk
-            shift_k, need = group_number * group + chunks[at], chunks[lines // int32(CHUNK) + at]
+        shift_k, need = taps_of_line(first_m + left_chunk * int32(CHUNK), lines, chunks, group_number * group)
         chunk, k = thread % int32(per_line), thread // int32(per_line) * int32(copies)
         column = first_n + chunk * int32(CHUNK)
         channel = group_number * filters + column

@@ -12,8 +12,19 @@ from ..driver import cuda, float32, int32, uint32
 from ..launch import Kernel, kernel
 from ..ptx import cp_async, cp_async_cached, cp_async_commit, cp_async_wait
 from .fragments import ACROSS, LEFT, THREADS, in_lines, in_rows, place_of_warp, products, products_of_lines, stage, tall
-from .gather import CHUNK, DEPTH, NEVER
-from .tile import NO_ENDING, ROWS, finish, locate
+from .gather import CHUNK, DEPTH
+from .tile import (
+    NO_ENDING,
+    ROWS,
+    finish,
+    finish_and_gather,
+    finish_elements,
+    locate,
+    locate_line,
+    taps_of_line,
+    tile_place,
+    tiles_of_part,
+)  # fmt: skip
 
 COPIED = 8  # numbers
 ENTRIES = COPIED // CHUNK  # of tables, for a copy
@@ -29,31 +40,31 @@ RESIDENT = 2  # blocks
 
 def shared_bytes(columns: int) -> int:
     """Dynamic shared memory of the kernels for that many columns: tiles of pairs, at last the sums."""
-    return max(STAGES * stage(columns), ROWS * columns) * 4
+    return max(STAGES * stage(columns), finish_elements(columns, THREADS)) * 4
 
 
 @functools.cache
-def convolution(kind: Any, columns: int, transposed: bool) -> Kernel:
+def convolution(kind: Any, columns: int, transposed: bool, gathers: bool) -> Kernel:
     """As :func:`~.tf32.convolution`, where channels and filters of a group are multiples of 8."""
     words, per_stage = columns // 2, stage(columns)
     per_line, per_row = columns // COPIED, columns // CHUNK
     weight_copies = columns // LINES
     count_of_sums = tall(columns) * ACROSS * 4
     place, add_products = place_of_warp(columns), products(columns, transposed)
-    finished = finish(kind, columns, THREADS, tall(columns), ACROSS)
+    finished = (finish_and_gather if gathers else finish)(kind, columns, THREADS, tall(columns), ACROSS)
 
     @kernel(threads=THREADS, blocks=RESIDENT)
     def bf16_stored_convolution(
-        x, w, y, scale, shift, addend, pixels, chunks, rows, per_image, image, target_image, group, filters, stride, tiles, column_blocks
-    ):
+        x, w, y, scale, shift, addend, statistics, plane_size, pixels, chunks, rows, per_image, image, target_image, group, filters, stride,
+        tiles, column_blocks,
+    ):  # fmt: skip
         tile = cuda.shared.array(0, uint32, 16)
         buffer = cuda.shared.array(0, float32, 16)  # the same memory
         origins = cuda.shared.array(ROWS, int32)
         insides = cuda.shared.array(ROWS, int32)
         targets = cuda.shared.array(ROWS, int32)
-        thread, block, group_number = int32(cuda.threadIdx.x), int32(cuda.blockIdx.x), int32(cuda.blockIdx.y)
-        block_m = block // column_blocks
-        first_n = (block - block_m * column_blocks) * int32(columns)
+        thread, group_number = int32(cuda.threadIdx.x), int32(cuda.blockIdx.y)
+        block_m, first_n = tile_place(columns, column_blocks)
         if thread < int32(ROWS):
             locate(block_m * int32(ROWS) + thread, rows, pixels, per_image, image, target_image, origins, insides, targets, thread)
         cuda.syncthreads()
@@ -109,7 +120,15 @@ def convolution(kind: Any, columns: int, transposed: bool) -> Kernel:
                 add_products(tile, ((step + int32(1)) & int32(STAGES - 1)) * int32(per_stage), warp_m, warp_n, sums)
         column = first_n + thread % int32(per_row) * int32(CHUNK)
         channel = group_number * filters + column
-        finished(sums, warp_m, warp_n, channel, column < filters, channel, buffer, targets, y, scale, shift, addend)
+        if gathers:
+            part_at = (block_m * int32(cuda.gridDim.y) + group_number) * filters + first_n
+            rows_there, columns_there = min(int32(ROWS), rows - block_m * int32(ROWS)), min(int32(columns), filters - first_n)
+            finished(
+                sums, warp_m, warp_n, channel, column < filters, channel, buffer, targets, y, scale, shift, addend,
+                statistics, plane_size, part_at, rows_there, columns_there,
+            )  # fmt: skip
+        else:
+            finished(sums, warp_m, warp_n, channel, column < filters, channel, buffer, targets, y, scale, shift, addend)
 
     return bf16_stored_convolution
 
@@ -119,7 +138,6 @@ def weight_gradient(columns: int) -> Kernel:
     """As :func:`~.tf32.weight_gradient`, where channels and filters of a group are multiples of 8."""
     left_words, words, per_stage = ROWS // 2, columns // 2, stage(columns)
     left_per_line, per_line, per_row = ROWS // COPIED, columns // COPIED, columns // CHUNK
-    left_entries = ROWS // CHUNK
     left_copies, copies = DEPTH * left_per_line // THREADS, DEPTH * per_line // THREADS
     count_of_sums = tall(columns) * ACROSS * 4
     place, add_products = place_of_warp(columns), products_of_lines(columns)
@@ -135,24 +153,19 @@ def weight_gradient(columns: int) -> Kernel:
         insides = cuda.shared.array(LOCATED, int32)
         sources = cuda.shared.array(LOCATED, int32)
         targets = cuda.shared.array(ROWS, int32)
-        thread, block, group_number = int32(cuda.threadIdx.x), int32(cuda.blockIdx.x), int32(cuda.blockIdx.y)
-        block_m = block // column_blocks
-        first_n = (block - block_m * column_blocks) * int32(columns)
+        thread, group_number = int32(cuda.threadIdx.x), int32(cuda.blockIdx.y)
+        block_m, first_n = tile_place(columns, column_blocks)
         first_m, number = block_m * int32(ROWS), int32(cuda.blockIdx.z)
-        first, tiles = number * part, min(part, (rows + int32(DEPTH - 1)) // int32(DEPTH) - number * part)
+        first, tiles = tiles_of_part(rows, part, number)
         if thread < int32(ROWS):
-            line = first_m + thread
-            targets[thread] = number * part_elements + line * stride if line < lines else int32(-1)
+            locate_line(first_m + thread, lines, number * part_elements, stride, targets, thread)
         if thread < int32(DEPTH):
             m = first * int32(DEPTH) + thread
             locate(m, rows, pixels, per_image, image, target_image, origins, insides, sources, thread)
 
         # What this thread copies: a chunk of some pixels of the input, and of some of the gradient
         left_chunk, left_k = thread % int32(left_per_line), thread // int32(left_per_line) * int32(left_copies)
-        shift_k, need = int32(0), int32(NEVER)
-        if first_m + left_chunk * int32(COPIED) < lines:
-            at = block_m * int32(left_entries) + left_chunk * int32(ENTRIES)
-            shift_k, need = group_number * group + chunks[at], chunks[lines // int32(CHUNK) + at]
+        shift_k, need = taps_of_line(first_m + left_chunk * int32(COPIED), lines, chunks, group_number * group)
         chunk, k = thread % int32(per_line), thread // int32(per_line) * int32(copies)
         gradient_column = first_n + chunk * int32(COPIED)
         from_column = group_number * filters + gradient_column if gradient_column < filters else int32(-1)

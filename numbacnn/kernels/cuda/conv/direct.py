@@ -13,7 +13,9 @@ import functools
 from ..driver import cuda, float32, int32
 from ..ending import ended
 from ..launch import THREADS, Kernel, kernel
-from ..ptx import load4, store4
+from ..ptx import as_stored, load4, store4
+from ..statistics import keep_statistics
+from .statistics import cells_for, note, totals
 from .tiles import VECTOR, Tile, loads, places, products
 
 CLASS = 10  # numbers of a class in the table: places in all, along three axes, of the first one in x; its element in y; taps; first tap
@@ -22,15 +24,17 @@ OUTSIDE = -(1 << 30)  # a place that is outside of x with every tap
 
 
 @functools.cache
-def convolution(tile: Tile, wide_x: bool, wide_w: bool, wide_y: bool, transposed: bool, kind: tuple) -> Kernel:
+def convolution(tile: Tile, wide_x: bool, wide_w: bool, wide_y: bool, transposed: bool, kind: tuple, gathers: bool = False) -> Kernel:
     """The kernel for a tile and an ending of that ``kind``. ``wide``: the array's channels in a group are a multiple of 4, and it starts at
     a multiple of 16 bytes. ``transposed``: weights are ``(taps, own columns, groups * channels)``, and wide where ``x`` is; otherwise they
-    are ``(taps * channels, groups * own columns)``."""
+    are ``(taps * channels, groups * own columns)``. If it ``gathers``, each tile of places of a class leaves its part of the statistics of
+    ``y`` (see ``statistics.py``)."""
     rows, columns, depth, row_line, column_line = tile.rows, tile.columns, tile.depth, tile.row_line, tile.column_line
     thread_rows, thread_columns = tile.thread_rows, tile.thread_columns
     count, left_size, right_size = thread_rows * thread_columns, 2 * depth * row_line, 2 * depth * column_line
     first_row, first_column, row_of, column_of = places(tile)
-    add_products, finished = products(tile), ended(kind)
+    add_products, finished, total = products(tile), ended(kind), totals(tile)
+    in_left, gathered, numbers_kept = cells_for(tile) <= left_size, thread_columns if gathers else 1, 4 if gathers else 2
     pieces = thread_columns // VECTOR if wide_y else 0
     zero = float32(0)
 
@@ -47,8 +51,9 @@ def convolution(tile: Tile, wide_x: bool, wide_w: bool, wide_y: bool, transposed
 
     @kernel(threads=THREADS, blocks=tile.blocks)
     def convolve(
-        x, w, y, scale, shift, addend, table, groups, parts, row_tiles, column_tiles, part_length, part_size, channels, own_columns, w_line,
-        planes, height, width, stride_d, stride_h, stride_w, y_image, y_plane, y_row, y_pixel, tap_step, channel_step,
+        x, w, y, scale, shift, addend, statistics, plane_size, table, groups, parts, row_tiles, column_tiles, part_length, part_size,
+        channels, own_columns, w_line, planes, height, width, stride_d, stride_h, stride_w, y_image, y_plane, y_row, y_pixel, tap_step,
+        channel_step,
     ):  # fmt: skip
         left = cuda.shared.array(left_size, float32, 16)
         right = cuda.shared.array(right_size, float32, 16)
@@ -57,7 +62,8 @@ def convolution(tile: Tile, wide_x: bool, wide_w: bool, wide_y: bool, transposed
         row_h = cuda.shared.array(rows, int32)
         row_w = cuda.shared.array(rows, int32)
         targets = cuda.shared.array(rows, int32)  # elements of y
-        ends = cuda.shared.array(2, int32)  # the tile's first channel of y, and how many there are from it on: kept for the end
+        # Kept for the end: the tile's first channel of y, how many there are from it on, rows, and where their statistics go
+        ends = cuda.shared.array(numbers_kept, int32)
         from_x = cuda.local.array(x_taken, float32)
         from_w = cuda.local.array(w_taken, float32)
         sums = cuda.local.array(count, float32)
@@ -74,6 +80,9 @@ def convolution(tile: Tile, wide_x: bool, wide_w: bool, wide_y: bool, transposed
         if thread == 0:
             ends[0] = int32(group * own_columns + from_column)
             ends[1] = int32(own_columns - from_column)
+            if gathers:
+                ends[2] = int32(max(0, min(rows, table[head] - row_tile * rows)))
+                ends[3] = int32((block // groups * row_tiles + row_tile) * (groups * own_columns) + ends[0])
         if thread < rows:
             place = int32(row_tile * rows + thread)
             if place < table[head]:
@@ -183,6 +192,14 @@ def convolution(tile: Tile, wide_x: bool, wide_w: bool, wide_y: bool, transposed
             half, step = int32(depth - half), int32(step + 1)
 
         row, column, own, there = first_row(thread), first_column(thread), ends[0], ends[1]
+        # Of the operands nothing is needed any more: threads exchange sums and means where they were
+        cells, means = (left, right) if in_left else (right, left)
+        plain = cuda.local.array(gathered, float32)
+        squares = cuda.local.array(gathered, float32)
+        shifts = cuda.local.array(gathered, float32)
+        for j in range(gathered):
+            plain[j] = zero
+            squares[j] = zero
         for i in range(thread_rows):
             target = targets[row + row_of(i)]
             if target >= 0:
@@ -197,9 +214,34 @@ def convolution(tile: Tile, wide_x: bool, wide_w: bool, wide_y: bool, transposed
                             finished(sums[k + 3], scale, shift, addend, int32(to + 3), int32(at + 3)),
                         )
                         store4(y, at, four)
+                        if gathers:
+                            sums[k], sums[k + 1] = as_stored(y, four[0]), as_stored(y, four[1])
+                            sums[k + 2], sums[k + 3] = as_stored(y, four[2]), as_stored(y, four[3])
                 for j in range(VECTOR * pieces, thread_columns):
-                    c = int32(column + column_of(j))
+                    c, k = int32(column + column_of(j)), i * thread_columns + j
                     if c < there:
-                        y[target + c] = finished(sums[i * thread_columns + j], scale, shift, addend, int32(own + c), int32(target + c))
+                        value = finished(sums[k], scale, shift, addend, int32(own + c), int32(target + c))
+                        y[target + c] = value
+                        if gathers:
+                            sums[k] = as_stored(y, value)
+                if gathers:
+                    for j in range(thread_columns):
+                        plain[j] += sums[i * thread_columns + j]
+        if gathers:
+            mean = total(cells, thread, column, plain) / float32(max(1, ends[2]))
+            if thread < columns:
+                means[thread] = mean
+            cuda.syncthreads()
+            for j in range(thread_columns):
+                shifts[j] = means[column + column_of(j)]
+                plain[j] = zero
+            for i in range(thread_rows):
+                if targets[row + row_of(i)] >= 0:
+                    for j in range(thread_columns):
+                        note(sums[i * thread_columns + j], j, shifts, plain, squares)
+            all_plain = total(cells, thread, column, plain)
+            all_squares = total(cells, thread, column, squares)
+            if thread < min(columns, there):
+                keep_statistics(statistics, plane_size, int32(ends[3] + thread), ends[2], mean, all_plain, all_squares)
 
     return convolve

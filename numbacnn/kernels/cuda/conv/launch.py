@@ -13,10 +13,10 @@ from ...conv.launch import residues
 from ...conv.window import Triple, Window, met
 from ..ending import Ending
 from ..memory import DeviceArray, on_device
-from ..parts import add_parts
+from ..parts import add_parts, statistics_parts
 from .direct import CLASS, TAP, convolution
 from .gradient import weight_gradient
-from .tiles import VECTOR, Cut, cut
+from .tiles import VECTOR, Cut, Tile, cut
 
 ALIGNMENT = 16  # bytes, of what is loaded and stored by fours
 
@@ -75,6 +75,19 @@ class _Direct:
         parts = self._cut(self._classes()).parts
         return parts * self.problem.batch * math.prod(places) * outputs if parts > 1 else 0
 
+    @property
+    def statistics_parts(self) -> int:
+        """Parts of the statistics that :meth:`run` gathers of its output."""
+        classes, (_, _, places, outputs) = self._classes(), self._sides()
+        found = self._cut(classes)
+        if found.parts > 1:
+            return statistics_parts(self.problem.batch * math.prod(places), outputs)
+        return len(classes) * self._row_tiles(classes, found.tile)
+
+    def _row_tiles(self, classes: Sequence[_Class], tile: Tile) -> int:
+        """Tiles of the places of each class."""
+        return -(-self.problem.batch * max(math.prod(each.places) for each in classes) // tile.rows)
+
     def run(self, x: DeviceArray, weight: DeviceArray, y: DeviceArray, ending: Ending, scratch: Any) -> None:
         """``y`` from ``x``, with that ``ending``. ``scratch`` as of :attr:`scratch_elements`, or None for no elements."""
         classes, (size, channels, places, outputs) = self._classes(), self._sides()
@@ -85,17 +98,17 @@ class _Direct:
         target, end = (y, ending) if parts == 1 else (scratch, Ending())
         wide_w = _wide(weight, channels if transposed else outputs)
         wide_x = _wide(x, channels) and (wide_w or not transposed)
-        function = convolution(tile, wide_x, wide_w, _wide(target, outputs), transposed, end.kind)
-        row_tiles = -(-self.problem.batch * max(math.prod(each.places) for each in classes) // tile.rows)
+        function = convolution(tile, wide_x, wide_w, _wide(target, outputs), transposed, end.kind, end.statistics is not None)
+        row_tiles = self._row_tiles(classes, tile)
         column_tiles = -(-outputs // tile.columns)
         pixel = groups * outputs
         row, plane, image = (pixel * math.prod(places[axis:]) for axis in (2, 1, 0))
         step_d, step_h, step_w = classes[0].steps
         function(
             len(classes) * groups * parts * row_tiles * column_tiles, x, weight, target, *end.arguments(target),
-            on_device(self._table(classes)), groups, parts, row_tiles, column_tiles, found.length, y.size, channels, outputs,
-            groups * (channels if transposed else outputs), *size, *classes[0].window.stride, image, step_d * plane, step_h * row,
-            step_w * pixel, tile.depth // channels * TAP, tile.depth % channels,
+            *end.gathered(target), on_device(self._table(classes)), groups, parts, row_tiles, column_tiles, found.length, y.size, channels,
+            outputs, groups * (channels if transposed else outputs), *size, *classes[0].window.stride, image, step_d * plane,
+            step_h * row, step_w * pixel, tile.depth // channels * TAP, tile.depth % channels,
         )  # fmt: skip
         if parts > 1:
             add_parts(scratch, parts, y, ending)

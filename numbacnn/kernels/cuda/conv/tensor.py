@@ -60,12 +60,23 @@ class _Correlation(_Pass):
         """``(axes, channels, outputs)``."""
         raise NotImplementedError
 
+    @property
+    def statistics_parts(self) -> int:
+        """Parts of the statistics that :meth:`run` gathers of its output."""
+        sets, _, _ = self._sides()
+        return sum(map(self._row_blocks, sets))
+
+    def _row_blocks(self, axes: Axes) -> int:
+        """Blocks of pixels."""
+        return blocks_for(self.problem.batch * math.prod(axis.count for axis in axes), ROWS)
+
     def run(self, x: DeviceArray, weight: DeviceArray, y: DeviceArray, ending: Ending, scratch: Any = None) -> None:
         """``y`` from ``x``, with that ``ending``."""
         sets, channels, outputs = self._sides()
         problem, groups, kernels = self.problem, self.problem.window.groups, self._kernels(x, weight)
         group, group_outputs, per_channel = channels // groups, outputs // groups, problem.outputs
         per_tap = problem.channels // groups * per_channel
+        part = 0
         for axes in sets:
             met: Axes = tuple(axis.met() for axis in axes)  # type: ignore[assignment]
             pixels = gather.pixels(met, channels, outputs)
@@ -73,11 +84,17 @@ class _Correlation(_Pass):
             rows, tiles = problem.batch * pixels.shape[1], chunks.shape[1] // (DEPTH // CHUNK) - 1
             columns = _columns(rows, group_outputs, groups)
             column_blocks = blocks_for(group_outputs, columns)
-            kernels.convolution(ending.kind, columns, self.transposed)(
-                (blocks_for(rows, ROWS) * column_blocks, groups), x, weight, y, *ending.arguments(y), on_device(pixels), on_device(chunks),
-                rows, pixels.shape[1], x.size // problem.batch, y.size // problem.batch, group, group_outputs, per_channel, tiles,
-                column_blocks, shared=kernels.shared_bytes(columns),
+            kernels.convolution(ending.kind, columns, self.transposed, ending.statistics is not None)(
+                (blocks_for(rows, ROWS) * column_blocks, groups), x, weight, y, *ending.arguments(y), *self._gathered(ending, y, part),
+                on_device(pixels), on_device(chunks), rows, pixels.shape[1], x.size // problem.batch, y.size // problem.batch, group,
+                group_outputs, per_channel, tiles, column_blocks, shared=kernels.shared_bytes(columns),
             )  # fmt: skip
+            part += self._row_blocks(axes)
+
+    def _gathered(self, ending: Ending, y: DeviceArray, part: int) -> tuple:
+        """What kernels take to gather statistics; the first block of pixels leaves part number ``part``."""
+        statistics, plane_size = ending.gathered(y)
+        return statistics if plane_size == 0 else statistics.reshape(-1)[part * y.shape[-1] :], plane_size
 
 
 class Forward(_Correlation):

@@ -13,8 +13,8 @@ from typing import Any
 from ..driver import cuda, device_function, float32, int32, uint32
 from ..launch import Kernel, kernel
 from ..ptx import cp_async, cp_async_cached, cp_async_commit, cp_async_wait, load4, mma_tf32, to_tf32
-from .gather import CHUNK, DEPTH, NEVER
-from .tile import NO_ENDING, ROWS, finish, locate
+from .gather import CHUNK, DEPTH
+from .tile import NO_ENDING, ROWS, finish, finish_and_gather, lane_place, locate, locate_line, taps_of_line, tile_place, tiles_of_part
 
 THREADS = 128  # four warps, two by two
 STAGES = 3  # tiles in shared memory: one is multiplied, the others are under way
@@ -51,9 +51,10 @@ def multiply(a, b, sums, j, across, part):
 
 
 @functools.cache
-def convolution(kind: Any, columns: int, transposed: bool) -> Kernel:
+def convolution(kind: Any, columns: int, transposed: bool, gathers: bool) -> Kernel:
     """``y[m, n] = ending(sum over k of x[m, k] w[k, n])`` for blocks of 128 pixels and ``columns`` filters, 128 or 64. In memory the
-    filters of a tap's channel are neighbours, or, ``transposed``, the channels of its filter.
+    filters of a tap's channel are neighbours, or, ``transposed``, the channels of its filter. If it ``gathers``, each block of pixels
+    leaves its part of the statistics of ``y`` (see ``statistics.py``).
 
     Grid: ``(blocks of pixels * blocks of filters, groups)``."""
     across = columns // 16  # of 8 columns each, that a warp has
@@ -64,19 +65,19 @@ def convolution(kind: Any, columns: int, transposed: bool) -> Kernel:
     kept = 1 if transposed else quads
     count_of_sums = 16 * across
     resident = 2 if columns == 128 else 3
-    finished = finish(kind, columns, THREADS, 4, across)
+    finished = (finish_and_gather if gathers else finish)(kind, columns, THREADS, 4, across)
 
     @kernel(threads=THREADS, blocks=resident)
     def tf32_convolution(
-        x, w, y, scale, shift, addend, pixels, chunks, rows, per_image, image, target_image, group, filters, stride, tiles, column_blocks
-    ):
+        x, w, y, scale, shift, addend, statistics, plane_size, pixels, chunks, rows, per_image, image, target_image, group, filters, stride,
+        tiles, column_blocks,
+    ):  # fmt: skip
         tile = cuda.shared.array(0, float32, 16)
         origins = cuda.shared.array(ROWS, int32)
         insides = cuda.shared.array(ROWS, int32)
         targets = cuda.shared.array(ROWS, int32)
-        thread, block, group_number = int32(cuda.threadIdx.x), int32(cuda.blockIdx.x), int32(cuda.blockIdx.y)
-        block_m = block // column_blocks
-        first_n = (block - block_m * column_blocks) * int32(columns)
+        thread, group_number = int32(cuda.threadIdx.x), int32(cuda.blockIdx.y)
+        block_m, first_n = tile_place(columns, column_blocks)
         locate(block_m * int32(ROWS) + thread, rows, pixels, per_image, image, target_image, origins, insides, targets, thread)
         cuda.syncthreads()
 
@@ -100,8 +101,7 @@ def convolution(kind: Any, columns: int, transposed: bool) -> Kernel:
             weights[i] = chunks[weights_at + int32(i)]
 
         # What it multiplies
-        lane, warp = thread & int32(31), thread >> int32(5)
-        g, t = lane >> int32(2), lane & int32(3)
+        warp, g, t = lane_place()
         odd = (g & int32(1)) << int32(2)
         warp_m, warp_n = (warp & int32(1)) * int32(64), (warp >> int32(1)) * int32(columns // 2)
         a = cuda.local.array(32, uint32)
@@ -165,7 +165,15 @@ def convolution(kind: Any, columns: int, transposed: bool) -> Kernel:
                         multiply(a, b, sums, j, across, 1)
                 reading = int32(0) if reading == int32(STAGES - 1) else reading + int32(1)
         channel = group_number * filters + column
-        finished(sums, warp_m, warp_n, channel, column < filters, channel, tile, targets, y, scale, shift, addend)
+        if gathers:
+            part_at = (block_m * int32(cuda.gridDim.y) + group_number) * filters + first_n
+            rows_there, columns_there = min(int32(ROWS), rows - block_m * int32(ROWS)), min(int32(columns), filters - first_n)
+            finished(
+                sums, warp_m, warp_n, channel, column < filters, channel, tile, targets, y, scale, shift, addend,
+                statistics, plane_size, part_at, rows_there, columns_there,
+            )  # fmt: skip
+        else:
+            finished(sums, warp_m, warp_n, channel, column < filters, channel, tile, targets, y, scale, shift, addend)
 
     return tf32_convolution
 
@@ -193,30 +201,24 @@ def weight_gradient(columns: int) -> Kernel:
         insides = cuda.shared.array(LOCATED, int32)
         sources = cuda.shared.array(LOCATED, int32)
         targets = cuda.shared.array(ROWS, int32)
-        thread, block, group_number = int32(cuda.threadIdx.x), int32(cuda.blockIdx.x), int32(cuda.blockIdx.y)
-        block_m = block // column_blocks
-        first_n = (block - block_m * column_blocks) * int32(columns)
+        thread, group_number = int32(cuda.threadIdx.x), int32(cuda.blockIdx.y)
+        block_m, first_n = tile_place(columns, column_blocks)
         first_m, number = block_m * int32(ROWS), int32(cuda.blockIdx.z)
-        first, tiles = number * part, min(part, (rows + int32(DEPTH - 1)) // int32(DEPTH) - number * part)
-        line = first_m + thread
-        targets[thread] = number * part_elements + line * stride if line < lines else int32(-1)
+        first, tiles = tiles_of_part(rows, part, number)
+        locate_line(first_m + thread, lines, number * part_elements, stride, targets, thread)
         if thread < int32(DEPTH):
             m = first * int32(DEPTH) + thread
             locate(m, rows, pixels, per_image, image, target_image, origins, insides, sources, thread)
 
         # What this thread copies: a chunk of some pixels of the input, and of some of the gradient
         left_chunk, left_k = thread % int32(left_per_line), thread // int32(left_per_line) * int32(left_copies)
-        shift_k, need = int32(0), int32(NEVER)
-        if first_m + left_chunk * int32(CHUNK) < lines:
-            at = block_m * int32(left_per_line) + left_chunk
-            shift_k, need = group_number * group + chunks[at], chunks[lines // int32(CHUNK) + at]
+        shift_k, need = taps_of_line(first_m + left_chunk * int32(CHUNK), lines, chunks, group_number * group)
         chunk, k = thread % int32(per_line), thread // int32(per_line) * int32(copies)
         column = first_n + chunk * int32(CHUNK)
         channel = group_number * filters + column
 
         # What it multiplies
-        lane, warp = thread & int32(31), thread >> int32(5)
-        g, t = lane >> int32(2), lane & int32(3)
+        warp, g, t = lane_place()
         warp_m, warp_n = (warp & int32(1)) * int32(64), (warp >> int32(1)) * int32(columns // 2)
         a = cuda.local.array(16, uint32)
         b = cuda.local.array(2, uint32)
