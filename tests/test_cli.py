@@ -132,6 +132,7 @@ def test_version():
         (["evaluate", "nothing.safetensors", "digits", "--precision", "bf16"], "--precision bf16 was given; the CPU"),
         (["predict", "nothing.safetensors", "x.png", "--precision", "tf32"], "--precision tf32 was given; the CPU"),
         (["cache", "warm", "lenet5", "--precision", "bf16"], "--precision bf16 was given; the CPU"),
+        (["profile", "lenet5", "--precision", "bf16"], "--precision bf16 was given; the CPU"),
         (["train", "lenet5", "digits", "--device", "cuda", "--precision", "fp8"], "'fp8' is not one of 'float32', 'tf32', 'bf16'"),
         (["evaluate", "nothing.safetensors", "digits"], "no model 'nothing.safetensors'"),
         (["predict", "nothing.safetensors", "x.png"], "no model 'nothing.safetensors'"),

@@ -104,6 +104,10 @@ class HostEngine:
         """What came out of a step."""
         return outcome
 
+    def undo(self, steps: int) -> None:
+        """Count only so many steps; what they changed is up to the caller."""
+        self.updater.steps = steps
+
 
 class Outcome:
     """What came out of a batch: ``totals``, a row ``(loss, divisor)`` for each output, and for metrics the first output and its targets.

@@ -94,26 +94,27 @@ class DeviceUpdater(Updater):
 
 class DeviceBatch:
     """A plan for one batch size on the GPU, with targets, losses and the update bound to it. ``replay`` is all that the device does in a
-    step, on the batch that is there. No method waits for the device."""
+    step, on the batch that is there: besides the plan's passes ``keeping`` statistics aside, ``losses``, ``judging`` and ``updating``. But
+    for :meth:`load` nothing waits for the device."""
 
     def __init__(self, trainer: Trainer, plan: Any, targets: Sequence[np.ndarray]):
         engine: DeviceEngine = trainer._engine
         self.plan, self._updater, self._numbers = plan, engine.updater, engine.numbers
         self._targets = [empty(target.shape, target.dtype) for target in targets]
         self.totals = on_device(initial_totals(len(targets), len(plan.inputs[0])))
-        with plan.device.record() as self._losses:
+        with plan.device.record() as self.losses:
             parts = zip(trainer.losses, trainer.loss_weights, plan.outputs, self._targets, plan.output_gradients)
             for k, (loss, weight, outputs, target, gradient) in enumerate(parts):
                 total = self.totals[k : k + 1].reshape(2)
                 twin_of(loss, "loss", "compute")(loss, outputs, target, gradient, total, weight)
-        with plan.device.record() as self._judging:
+        with plan.device.record() as self.judging:
             self._updater.judge(self.totals)
-        with plan.device.record() as self._updating:
+        with plan.device.record() as self.updating:
             self._updater.bind(plan.flat_gradients)
-        with plan.device.record() as self._keeping:
+        with plan.device.record() as self.keeping:
             plan.store.keep_state(self._updater.healthy)
-        forward = [*self._keeping, *plan._forward_steps, *self._losses, *self._judging]
-        self.replay = Replay([*forward, *plan._backward_steps, *self._updating])
+        forward = [*self.keeping, *plan._forward_steps, *self.losses, *self.judging]
+        self.replay = Replay([*forward, *plan._backward_steps, *self.updating])
 
     def fits(self, plan: Any, targets: Sequence[np.ndarray]) -> bool:
         """Whether this is for that plan, and for targets of that kind."""
@@ -138,29 +139,33 @@ class DeviceBatch:
         plan.refresh()
         self._deliver(plan.counters(step, first))
         if first == 0:  # of several micro-batches the first one finds the running statistics as they were before the step
-            plan.device.run(self._keeping)
+            plan.device.run(self.keeping)
         plan.forward()
-        plan.device.run(self._losses)
+        plan.device.run(self.losses)
         if share is not None:
             for gradient, factor in zip(plan.output_gradients, share):
                 plan.device.scale(gradient, float(factor))
 
     def judge(self) -> None:
         """Let the update do nothing where a loss is not finite."""
-        self.plan.device.run(self._judging)
+        self.plan.device.run(self.judging)
 
     def update(self, factor: float) -> None:
         """Change the parameters, after backward passes."""
         self._deliver(self._updater.begin(factor))
-        self.plan.device.run(self._updating)
+        self.plan.device.run(self.updating)
         self._updater.done()
 
     def step(self, step: int, factor: float) -> None:
         """Forward, backward and update as one."""
-        self.plan.refresh()
-        self._deliver([*self.plan.counters(step, 0), *self._updater.begin(factor)])
+        self.prepare(step, factor)
         self.replay()
         self._updater.done()
+
+    def prepare(self, step: int, factor: float) -> None:
+        """Send what a step takes besides its batch."""
+        self.plan.refresh()
+        self._deliver([*self.plan.counters(step, 0), *self._updater.begin(factor)])
 
     def _deliver(self, pairs: Sequence[tuple[np.ndarray, DeviceArray]]) -> None:
         """Send small arrays of the host."""
@@ -248,6 +253,10 @@ class DeviceEngine:
                 totals[:, 0] *= share
             outcome.add(totals, outputs[0] if outputs else None, targets)
             if not math.isfinite(outcome.loss):
-                self.updater.undo(begun.step)
+                self.undo(begun.step)
                 break
         return outcome
+
+    def undo(self, steps: int) -> None:
+        """Go back to so many steps, see :meth:`DeviceUpdater.undo`."""
+        self.updater.undo(steps)

@@ -234,7 +234,8 @@ class Trainer:
             data, labels: a batch, as :meth:`step` takes it; or, without ``labels``, what ``train`` of :meth:`fit` may be. Its first
                 ``batch_size`` samples (of the order of epoch 0) are the batch then, and the profile says too how long a thread takes to
                 prepare one.
-            steps: so many steps are timed call by call, and as many as a whole, in turn. Figures are medians over them.
+            steps: so many steps are timed call by call, and as many as a whole, in turn. Figures are medians over them. On a GPU its own
+                clock is read between launches; as a whole a step is the graph that training runs.
             progress: a bar on a terminal.
 
         All steps are real ones, updates included. Parameters, running statistics, the optimizer's arrays and the number of steps are as
