@@ -6,6 +6,7 @@ import gc
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,15 @@ def test_predictions_of_many_batches(simulator: no_gpu.Simulator, make: Callable
         results.append(np.concatenate([part.reshape(11, -1) for part in (found.values() if isinstance(found, dict) else [found])], 1))
     np.testing.assert_array_equal(results[1], results[0])
     np.testing.assert_array_equal(results[2], results[0])
+
+
+def test_predictions_of_many_batches_in_several_threads(simulator: no_gpu.Simulator) -> None:
+    model, images = network().to("cuda"), [batch(7, seed)[0] for seed in range(4)]
+    expected = [model.predict(some) for some in images]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda some: model.predict(some, batch_size=2), images))
+    np.testing.assert_array_equal(found, expected)
+    assert len(model._idle_pipelines) == 1
 
 
 def test_predictions_within_an_evaluation(simulator: no_gpu.Simulator) -> None:
