@@ -374,5 +374,6 @@ class _Graph:
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
+            self._owner.synchronize()  # it may be under way
             self._owner._api.cuGraphExecDestroy(self._executable)
             self._owner._api.cuGraphDestroy(self._graph)
