@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -93,6 +93,7 @@ class Model:
         self.device, self.precision = "cpu", "float32"
         self.on_device: Any = None
         self._plans: OrderedDict[tuple, Any] = OrderedDict()
+        self._idle_pipelines: list[Any] = []  # at most one, for predictions of many batches on the GPU
         self._accumulated: WeakValueDictionary[tuple, Any] = WeakValueDictionary()  # gradients, by device and by what is frozen
         self._lock = threading.RLock()
 
@@ -132,13 +133,41 @@ class Model:
         if 0 < count <= size:
             self._inference_plan(count).forward(batches, results)
         else:
-            for start in range(0, count, size):
-                part = slice(start, min(start + size, count))
-                plan = self._inference_plan(part.stop - part.start)
-                plan.forward([batch[part] for batch in batches], [result[part] for result in results])
+            parts = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+            if self.device != "cpu" and empty is np.empty:
+                for part, found in zip(parts, self._pipelined([batch[part] for batch in batches] for part in parts)):
+                    for result, array in zip(results, found):
+                        result[part] = array
+            else:
+                for part in parts:
+                    plan = self._inference_plan(part.stop - part.start)
+                    plan.forward([batch[part] for batch in batches], [result[part] for result in results])
         if self.output_names is not None:
             return dict(zip(self.output_names, results))
         return results[0] if len(results) == 1 else tuple(results)
+
+    def _predictions(self, batches: Iterable[Any]) -> Iterator[list[np.ndarray]]:
+        """For each batch, as :meth:`predict` takes it, a list of its outputs, which last until the next are asked for. A batch is run as a
+        whole, on a GPU while the next one is prepared."""
+        if self.device != "cpu":
+            yield from self._pipelined(map(self._checked_inputs, batches))
+            return
+        for batch in batches:
+            outputs = self.predict(batch, len(batch[0]) if len(self.graph.inputs) > 1 else len(batch))
+            yield list(_as_sequence(outputs))
+
+    def _pipelined(self, batches: Iterable[Sequence[np.ndarray]]) -> Iterator[list[np.ndarray]]:
+        """As :meth:`_predictions`, of checked arrays on the GPU."""
+        from .graph.cuda import Pipeline
+
+        try:
+            pipeline = self._idle_pipelines.pop()  # another thread may be at work with one
+        except IndexError:
+            pipeline = Pipeline()
+        try:
+            yield from pipeline.run((self._inference_plan(len(batch[0])), batch) for batch in batches)
+        finally:
+            self._idle_pipelines[:] = [pipeline]
 
     def __call__(self, images: Any) -> Any:
         """As :meth:`predict`."""
@@ -158,6 +187,8 @@ class Model:
         name, and for a model that does not work in float32."""
         self.precision = checked_precision(precision, self._placed(device))
         self.device = device
+        if device == "cpu":
+            self._idle_pipelines.clear()  # which hold memory there
         return self
 
     def _placed(self, device: str) -> Any:

@@ -18,11 +18,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 import numbacnn as nc
-from numbacnn.cli import train
+from numbacnn.cli import options, train
 from numbacnn.cli.main import main
 from numbacnn.cli.warming import Use, wanted
 from numbacnn.data.images import read_image
 from numbacnn.data.sources import open_dataset
+from numbacnn.graph.devices import PRECISIONS
 from numbacnn.kernels import choices, jit
 from numbacnn.plugin import builtins, manager
 
@@ -126,6 +127,13 @@ def test_version():
         (["train", "lenet5", "digits", "--augment", "none"], "No such option '--augment'"),
         (["train", "lenet5", "digits", "--input-size", "3"], "conv"),
         (["train", "lenet5", "digits", "--device", "cuda"], "No GPU can be used: "),
+        (["train", "lenet5", "digits", "--device", "cuda", "--precision", "tf32"], "No GPU can be used: "),
+        (["train", "lenet5", "digits", "--precision", "tf32"], "--precision tf32 was given; the CPU computes in float32"),
+        (["evaluate", "nothing.safetensors", "digits", "--precision", "bf16"], "--precision bf16 was given; the CPU"),
+        (["predict", "nothing.safetensors", "x.png", "--precision", "tf32"], "--precision tf32 was given; the CPU"),
+        (["cache", "warm", "lenet5", "--precision", "bf16"], "--precision bf16 was given; the CPU"),
+        (["profile", "lenet5", "--precision", "bf16"], "--precision bf16 was given; the CPU"),
+        (["train", "lenet5", "digits", "--device", "cuda", "--precision", "fp8"], "'fp8' is not one of 'float32', 'tf32', 'bf16'"),
         (["evaluate", "nothing.safetensors", "digits"], "no model 'nothing.safetensors'"),
         (["predict", "nothing.safetensors", "x.png"], "no model 'nothing.safetensors'"),
         (["predict", "nothing.safetensors"], "Missing argument 'FILES...'"),
@@ -141,6 +149,10 @@ def test_wrong_input_gets_one_sentence(args, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert sentence in refused(*args)
     assert list(tmp_path.iterdir()) == [], "nothing half-written is left"
+
+
+def test_precisions_are_those_of_models():
+    assert options.precision(lambda: None).__click_params__[0].type.choices == PRECISIONS
 
 
 # Plugins -------------------------------------------------------------------------------------------------------------

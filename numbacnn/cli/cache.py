@@ -59,7 +59,7 @@ def clear(as_json: bool) -> None:
         "numbacnn cache warm lenet5",
         "numbacnn cache warm resnet50 mobilenet_v2 --batch 1 --batch 16",
         "numbacnn cache warm cnn --input-shape 32x32x3 --training --batch 64",
-        "numbacnn cache warm resnet18 --training --device cuda",
+        "numbacnn cache warm resnet18 --training --device cuda --precision tf32",
         "numbacnn cache warm vgg16 --processes 1 --json",
     )
 )
@@ -79,6 +79,7 @@ def clear(as_json: bool) -> None:
 @options.input_shape
 @options.class_count
 @options.machine
+@options.precision
 @options.as_json
 def warm(
     architectures: tuple[str, ...],
@@ -89,17 +90,20 @@ def warm(
     classes: int,
     threads: int | None,
     device: str,
+    precision: str,
     as_json: bool,
 ) -> None:
     """Compile all kernels that using ARCHITECTURES takes, so that nobody waits for them later. Nothing is computed."""
-    options.use(threads, device)
+    options.use(threads, device, precision)
     if not cache_state()["writable"]:
         raise ConfigError(f"The folder {kernel_folder()} cannot be written to; set NUMBACNN_CACHE_DIR to another one.")
     from .warming import Use, warmed
 
     capability = None if device == "cpu" else gpu_capability()
     uses = [
-        Use(name, input_shape, classes, batch, training, threads, capability) for name in dict.fromkeys(architectures) for batch in batches
+        Use(name, input_shape, classes, batch, training, threads, capability, precision)
+        for name in dict.fromkeys(architectures)
+        for batch in batches
     ]
     start = time.perf_counter()
     result = warmed(uses, processes or core_count(), show=not as_json)

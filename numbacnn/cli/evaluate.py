@@ -14,7 +14,9 @@ from .models import saved_model
 
 @click.command(
     epilog=options.examples(
-        "numbacnn evaluate runs/lenet5-digits digits", "numbacnn evaluate model.safetensors photos/ --split test --json"
+        "numbacnn evaluate runs/lenet5-digits digits",
+        "numbacnn evaluate model.safetensors photos/ --split test --json",
+        "numbacnn evaluate model.safetensors photos/ --device cuda --precision tf32",
     )
 )
 @click.argument("model")
@@ -23,16 +25,18 @@ from .models import saved_model
 @options.data_folder
 @options.batch_size
 @options.machine
+@options.precision
 @options.as_json
 def command(
-    model: str, dataset: str, split: str, data_folder: Path | None, batch_size: int, threads: int | None, device: str, as_json: bool
-) -> None:
+    model: str, dataset: str, split: str, data_folder: Path | None, batch_size: int, threads: int | None, device: str, precision: str,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Measure loss and accuracy of a saved MODEL (a file, or the folder that training wrote) on a DATASET (a registered name or a
     folder of class folders of images). Images are resized to what the model takes."""
-    options.use(threads, device)
+    options.use(threads, device, precision)
     from ..data.sources import open_dataset
 
-    network = saved_model(model).to(device)
+    network = saved_model(model).to(device, precision)
     data = open_dataset(dataset, split, data_folder, network.graph.inputs[0].shape, network.classes)
     start = time.perf_counter()
     metrics = measure(network, data, batch_size)

@@ -58,6 +58,13 @@ input_shape = click.option(
     metavar="HxWxC",
     help="Shape of one input, such as 32x32x3; the architecture's own by default.",
 )
+precision = click.option(
+    "--precision",
+    type=click.Choice(("float32", "tf32", "bf16")),
+    default="float32",
+    show_default=True,
+    help="With --device cuda: of what convolutions and dense layers multiply, on tensor cores with 10 (tf32) or 7 (bf16) bits of mantissa.",
+)
 class_count = click.option("--classes", type=POSITIVE, default=10, show_default=True, help="Number of classes.")
 
 
@@ -69,8 +76,11 @@ def machine(command: Callable) -> Callable:
     )(command)
 
 
-def use(threads: int | None, device: str) -> None:
-    """Act on the options of :func:`machine`. Raises ConfigError, and DeviceError where there is no such device."""
+def use(threads: int | None, device: str, precision: str = "float32") -> None:
+    """Act on the options of :func:`machine`, and see that ``precision`` is one of the device's. Raises ConfigError, and DeviceError where
+    there is no such device."""
+    if device == "cpu" and precision != "float32":
+        raise ConfigError(f"--precision {precision} was given; the CPU computes in float32, and --device cuda has other precisions.")
     if device != "cpu":
         from ..graph.devices import device_named
 

@@ -18,6 +18,7 @@ from .models import pretrained_model, saved_model
         "numbacnn predict model.safetensors photos/ --top 3",
         "numbacnn predict model.safetensors *.jpg --json",
         "numbacnn predict efficientnet_lite0 --weights imagenet photo.jpg",
+        "numbacnn predict resnet50 --weights imagenet photos/ --device cuda --precision bf16",
     )
 )
 @click.argument("model")
@@ -26,6 +27,7 @@ from .models import pretrained_model, saved_model
 @click.option("--top", type=options.POSITIVE, help="Number of classes to show for each image.  [default: 3, with --weights 5]")
 @options.batch_size
 @options.machine
+@options.precision
 @options.as_json
 def command(
     model: str,
@@ -35,15 +37,16 @@ def command(
     batch_size: int,
     threads: int | None,
     device: str,
+    precision: str,
     as_json: bool,
 ) -> None:
     """Name what is on images, with a saved MODEL (a file, or the folder that training wrote) or an architecture and its pretrained
     weights. FILES are image files, or folders in which all images are taken. They are converted to grey or colour, resized, cropped and
     scaled as the model needs them."""
-    options.use(threads, device)
+    options.use(threads, device, precision)
     network = saved_model(model) if weights is None else pretrained_model(model, weights)
     paths = _image_files(files)
-    network.to(device)
+    network.to(device, precision)
     top = top or (3 if weights is None else 5)
     results: list[dict[str, Any]] = [
         {"file": str(path), "predictions": predictions}

@@ -22,6 +22,7 @@ from .models import is_saved, new_model, saved_model
         "numbacnn profile resnet18 --input-shape 32x32x3 --batch-size 32 --sort network",
         "numbacnn profile mobilenet_v2 --batch-size 8 --trace trace.json    # for https://ui.perfetto.dev",
         "numbacnn profile runs/lenet5-digits --optimizer adamw --json",
+        "numbacnn profile resnet18 --device cuda --precision tf32",
     )
 )
 @click.argument("model", metavar="ARCHITECTURE|MODEL")
@@ -36,23 +37,23 @@ from .models import is_saved, new_model, saved_model
 @click.option("--rows", type=options.POSITIVE, default=ROWS, show_default=True, help="Rows to show.")
 @click.option("--trace", type=click.Path(dir_okay=False, path_type=Path), help="Write a trace of all calls of kernels to this file.")
 @options.machine
+@options.precision
 @options.as_json
 @click.pass_context
 def command(
     context: click.Context, model: str, input_shape: tuple[int, ...] | None, classes: int, batch_size: int, optimizer: str, steps: int,
-    sort: str, rows: int, trace: Path | None, threads: int | None, device: str, as_json: bool,
+    sort: str, rows: int, trace: Path | None, threads: int | None, device: str, precision: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Tell where the time of a training step of an architecture or of a saved model goes: layer by layer, forward and backward, with
     operations and bytes per second. The images are random numbers."""
-    options.use(threads, device)
-    options.refuse_gpu(device, "this command times kernels of the CPU")
+    options.use(threads, device, precision)
     from ..training.trainer import Trainer
 
     saved = is_saved(model)
     if saved and (input_shape is not None or context.get_parameter_source("classes") is not ParameterSource.DEFAULT):
         raise ConfigError(f"{model!r} is a saved model with a shape and classes; --input-shape and --classes are for architectures.")
     network = saved_model(model) if saved else new_model(model, input_shape, classes)
-    trainer = Trainer(network, _loss(network), optimizer)
+    trainer = Trainer(network.to(device, precision), _loss(network), optimizer)
     profile = trainer.profile(*_batch(network, batch_size), steps=steps, progress=not as_json)
     if trace is not None:
         profile.save(trace)

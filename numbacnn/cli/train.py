@@ -38,7 +38,7 @@ OPTIMIZER_OPTIONS = ("rate", "momentum", "weight_decay")
         "numbacnn train cnn fashion_mnist --epochs 10 --optimizer sgd --rate 0.05 --momentum 0.9",
         "numbacnn train cnn photos/ --input-size 64 --output runs/photos",
         "numbacnn train efficientnet_lite0 photos/ --weights imagenet --freeze-until head --rate 1e-3",
-        "numbacnn train resnet18 photos/ --device cuda",
+        "numbacnn train resnet18 photos/ --device cuda --precision tf32",
         "numbacnn train lenet5 digits --resume",
         "numbacnn train lenet5 digits --json",
     )
@@ -93,6 +93,7 @@ OPTIMIZER_OPTIONS = ("rate", "momentum", "weight_decay")
 @click.option("--workers", type=options.POSITIVE, help="Threads that prepare images. [default: one per core, up to 8]")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the output folder, if there is one.")
 @options.machine
+@options.precision
 @options.as_json
 @click.pass_context
 def command(context: click.Context, architecture: str, dataset: str, as_json: bool, **given: Any) -> int:
@@ -101,7 +102,7 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
     The output folder gets model.safetensors, history.json, and a checkpoint after every epoch. Ctrl-C finishes the step, saves,
     and says how to go on.
     """
-    options.use(given["threads"], given["device"])
+    options.use(given["threads"], given["device"], given["precision"])
     from ..graph.recompute import checked_recompute
     from ..training.trainer import Trainer, TrainingInterrupted
 
@@ -112,12 +113,11 @@ def command(context: click.Context, architecture: str, dataset: str, as_json: bo
     size = given["input_size"] or (None if shape is None else shape[:-1]) or spec.input_size
     train, test = open_splits(dataset, given["data_folder"], size, None if shape is None else shape[-1])
     model = new_model(architecture, train.input_shape, len(train.classes), given["seed"], given["weights"])
+    model.to(given["device"], given["precision"])
     if given["freeze_until"] is not None:
         model.freeze_until(given["freeze_until"])
     loss = make_loss(recipe, given["label_smoothing"])
-    trainer = Trainer(
-        model, loss, make_optimizer(recipe), schedule=recipe["schedule"], seed=given["seed"], device=given["device"], **saving
-    )
+    trainer = Trainer(model, loss, make_optimizer(recipe), schedule=recipe["schedule"], seed=given["seed"], **saving)
     epochs = given["epochs"] or recipe.get("epochs") or default_epochs(len(train), recipe["batch_size"])
     output = given["output"] or Path("runs", f"{architecture}-{Path(dataset).resolve().name}".replace(":", "-"))
     if not as_json:

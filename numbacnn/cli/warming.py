@@ -25,7 +25,8 @@ OPTIMIZERS = ("sgd", "adam")  # that training is prepared for
 @dataclasses.dataclass(frozen=True)
 class Use:
     """An architecture and what is to be done with it. ``input_shape`` None is the architecture's own, ``threads`` None all of the
-    machine's: methods are chosen by it. ``capability`` is that of the GPU that it is for, None for the CPU."""
+    machine's: methods are chosen by it. ``capability`` is that of the GPU that it is for, None for the CPU;
+    ``precision`` that of its products."""
 
     architecture: str
     input_shape: tuple[int, ...] | None
@@ -34,6 +35,7 @@ class Use:
     training: bool
     threads: int | None
     capability: tuple[int, int] | None = None
+    precision: str = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,7 @@ def _run(use: Use, device: str) -> None:
     model = new_model(use.architecture, use.input_shape, use.classes)
     batches = tuple(np.zeros((use.batch, *tensor.shape), tensor.dtype or model.dtype) for tensor in model.graph.inputs)
     images = batches if len(batches) > 1 else batches[0]
-    model.to(device).predict(images, use.batch)
+    model.to(device, use.precision).predict(images, use.batch)
     for optimizer in OPTIMIZERS if use.training else ():
         Trainer(model, optimizer=optimizer).step(images, np.arange(use.batch) % use.classes)
 

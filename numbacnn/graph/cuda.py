@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..kernels.cuda import pointwise
 from ..kernels.cuda.runtime import Replay
+from ..kernels.cuda.staging import Drain, Feed, Fetched, Sent
 from .build import Node
 from .devices import Cuda
 from .parameters import ParameterStore
@@ -81,10 +83,11 @@ class DeviceParameters:
             if self.host.handed_out:
                 self.host.catch_up()
 
-    def keep_state(self) -> None:
-        """Remember the running statistics, for :meth:`restore_state`."""
+    def keep_state(self, healthy: Any) -> None:
+        """Remember the running statistics, for :meth:`restore_state`; unless the number in ``healthy`` is 0, when those from before a step
+        that has to be undone are needed still."""
         if self.state.size:
-            self._state_before.copy_from(self.state)
+            pointwise.copy_where(healthy, self.state, self._state_before)
 
     def restore_state(self) -> None:
         """Undo what a forward pass did to running statistics."""
@@ -119,15 +122,24 @@ class _Derived:
 class _Loading(_Bound):
     """What both kinds of plans do with a batch."""
 
-    def load(self, batch: Sequence[Any]) -> None:
-        """Copy a batch (one array per input) to the device. Raises DataError for numbers of which a layer that reads them cannot make
-        sense."""
-        for slot, array, given in zip(self.plan.inputs, self.inputs, batch, strict=True):
+    def check(self, batch: Sequence[Any]) -> None:
+        """Raises DataError for numbers of a batch (one array per input) of which a layer that reads them cannot make sense."""
+        for slot, given in zip(self.plan.inputs, batch, strict=True):
             for run in self.plan.forward:
                 layer: Any = run.node.layer
                 if any(read.block is slot.block for read in run.x) and layer.checks_input:
                     speaking(run.node, layer.check_input)(given if isinstance(given, np.ndarray) else given.download())
+
+    def load(self, batch: Sequence[Any]) -> None:
+        """Copy a batch to the device. Raises as :meth:`check` does."""
+        self.check(batch)
+        for array, given in zip(self.inputs, batch):
             self.device.upload(given, array)
+
+    def take(self, arrays: Sequence[Any]) -> None:
+        """Let the device copy a batch that is there."""
+        for array, given in zip(self.inputs, arrays, strict=True):
+            self.device.copy(given, array)
 
 
 class DeviceInferencePlan(_Loading):
@@ -162,6 +174,17 @@ class DeviceInferencePlan(_Loading):
             for result, array in zip(results, self.outputs, strict=True):
                 self.device.download(array, result)
 
+    def begin(self, sent: Sent, drain: Drain) -> Fetched:
+        """Run on a batch that is on its way; gives its outputs, which are on theirs. The host waits for neither."""
+        with self.lock:
+            self._refresh()
+            sent.arrive()
+            self.take(sent.arrays)
+            sent.release()
+            self.replay()
+            outputs: Any = self.outputs
+            return drain.fetch(outputs)
+
     def _refresh(self) -> None:
         """Bring what follows from parameters up to date."""
         version = self.store.update()
@@ -170,6 +193,26 @@ class DeviceInferencePlan(_Loading):
                 derived.compute(self.store.host)
             self.device.run(self._preparing)
             self._current = version
+
+
+class Pipeline:
+    """Predictions for one batch after the other: each is sent while the device is at the one before, and its outputs are fetched while the
+    device is at the next."""
+
+    def __init__(self) -> None:
+        self._feed, self._drain = Feed(), Drain()
+
+    def run(self, batches: Iterable[tuple[DeviceInferencePlan, Sequence[np.ndarray]]]) -> Iterator[list[np.ndarray]]:
+        """For each plan and batch its outputs, which last until the next ones are asked for."""
+        before: Fetched | None = None
+        for plan, batch in batches:
+            plan.check(batch)
+            begun = plan.begin(self._feed.send(batch, [array.dtype for array in plan.inputs]), self._drain)
+            if before is not None:
+                yield before.collect()
+            before = begun
+        if before is not None:
+            yield before.collect()
 
 
 class DeviceTrainingPlan(TrainingPlan, _Loading):

@@ -234,9 +234,13 @@ class TrainingPlan(_Bound):
 
     def set_step(self, step: int, first: int = 0) -> None:
         """Give random layers the streams of training step ``step``, of which this batch is the samples from number ``first`` on."""
-        self._first[0], self._streams[:, 1] = first, step
-        for array, there in self._counters:
+        for array, there in self.counters(step, first):
             self.device.upload(array, there)
+
+    def counters(self, step: int, first: int) -> list[tuple[np.ndarray, Any]]:
+        """What :meth:`set_step` copies to the device: arrays of the host, and their counterparts there."""
+        self._first[0], self._streams[:, 1] = first, step
+        return self._counters
 
     def clear_gradients(self) -> None:
         """Forget what a plan that accumulates has added up."""

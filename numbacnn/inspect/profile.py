@@ -66,7 +66,7 @@ class Row:
 class Profile:
     """Rows in the order in which they run, which cover a step without gaps; ``steps`` holds the calls of each step that was timed call by
     call. ``step_seconds`` is the median of as many steps that were timed as a whole, ``loading_seconds`` what a thread took to prepare a
-    batch, None where the batch was given."""
+    batch, None where the batch was given. ``device`` names the GPU, None on the CPU."""
 
     name: str
     batch: int
@@ -75,6 +75,7 @@ class Profile:
     steps: tuple[tuple[Call, ...], ...]
     step_seconds: float
     loading_seconds: float | None = None
+    device: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -137,7 +138,8 @@ class Profile:
         """Plain data, for JSON; without the single calls, which are in the trace."""
         rows = [{**asdict(row), "gigaflops": row.gigaflops, "gigabytes": row.gigabytes} for row in self.rows]
         totals = {name: getattr(self, name) for name in ("seconds", "step_seconds", "profiled_seconds", "loading_seconds")}
-        return {"name": self.name, "batch": self.batch, "threads": self.threads, **totals, "phases": self.phases(), "rows": rows}
+        where = {"threads": self.threads, "device": self.device}
+        return {"name": self.name, "batch": self.batch, **where, **totals, "phases": self.phases(), "rows": rows}
 
     def save(self, path: str | os.PathLike) -> None:
         """Write all timed steps, one after the other, as a trace in Chrome's Trace Event Format, which https://ui.perfetto.dev and
@@ -185,7 +187,8 @@ class Profile:
         return f"{100 * seconds / max(self.seconds, 1e-9):.1f} %"
 
     def _title(self) -> str:
-        return f"{self.name}, a training step of {self.batch} sample{'s' if self.batch > 1 else ''}, {self.threads} thread(s)"
+        where = f"{self.threads} thread(s)" if self.device is None else self.device
+        return f"{self.name}, a training step of {self.batch} sample{'s' if self.batch > 1 else ''}, {where}"
 
     def _totals(self) -> list[str]:
         speed = self.batch / self.step_seconds

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import statistics
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +33,6 @@ def profiled(trainer: Trainer, data: Any, labels: Any, batch_size: int, steps: i
     for name, value in (("batch_size", batch_size), ("steps", steps)):
         if not is_integer(value, 1):
             raise ConfigError(f"profile was given {name}={value!r}; it takes a whole number of at least 1.")
-    if trainer.device != "cpu":
-        raise ConfigError(
-            "profile reads the CPU's clock between kernels, and this trainer runs on the GPU, which goes on meanwhile: NVIDIA's Nsight "
-            "Systems (nsys profile python ...) shows what runs there."
-        )
     if trainer.accumulate > 1:
         raise ConfigError(
             f"profile takes a step apart that runs its batch as a whole; this trainer cuts it into {trainer.accumulate} micro-batches. "
@@ -48,15 +44,13 @@ def profiled(trainer: Trainer, data: Any, labels: Any, batch_size: int, steps: i
     before = _State(trainer)
     try:
         trainer._step(data, labels, 1.0)  # takes pages from the system, and compiles what is missing
-        stopwatch = _Stopwatch(trainer, data, labels)
+        stopwatch = _stopwatch(trainer, data, labels)
         whole: list[float] = []
         timed: list[list[int]] = []
         with progress_bar(steps if progress else 0, "profiling") as advance:
             for _ in range(steps):
                 before.restore()
-                start = time.perf_counter()
-                trainer._step(data, labels, 1.0)
-                whole.append(time.perf_counter() - start)
+                whole.append(stopwatch.whole_step())
                 before.restore()
                 timed.append(stopwatch.step())
                 advance()
@@ -83,50 +77,54 @@ class _State:
 
     def __init__(self, trainer: Trainer):
         self._trainer, self._steps = trainer, trainer.updater.steps
+        trainer.updater.arrays()
         self._kept = [(array, array.copy()) for array in (trainer.model.store.trainable, trainer.model.store.state, trainer.updater.state)]
 
     def restore(self) -> None:
+        self._trainer._engine.undo(self._steps)
+        self._trainer.updater.arrays()  # from here on, as after catching up, the host's arrays are the newest
+        self._trainer.model.store.catch_up()
         for array, copy in self._kept:
             np.copyto(array, copy)
-        self._trainer.updater.steps = self._steps
         self._trainer.model.store.touch()
 
 
-class _Stopwatch:
-    """A step whose calls are timed: the clock is read between any two of them, so that the times between readings add up to the step."""
+def _stopwatch(trainer: Trainer, images: Any, labels: Any) -> Stopwatch:
+    """For the device that the trainer runs on."""
+    if trainer.device == "cpu":
+        return _HostStopwatch(trainer, images, labels)
+    from .cuda_profiling import DeviceStopwatch
+
+    return DeviceStopwatch(trainer, images, labels)
+
+
+class Stopwatch(ABC):
+    """A step whose calls are timed: a clock is read between any two of them, so that the times between readings add up to the step.
+    ``batch`` is bound to the plan that runs, ``given`` what it computes."""
+
+    device: str | None = None  # in words, None for the CPU
 
     def __init__(self, trainer: Trainer, images: Any, labels: Any):
-        self._trainer, self._given = trainer, (images, labels)
-        self._batch = batch = trainer._loaded(*trainer._checked(images, labels), input_gradients=False, accumulate=False)
-        self._readings: list[int] = []
+        self.trainer, self.given = trainer, trainer._checked(images, labels)
+        self.batch = trainer._loaded(*self.given, input_gradients=False, accumulate=False)
         self._rows: list[Row] = []
-        self._calls: list[tuple[int, str, tuple[np.ndarray, ...]]] = []  # row, name, arrays
-        own = (*batch.plan.inputs, *batch.targets)
-        self._watched(_row("batch", "copy", "input", own[0].shape), [(self._load, (own, tuple(array.copy() for array in own)))])
-        forward, backward = batch.plan.steps()
-        self._forward = self._layers("forward", forward)
-        self._losses = self._watched(_row(trainer.losses[0].name, "loss", "loss", batch.plan.outputs[0].shape), batch.losses)
-        self._backward = self._layers("backward", backward)
-        self._update = self._watched(_row(trainer.optimizer.name, "optimizer", "update", ()), batch.updating)
+        self._calls: list[tuple[int, str, tuple[Any, ...]]] = []  # row, name, arrays
 
-    def _load(self) -> None:
-        self._trainer._loaded(*self._trainer._checked(*self._given), input_gradients=False, accumulate=False)
-
+    @abstractmethod
     def step(self) -> list[int]:
         """Make a step as the trainer does, and give the nanoseconds of each call."""
-        trainer, plan = self._trainer, self._batch.plan
-        self._readings.clear()
-        self._read()
-        self._load()
-        np.copyto(trainer._state_before, trainer.model.store.state)
-        plan.set_step(trainer.steps)
-        self._read()
-        with kernels.jit.launch_guard(), plan.lock:
-            kernels.jit.run(self._forward)
-            kernels.jit.run(self._losses)
-            kernels.jit.run(self._backward)
-        trainer.updater.apply(self._update)
-        return np.diff(self._readings).tolist()
+
+    @abstractmethod
+    def whole_step(self) -> float:
+        """Make a step, and give its seconds."""
+
+    @abstractmethod
+    def read(self) -> None:
+        """Read the clock."""
+
+    @abstractmethod
+    def described(self, step: Step, scratch: Sequence[Any]) -> tuple[str, tuple[Any, ...]]:
+        """The name of a call and the arrays that it reads or writes, each once, without scratch memory."""
 
     def profile(self, steps: Sequence[Sequence[int]], step_seconds: float, loading_seconds: float | None) -> Profile:
         """The figures of so many steps."""
@@ -134,13 +132,14 @@ class _Stopwatch:
         owners = np.array([row for row, _, _ in self._calls])
         medians = [float(np.median(seconds[:, owners == row].sum(axis=1))) for row in range(len(self._rows))]
         return Profile(
-            name=self._trainer.model.name or "model",
-            batch=self._batch.plan.plan.batch,
-            threads=self._batch.plan.plan.threads,
+            name=self.trainer.model.name or "model",
+            batch=self.batch.plan.plan.batch,
+            threads=self.batch.plan.plan.threads,
             rows=tuple(dataclasses.replace(row, seconds=median) for row, median in zip(self._rows, medians)),
             steps=tuple(self._timed(row) for row in seconds),
             step_seconds=step_seconds,
             loading_seconds=loading_seconds,
+            device=self.device,
         )
 
     def _timed(self, seconds: np.ndarray) -> tuple[Call, ...]:
@@ -151,29 +150,72 @@ class _Stopwatch:
             for (row, name, arrays), start, length in zip(self._calls, starts, seconds)
         )
 
-    def _read(self) -> None:
-        self._readings.append(time.perf_counter_ns())
-
-    def _layers(self, phase: str, steps: Sequence[tuple[Forward | Backward, Step]]) -> list[Step]:
+    def layers(self, phase: str, steps: Sequence[tuple[Forward | Backward, Step]]) -> list[Step]:
         """The steps of a pass with readings of the clock between them; a row for each layer."""
         watched = []
         for run, group in itertools.groupby(steps, key=lambda labelled: labelled[0]):
-            node, plan = run.node, self._batch.plan
+            node, plan = run.node, self.batch.plan
             flops = plan.plan.batch * node.layer.flops(node.shapes) * _passes(run)
             passed = "forward again" if phase == "backward" and isinstance(run, Forward) else phase
-            row = _row(node.name, type(node.layer).__name__, passed, (plan.plan.batch, *node.outputs[0].shape), int(flops))
-            watched += self._watched(row, [step for _, step in group], [plan.array(slot) for slot in run.scratch.values()])
+            row = row_of(node.name, type(node.layer).__name__, passed, (plan.plan.batch, *node.outputs[0].shape), int(flops))
+            watched += self.watched(row, [step for _, step in group], [plan.array(slot) for slot in run.scratch.values()])
         return watched
 
-    def _watched(self, row: Row, steps: Sequence[Step], scratch: Sequence[np.ndarray] = ()) -> list[Step]:
+    def watched(self, row: Row, steps: Sequence[Step], scratch: Sequence[Any] = ()) -> list[Step]:
         """Enter a row and its steps; the clock is read after each."""
-        calls = [(len(self._rows), _name(function), tuple(_arrays(arguments, scratch))) for function, arguments in steps]
+        calls = [(len(self._rows), *self.described(step, scratch)) for step in steps]
         self._rows.append(dataclasses.replace(row, calls=len(calls), nbytes=sum(_nbytes(arrays) for _, _, arrays in calls)))
         self._calls += calls
-        return [each for step in steps for each in (step, (self._read, ()))]
+        return [each for step in steps for each in (step, (self.read, ()))]
 
 
-def _row(layer: str, kind: str, phase: str, shape: Sequence[int], flops: int = 0) -> Row:
+class _HostStopwatch(Stopwatch):
+    """By the host's clock."""
+
+    def __init__(self, trainer: Trainer, images: Any, labels: Any):
+        super().__init__(trainer, images, labels)
+        self._images, self._labels = images, labels
+        self._readings: list[int] = []
+        batch, own = self.batch, (*self.batch.plan.inputs, *self.batch.targets)
+        self.watched(row_of("batch", "copy", "input", own[0].shape), [(self._load, (own, tuple(array.copy() for array in own)))])
+        forward, backward = batch.plan.steps()
+        self._forward = self.layers("forward", forward)
+        self._losses = self.watched(row_of(trainer.losses[0].name, "loss", "loss", batch.plan.outputs[0].shape), batch.losses)
+        self._backward = self.layers("backward", backward)
+        self._update = self.watched(row_of(trainer.optimizer.name, "optimizer", "update", ()), batch.updating)
+
+    def _load(self) -> None:
+        self.trainer._loaded(*self.trainer._checked(self._images, self._labels), input_gradients=False, accumulate=False)
+
+    def whole_step(self) -> float:
+        start = time.perf_counter()
+        self.trainer._step(self._images, self._labels, 1.0)
+        return time.perf_counter() - start
+
+    def step(self) -> list[int]:
+        trainer, plan = self.trainer, self.batch.plan
+        self._readings.clear()
+        self.read()
+        self._load()
+        np.copyto(trainer._state_before, trainer.model.store.state)
+        plan.set_step(trainer.steps)
+        self.read()
+        with kernels.jit.launch_guard(), plan.lock:
+            kernels.jit.run(self._forward)
+            kernels.jit.run(self._losses)
+            kernels.jit.run(self._backward)
+        trainer.updater.apply(self._update)
+        return np.diff(self._readings).tolist()
+
+    def read(self) -> None:
+        self._readings.append(time.perf_counter_ns())
+
+    def described(self, step: Step, scratch: Sequence[Any]) -> tuple[str, tuple[Any, ...]]:
+        function, arguments = step
+        return _name(function), tuple(_arrays(arguments, scratch))
+
+
+def row_of(layer: str, kind: str, phase: str, shape: Sequence[int], flops: int = 0) -> Row:
     """A row without what is measured or counted later."""
     return Row(layer, kind, phase, tuple(shape), seconds=0.0, calls=0, flops=flops, nbytes=0)
 
@@ -208,5 +250,5 @@ def _flattened(argument: Any) -> Iterator[np.ndarray]:
         yield from _flattened(list(argument.values()))
 
 
-def _nbytes(arrays: Sequence[np.ndarray]) -> int:
+def _nbytes(arrays: Sequence[Any]) -> int:
     return sum(array.nbytes for array in arrays)

@@ -64,6 +64,11 @@ def on_cpu(optimizer: Optimizer, store: ParameterStore, steps: int) -> Updater:
     return updater
 
 
+def send(pairs: list[tuple[np.ndarray, Any]]) -> None:
+    for values, there in pairs:
+        there.upload(values)
+
+
 def on_gpu(optimizer: Optimizer, store: ParameterStore, steps: int) -> DeviceUpdater:
     from numbacnn.graph.cuda import DeviceParameters
 
@@ -75,7 +80,7 @@ def on_gpu(optimizer: Optimizer, store: ParameterStore, steps: int) -> DeviceUpd
     for step in range(steps):
         parameters.update()
         gradients.upload(gradients_of(store, step))
-        updater.begin(1.0 - 0.1 * step)
+        send(updater.begin(1.0 - 0.1 * step))
         device.run(bound)
         updater.done()
     return updater
@@ -115,7 +120,7 @@ def test_gradients_that_are_not_numbers_are_not_hidden(options: dict[str, float]
     gradients.upload(np.where(np.arange(store.trainable.size) == 3, np.nan, 1).astype(np.float32))
     with device.record() as bound:
         updater.bind(gradients)
-    updater.begin(1.0)
+    send(updater.begin(1.0))
     device.run(bound)
     updater.done()
     assert np.isnan(store.trainable[3])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import scalar
-from .driver import cuda, device_function, int32
+from .driver import cuda, device_function, float32, int32
 from .launch import Kernel, blocks_for, kernel
 from .memory import DeviceArray, cut_in_fours
 from .ptx import load4, store4
@@ -106,6 +106,18 @@ def _scale(x, factor, count):
 def scale(x: DeviceArray, factor: float) -> None:
     """``x *= factor``."""
     _scale(blocks_for(x.size), x, factor, x.size)
+
+
+@kernel
+def _copy_where(condition, x, y, count):
+    at = int32(cuda.blockIdx.x) * int32(cuda.blockDim.x) + int32(cuda.threadIdx.x)
+    if at < count and condition[0] != float32(0):
+        y[at] = x[at]
+
+
+def copy_where(condition: DeviceArray, x: DeviceArray, y: DeviceArray) -> None:
+    """``y = x`` where the first number of ``condition`` is not 0, else nothing."""
+    _copy_where(blocks_for(x.size), condition, x, y, x.size)
 
 
 def copy(x: DeviceArray, y: DeviceArray) -> None:

@@ -1,22 +1,26 @@
-"""The GPU at work: memory, copies, streams, launches and captured graphs, through NVIDIA's driver; or, simulated, the same in this process.
+"""The GPU at work: memory, copies, streams, launches and captured graphs, through NVIDIA's driver; ``no_gpu.py`` has what stands in for it.
 
-Everything runs in order on one stream of one device, in the device's primary context, which PyTorch and CuPy use too.
+Work runs in order on one stream of one device, ``stream``, in the device's primary context, which PyTorch and CuPy use too. Copies that are
+to be made meanwhile have streams of their own (:meth:`Device.new_stream`), and wait for each other where they are told to.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import gc
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ...errors import DeviceError
-from .driver import INSTALL, SIMULATED, Capability, MachineCode, cuda
+from .driver import INSTALL, SIMULATED, Capability, MachineCode
+from .no_gpu import Blueprint, Simulator
+
+__all__ = ["Blueprint", "Device", "HostMemory", "Memory", "Replay", "Simulator", "device", "pretended", "problem"]
 
 LARGEST_STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel gets without asking
 
@@ -36,6 +40,18 @@ class Memory:
         if self.pointer and self.host is None:
             with contextlib.suppress(Exception):  # at the end of the process there may be no context any more
                 device().free(self.pointer)
+
+
+class HostMemory:
+    """Page-locked bytes of the host, ``array``, between which and the device copies go on while the host does other work. They are zeros at
+    first. What copies from or to them is done before they are given up: that is up to whoever holds them."""
+
+    def __init__(self, nbytes: int):
+        self.array, self._release = device().host_bytes(max(nbytes, 1))
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # see Memory
+            self._release()
 
 
 def problem() -> str | None:
@@ -107,8 +123,7 @@ class Device:
         self._handle = self._done(api.cuDeviceGet(number))
         self._context = self._done(api.cuDevicePrimaryCtxRetain(self._handle))
         self._local = threading.local()
-        self._enter()
-        self.stream = self._done(api.cuStreamCreate(api.CUstream_flags.CU_STREAM_NON_BLOCKING.value))
+        self.stream = self.new_stream()
         self.capability: Capability = (self.attribute("COMPUTE_CAPABILITY_MAJOR"), self.attribute("COMPUTE_CAPABILITY_MINOR"))
         self.multiprocessors = self.attribute("MULTIPROCESSOR_COUNT")
         name = self._done(api.cuDeviceGetName(96, self._handle))
@@ -117,7 +132,7 @@ class Device:
     @property
     def order(self) -> int:
         """The stream, as other libraries take it that wait for what is under way."""
-        return int(self.stream)
+        return int(self.stream.handle)
 
     def attribute(self, name: str) -> int:
         """A number that the driver knows of the device."""
@@ -162,17 +177,35 @@ class Device:
         self._enter()
         return self._done(self._api.cuMemGetInfo())
 
-    def upload(self, memory: Memory, offset: int, source: np.ndarray) -> None:
-        """Copy a dense array of the host."""
+    def host_bytes(self, nbytes: int) -> tuple[np.ndarray, Callable[[], None]]:
+        """Page-locked bytes of the host, and what gives them back."""
+        self._enter()
+        result = self._api.cuMemHostAlloc(nbytes, self._api.CU_MEMHOSTALLOC_PORTABLE)
+        if result[0] == self._api.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            raise DeviceError(f"The host has no {nbytes / 2**20:,.0f} MiB more of page-locked memory for batches on their way to the GPU.")
+        pointer = int(self._done(result))
+        found = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(pointer))
+        found[:] = 0
+        return found, functools.partial(self._free_host, pointer)
+
+    def _free_host(self, pointer: int) -> None:
+        self._enter()
+        self._done(self._api.cuMemFreeHost(pointer))
+
+    def upload(self, memory: Memory, offset: int, source: np.ndarray, stream: Stream | None = None) -> None:
+        """Copy a dense array of the host, on the device's own stream or on another one. Page-locked memory must stay as it is until the
+        stream has come so far."""
         self._enter()
         if source.nbytes:
-            self._done(self._api.cuMemcpyHtoDAsync(memory.pointer + offset, source.ctypes.data, source.nbytes, self.stream))
+            stream = stream or self.stream
+            self._done(self._api.cuMemcpyHtoDAsync(memory.pointer + offset, source.ctypes.data, source.nbytes, stream.handle))
 
-    def download(self, memory: Memory, offset: int, target: np.ndarray) -> None:
-        """Copy into a dense array of the host, which holds it after the next :meth:`synchronize`."""
+    def download(self, memory: Memory, offset: int, target: np.ndarray, stream: Stream | None = None) -> None:
+        """Copy into a dense array of the host, which holds it when the stream has come so far."""
         self._enter()
         if target.nbytes:
-            self._done(self._api.cuMemcpyDtoHAsync(target.ctypes.data, memory.pointer + offset, target.nbytes, self.stream))
+            stream = stream or self.stream
+            self._done(self._api.cuMemcpyDtoHAsync(target.ctypes.data, memory.pointer + offset, target.nbytes, stream.handle))
 
     def copy(self, source: Memory, source_offset: int, target: Memory, offset: int, nbytes: int) -> None:
         """Copy on the device."""
@@ -187,9 +220,12 @@ class Device:
             self._done(self._api.cuMemsetD8Async(memory.pointer + offset, 0, nbytes, self._ordered))
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that was asked of it."""
-        self._enter()
-        self._done(self._api.cuStreamSynchronize(self.stream))
+        """Wait until the device has done all that was asked of it on its own stream."""
+        self.stream.synchronize()
+
+    def new_stream(self) -> Stream:
+        """A further stream."""
+        return Stream(self)
 
     # Launches --------------------------------------------------------------------------------------------------------
 
@@ -233,21 +269,76 @@ class Device:
     def _ordered(self) -> Any:
         """The stream on which this thread works: that of all work, or the one on which it captures some."""
         capturing = getattr(self._local, "capturing", None)
-        return self.stream if capturing is None else capturing
+        return self.stream.handle if capturing is None else capturing
 
     # Time ------------------------------------------------------------------------------------------------------------
 
-    def event(self) -> Any:
+    def event(self) -> Event:
         """A mark in the stream, for :meth:`elapsed`."""
-        self._enter()
-        found = self._done(self._api.cuEventCreate(0))
-        self._done(self._api.cuEventRecord(found, self.stream))
-        return found
+        return self.stream.mark(timed=True)
 
-    def elapsed(self, start: Any, stop: Any) -> float:
+    def elapsed(self, start: Event, stop: Event) -> float:
         """Milliseconds between two marks; waits for the second."""
-        self._done(self._api.cuEventSynchronize(stop))
-        return float(self._done(self._api.cuEventElapsedTime(start, stop)))
+        stop.synchronize()
+        return float(self._done(self._api.cuEventElapsedTime(start.handle, stop.handle)))
+
+
+class Stream:
+    """Work of a device that is done in its order. What is on several streams is done at the same time, but for what is told to wait."""
+
+    def __init__(self, owner: Device):
+        self._owner = owner
+        owner._enter()
+        self.handle = owner._done(owner._api.cuStreamCreate(owner._api.CUstream_flags.CU_STREAM_NON_BLOCKING.value))
+
+    def mark(self, timed: bool = False) -> Event:
+        """An event that happens when all work so far is done."""
+        return Event(self._owner, self.handle, timed)
+
+    def wait(self, event: Event) -> None:
+        """Let the work that follows be done after the event."""
+        self._owner._enter()
+        self._owner._done(self._owner._api.cuStreamWaitEvent(self.handle, event.handle, 0))
+
+    def synchronize(self) -> None:
+        """Wait on the host until all work so far is done."""
+        self._owner._enter()
+        self._owner._done(self._owner._api.cuStreamSynchronize(self.handle))
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # see Memory; work that is under way is done all the same
+            self._owner._enter()
+            self._owner._api.cuStreamDestroy(self.handle)
+
+
+class Event:
+    """A mark in a stream. Those that are ``timed`` cost a little more."""
+
+    def __init__(self, owner: Device, stream: Any, timed: bool):
+        self._owner, api = owner, owner._api
+        owner._enter()
+        self.handle = owner._done(api.cuEventCreate(0 if timed else api.CUevent_flags.CU_EVENT_DISABLE_TIMING.value))
+        owner._done(api.cuEventRecord(self.handle, stream))
+
+    @property
+    def reached(self) -> bool:
+        """Whether all work before it is done."""
+        self._owner._enter()
+        result = self._owner._api.cuEventQuery(self.handle)
+        if result[0] == self._owner._api.CUresult.CUDA_ERROR_NOT_READY:
+            return False
+        self._owner._done(result)
+        return True
+
+    def synchronize(self) -> None:
+        """Wait on the host until all work before it is done."""
+        self._owner._enter()
+        self._owner._done(self._owner._api.cuEventSynchronize(self.handle))
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self._owner._enter()
+            self._owner._api.cuEventDestroy(self.handle)
 
 
 class Replay:
@@ -279,88 +370,10 @@ class _Graph:
 
     def __call__(self) -> None:
         self._owner._enter()
-        self._owner._done(self._owner._api.cuGraphLaunch(self._executable, self._owner.stream))
+        self._owner._done(self._owner._api.cuGraphLaunch(self._executable, self._owner.stream.handle))
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
+            self._owner.synchronize()  # it may be under way
             self._owner._api.cuGraphExecDestroy(self._executable)
             self._owner._api.cuGraphDestroy(self._graph)
-
-
-class Blueprint:
-    """Stands in for a device that is not there, to find out what would be compiled for it: memory is never touched, nothing runs, and
-    ``wanted`` collects each kernel and kinds of arguments that would be launched."""
-
-    simulated = False
-    name = "no device"
-    multiprocessors = 132
-
-    def __init__(self, capability: Capability):
-        self.capability = capability
-        self.wanted: dict[tuple[Any, tuple], None] = {}
-        self._next = 1 << 32
-
-    def allocate(self, nbytes: int) -> int:
-        self._next += -(-nbytes // 512) * 512
-        return self._next
-
-    def memory(self) -> tuple[int, int]:
-        return 1 << 37, 1 << 37
-
-    def want(self, kernel: Any, kinds: tuple) -> None:
-        """Note a kernel for arguments of these kinds."""
-        self.wanted[kernel, kinds] = None
-
-    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
-        return work
-
-    def _nothing(self, *_: Any) -> None:
-        """What a device that is not there does."""
-
-    free = upload = download = copy = clear = synchronize = launch = _nothing
-
-
-class Simulator:
-    """Stands in for a device while kernels run as Python."""
-
-    simulated = True
-    name = "the simulator"
-    order = None  # everything is done at once
-    capability: Capability = (9, 0)
-    multiprocessors = 2
-
-    def memory(self) -> tuple[int, int]:
-        return 1 << 34, 1 << 34
-
-    def upload(self, memory: Memory, offset: int, source: np.ndarray) -> None:
-        self._bytes(memory, offset, source.nbytes)[:] = source.reshape(-1).view(np.uint8)
-
-    def download(self, memory: Memory, offset: int, target: np.ndarray) -> None:
-        target.reshape(-1).view(np.uint8)[:] = self._bytes(memory, offset, target.nbytes)
-
-    def copy(self, source: Memory, source_offset: int, target: Memory, offset: int, nbytes: int) -> None:
-        self._bytes(target, offset, nbytes)[:] = self._bytes(source, source_offset, nbytes)
-
-    def clear(self, memory: Memory, offset: int, nbytes: int) -> None:
-        self._bytes(memory, offset, nbytes)[:] = 0
-
-    @staticmethod
-    def _bytes(memory: Memory, offset: int, nbytes: int) -> np.ndarray:
-        assert memory.host is not None
-        return memory.host[offset : offset + nbytes]
-
-    def synchronize(self) -> None:
-        """Everything is done at once."""
-
-    def event(self) -> float:
-        return time.perf_counter()
-
-    def elapsed(self, start: float, stop: float) -> float:
-        return 1e3 * (stop - start)
-
-    def launch(self, function: Any, grid: Sequence[int], threads: int, shared: int, arguments: Sequence[Any]) -> None:
-        """Run a kernel."""
-        cuda.launch(function, grid, threads, shared, arguments)
-
-    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
-        return work
