@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import random
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,7 +27,7 @@ def items(sizes: Sizes) -> list[Item]:
     """What is prepared: for the GPU, then for the CPU, with which results are compared. The largest come first."""
     if jit.JIT_DISABLED:
         return []
-    nets = [{"what": "network", "number": k} for k in range(len(_networks(sizes)))]
+    nets = [{"what": "network", "number": k, "precision": name} for k in range(len(_networks(sizes))) for name in sizes.precisions]
     architectures = [{"what": "architecture", "name": item["architecture"]} for item in proofs.architecture_items(sizes)]
     layers = [{"what": "layer", "name": item["layer"]} for item in proofs.layer_items(sizes)]
     accuracy = [{"what": "accuracy", "name": item["network"]} for item in proofs.accuracy_items(sizes)]
@@ -36,10 +37,13 @@ def items(sizes: Sizes) -> list[Item]:
 
 
 def rows(item: Item, sizes: Sizes, claims: Path) -> list[Item]:
-    """Compile what it takes and nobody has or is at, and what that took."""
+    """Compile what it takes and nobody has or is at, and what that took. Processes go through what several of them want in orders of their
+    own, and so share it."""
     use = _use(item, sizes)
     began = time.perf_counter()
-    wanted = _for_gpu(use, sizes.precisions) if item["for"] == "gpu" else _for_cpu(use)
+    precisions = [item["precision"]] if "precision" in item else sizes.precisions
+    wanted = _for_gpu(use, precisions) if item["for"] == "gpu" else _for_cpu(use)
+    random.Random(str(item)).shuffle(wanted)
     planned = time.perf_counter() - began
     builds, in_memory = [], []
     for kernel in wanted:
