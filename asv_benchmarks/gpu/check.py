@@ -28,8 +28,8 @@ MINUTES = 9.0
 
 
 def ensure_registered() -> None:
-    """Start again with the checkout on the path, and with what an installation would leave there: the entry points of its plugins. Where
-    CUDA's compiler is no Python package, it is looked for beside nvcc."""
+    """Start again with the checkout on the path, and with what an installation would leave there: the entry points of its plugins. Not all
+    versions of numba-cuda find a toolkit's compiler by themselves, so they are told where it is."""
     try:
         metadata.distribution("numbacnn")
         return
@@ -43,17 +43,17 @@ def ensure_registered() -> None:
     points = "\n".join(f"{name} = {target}" for name, target in project["entry-points"]["numbacnn"].items())
     (described / "entry_points.txt").write_text(f"[numbacnn]\n{points}\n")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "plugins"), str(place), os.environ.get("PYTHONPATH", "")])
-    os.environ.setdefault("CUDA_HOME", _toolkit() or "")
-    if not os.environ["CUDA_HOME"]:
-        del os.environ["CUDA_HOME"]
+    toolkit = _toolkit()
+    if toolkit:
+        os.environ.setdefault("CUDA_HOME", toolkit)
     os.execv(sys.executable, [sys.executable, "-m", "asv_benchmarks.gpu.check", *sys.argv[1:]])
 
 
 def _toolkit() -> str | None:
-    """The folder of a CUDA toolkit that has NVVM."""
+    """The folder of a CUDA toolkit that has NVVM: that of nvcc, or where NVIDIA's installer puts it."""
     compiler = shutil.which("nvcc")
     places = [Path(compiler).resolve().parents[1]] if compiler else []
-    return next((str(place) for place in (*places, Path("/usr/local/cuda")) if (place / "nvvm").is_dir()), None)
+    return next((str(place) for place in (*places, Path("/usr/local/cuda")) if any(place.glob("nvvm/lib64/libnvvm.so*"))), None)
 
 
 def earlier(path: str | None, only: tuple[str, ...]) -> dict[str, Any]:

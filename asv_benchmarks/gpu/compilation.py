@@ -18,6 +18,7 @@ from numbacnn.kernels.cuda import launch, runtime
 from tests.cuda.test_layers import CASES
 
 from . import convolutions, networks, proofs
+from .parts import Settings
 from .sizes import Layer, Network, Sizes
 
 Item = dict[str, Any]
@@ -36,9 +37,10 @@ def items(sizes: Sizes) -> list[Item]:
     return [{"for": "gpu", **use} for use in on_gpu] + [{"for": "cpu", **use} for use in (*accuracy, *layers, *architectures)]
 
 
-def rows(item: Item, sizes: Sizes, claims: Path) -> list[Item]:
+def rows(item: Item, settings: Settings) -> list[Item]:
     """Compile what it takes and nobody has or is at, and what that took. Processes go through what several of them want in orders of their
     own, and so share it."""
+    sizes = settings.sizes
     use = _use(item, sizes)
     began = time.perf_counter()
     precisions = [item["precision"]] if "precision" in item else sizes.precisions
@@ -47,7 +49,7 @@ def rows(item: Item, sizes: Sizes, claims: Path) -> list[Item]:
     planned = time.perf_counter() - began
     builds, in_memory = [], []
     for kernel in wanted:
-        if kernel.kept or not _claimed(claims, kernel.key):
+        if kernel.kept or not _claimed(settings.folder, kernel.key):
             continue
         builds.append(kernel.build())
         if item["for"] == "gpu":

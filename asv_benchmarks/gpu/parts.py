@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -36,9 +37,9 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Some rows of results. ``items`` says which there are (what a row is of, without figures), ``rows`` measures one, in a process of its
-    own; a row with ``ok`` False is a wrong result. ``seconds`` is how long the part may take, ``each`` an item, by ``workers`` processes.
-    ``shown`` makes the table of the rows, where that is not the rows themselves."""
+    """Some rows of results. ``items`` says which there are (what a row is of, without figures), ``rows``, a function that can be pickled,
+    measures one in a process of its own; a row with ``ok`` False is a wrong result. ``seconds`` is how long the part may take, ``each`` an
+    item, by ``workers`` processes. ``shown`` makes the table of the rows, where that is not the rows themselves."""
 
     name: str
     items: Callable[[Sizes], list[Item]]
@@ -77,6 +78,15 @@ def wrong(rows: list[Item]) -> list[Item]:
     return [*bad, {"rows": len(rows), "right": len(rows) - len(bad), **largest}]
 
 
+def sized(rows: Callable[[Item, Sizes], list[Item]]) -> Callable[[Item, Settings], list[Item]]:
+    """The function ``rows``, of which all that it has to know is in what sizes it is done."""
+    return functools.partial(_sized, rows)
+
+
+def _sized(rows: Callable[[Item, Sizes], list[Item]], item: Item, settings: Settings) -> list[Item]:
+    return rows(item, settings.sizes)
+
+
 def parts() -> list[Part]:
     """All of them."""
     from . import compilation, convolutions, keeping, launches, networks, proofs
@@ -84,15 +94,9 @@ def parts() -> list[Part]:
     cores = os.cpu_count() or 1
     some = max(1, min(6, cores // 2))  # on the CPU's side they compute on all cores
 
-    def sized(rows: Callable[[Item, Sizes], list[Item]]) -> Callable[[Item, Settings], list[Item]]:
-        return lambda item, settings: rows(item, settings.sizes)
-
-    def compiled(item: Item, settings: Settings) -> list[Item]:
-        return compilation.rows(item, settings.sizes, settings.folder)
-
     return [
         Part("environment", lambda sizes: [{}], environment_rows, 60),
-        Part("compilation", compilation.items, compiled, 150, 90, cores, compilation.summary),
+        Part("compilation", compilation.items, compilation.rows, 150, 90, cores, compilation.summary),
         Part("layers", proofs.layer_items, sized(proofs.layer_rows), 60, 30, some, wrong),
         Part("launches", launches.items, sized(launches.rows), 30),
         Part("interchange", keeping.interchange_items, sized(keeping.interchange_rows), 30),
@@ -103,8 +107,3 @@ def parts() -> list[Part]:
         Part("networks", networks.other_items, sized(networks.rows), 150),
         Part("memory", keeping.leak_items, sized(keeping.leak_rows), 45, 45),
     ]
-
-
-def part_named(name: str) -> Part:
-    """One of them."""
-    return next(part for part in parts() if part.name == name)

@@ -7,21 +7,21 @@ import collections
 import contextlib
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import connection
 from typing import Any
 
 from ..peers.processes import started
-from .parts import NO_TIME, Item, Part, Settings, part_named
+from .parts import NO_TIME, Item, Part, Settings
 
 
-def serve(name: str, settings: Settings, line: Any) -> None:
-    """Answer items of a part with their rows, and what became of it; after a failure this process is of no use any more."""
+def serve(rows: Callable[[Item, Settings], list[Item]], settings: Settings, line: Any) -> None:
+    """Answer items with their rows, or with what went wrong: after that this process is of no use any more."""
     with contextlib.suppress(EOFError, KeyboardInterrupt):
-        part = part_named(name)
-        while (item := line.recv()) is not None:
+        while True:
+            item = line.recv()
             try:
-                line.send(part.rows(item, settings))
+                line.send(rows(item, settings))
             except Exception as error:
                 traceback.print_exc()
                 line.send(f"{type(error).__name__}: {error}")
@@ -32,7 +32,7 @@ class _Worker:
     """A process, and the item that it is at."""
 
     def __init__(self, part: Part, settings: Settings):
-        self.process, self.line = started(serve, part.name, settings)
+        self.process, self.line = started(serve, part.rows, settings)
         self.item: Item | None = None
         self.until = 0.0
 

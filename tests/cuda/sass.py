@@ -1,4 +1,4 @@
-"""Machine code, read again: the instructions of a cubin, by NVIDIA's nvdisasm (``pip install nvidia-cuda-nvdisasm``), which needs no GPU."""
+"""Machine code, read: the instructions of a cubin, by NVIDIA's nvdisasm (``pip install nvidia-cuda-nvdisasm``), which needs no GPU."""
 
 from __future__ import annotations
 
