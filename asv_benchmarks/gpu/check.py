@@ -1,21 +1,22 @@
 """Everything that needs a GPU, in one run of some minutes and without a network: python -m asv_benchmarks.gpu.check --json gpu.json
 
-First it compiles all kernels, in as many processes as there are cores. Then come the proofs: every registered layer, every architecture,
-training, memory over a thousand steps; then the times: launches, convolutions and whole networks, beside PyTorch where it is installed
-(eager, channels-last; in float32, with TF32, and with bf16 autocast). A part that fails or finds no time is told of, and the others run.
-``--only layers --only launches`` runs some parts. It takes the versions of Numba, numba-cuda and PyTorch that it finds, and runs from a
-checkout that is not installed. The exit status is 1 where a result is wrong, 2 where there is no GPU.
+First it compiles all kernels, in as many processes as there are cores. Then it proves and measures, beside PyTorch where that is installed
+(eager, channels-last; in float32, with TF32, and with bf16 autocast), what targets speak of first; at the end it says which targets are
+met. Each part runs in processes of its own: one that fails, or finds no time, is told of, and the others run. All rows are in the file as
+soon as they are there. ``--only layers --only launches`` runs some parts, and leaves what the file has of others. It takes the versions of
+Numba, numba-cuda and PyTorch that it finds, and runs from a checkout that is not installed. ``--tiny`` does very little of everything,
+which the simulator can do too. The exit status is 1 where a result is wrong, 2 where there is no GPU.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
 import tempfile
 import time
 import tomllib
-import traceback
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,11 @@ import click
 
 ROOT = Path(__file__).resolve().parents[2]
 MINUTES = 9.0
-PACKAGES = ("numbacnn", "numpy", "numba", "numba-cuda", "cuda-bindings", "nvidia-nvjitlink", "torch", "torchvision")
 
 
 def ensure_registered() -> None:
-    """Start again with the checkout on the path, and with what an installation would leave there: the entry points of its plugins."""
+    """Start again with the checkout on the path, and with what an installation would leave there: the entry points of its plugins. Not all
+    versions of numba-cuda find a toolkit's compiler by themselves, so they are told where it is."""
     try:
         metadata.distribution("numbacnn")
         return
@@ -42,96 +43,76 @@ def ensure_registered() -> None:
     points = "\n".join(f"{name} = {target}" for name, target in project["entry-points"]["numbacnn"].items())
     (described / "entry_points.txt").write_text(f"[numbacnn]\n{points}\n")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "plugins"), str(place), os.environ.get("PYTHONPATH", "")])
+    toolkit = _toolkit()
+    if toolkit:
+        os.environ.setdefault("CUDA_HOME", toolkit)
     os.execv(sys.executable, [sys.executable, "-m", "asv_benchmarks.gpu.check", *sys.argv[1:]])
 
 
-def environment(_: Any) -> list[dict[str, Any]]:
-    """Versions, and the device."""
-    from numbacnn.kernels.cuda import runtime
-
-    device = runtime.device()
-    found: dict[str, Any] = {"python": sys.version.split()[0]}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    capability = ".".join(map(str, device.capability))
-    found |= {"gpu": device.name, "capability": capability, "memory GiB": device.memory()[1] / 2**30, "cores": os.cpu_count()}
-    return [{"what": name, "found": value} for name, value in found.items()]
+def _toolkit() -> str | None:
+    """The folder of a CUDA toolkit that has NVVM: that of nvcc, or where NVIDIA's installer puts it."""
+    compiler = shutil.which("nvcc")
+    places = [Path(compiler).resolve().parents[1]] if compiler else []
+    return next((str(place) for place in (*places, Path("/usr/local/cuda")) if any(place.glob("nvvm/lib64/libnvvm.so*"))), None)
 
 
-def parts() -> dict[str, Callable[[Callable[[], float]], list[dict[str, Any]]]]:
-    """By name, in their order, what is run. Each takes a function that gives the seconds that are left, and gives rows of a table; a row
-    with ``ok`` False is a wrong result."""
-    from . import proofs, speed
-
-    return {
-        "environment": environment,
-        "compilation": speed.compilation,
-        "layers": proofs.layers,
-        "architectures": proofs.architectures,
-        "launches": speed.launches,
-        "convolutions": speed.convolutions,
-        "networks": speed.networks,
-        "accuracy": proofs.accuracy,
-        "memory": proofs.memory,
-    }
+def earlier(path: str | None, only: tuple[str, ...]) -> dict[str, Any]:
+    """Where only some parts run: what the file has of the others."""
+    if not (path and only and Path(path).exists()):
+        return {"results": {}, "seconds": {}}
+    return json.loads(Path(path).read_text())
 
 
-def shown(rows: list[dict[str, Any]]) -> str:
-    """Rows as a table."""
-    if not rows:
-        return "  nothing"
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [names, *[[_cell(row.get(name, "")) for name in names] for row in rows]]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
-    return "\n".join("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths)).rstrip() for line in cells)
+def written(path: str | None, found: dict[str, Any]) -> None:
+    """Write the file, all of it or nothing."""
+    from .verdicts import verdicts
 
-
-def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if path:
+        found["verdicts"] = verdicts(found["results"])
+        beside = Path(f"{path}.new")
+        beside.write_text(json.dumps(found, indent=1) + "\n")
+        beside.replace(path)
 
 
 @click.command(help=__doc__)
-@click.option("--json", "path", type=click.Path(dir_okay=False), help="Write all rows to this file, after each part.")
+@click.option("--json", "path", type=click.Path(dir_okay=False), help="Write all rows to this file, as they come.")
 @click.option("--only", multiple=True, help="Run these parts only.")
-@click.option("--minutes", default=MINUTES, show_default=True, help="After which no part begins.")
-def command(path: str | None, only: tuple[str, ...], minutes: float) -> None:
-    from asv_benchmarks.peers.rounds import write
-    from numbacnn.errors import DeviceError
+@click.option("--minutes", default=MINUTES, show_default=True, help="After which what is not done is left out.")
+@click.option("--tiny", is_flag=True, help="Very little of everything.")
+def command(path: str | None, only: tuple[str, ...], minutes: float, tiny: bool) -> None:
     from numbacnn.kernels.cuda import runtime
 
-    started = time.perf_counter()
-    results: dict[str, Any] = {}
-    try:
-        found = parts()
-        runtime.device()
-    except DeviceError as error:
-        click.echo(f"check: {error}", err=True)
+    from .parts import Settings, parts
+    from .tables import shown
+    from .verdicts import verdicts
+    from .workers import results
+
+    started, every = time.perf_counter(), parts()
+    unknown = set(only) - {part.name for part in every}
+    if unknown:
+        names = ", ".join(part.name for part in every)
+        raise click.UsageError(f"There is no part {', '.join(sorted(unknown))}; there are {names}.")
+    problem = runtime.problem()
+    if problem:
+        click.echo(f"check: {problem}", err=True)
         sys.exit(2)
-    wrong = []
-    for name, part in found.items():
-        if only and name not in only:
-            continue
-        left = 60 * minutes - (time.perf_counter() - started)
-        print(f"\n== {name} ({time.perf_counter() - started:.0f} s)", flush=True)
-        if left <= 0:
-            results[name] = {"skipped": "no time was left"}
-            print("  skipped: no time was left")
-            continue
-        try:
-            rows = part(lambda: 60 * minutes - (time.perf_counter() - started))
-            results[name] = rows
-            wrong += [f"{name}: {row}" for row in rows if row.get("ok") is False]
-            print(shown(rows), flush=True)
-        except Exception as error:
-            results[name] = {"failed": f"{type(error).__name__}: {error}"}
-            wrong.append(f"{name}: {error}")
-            traceback.print_exc()
-        write(path, results)
-    print(f"\n{len(wrong)} wrong, after {time.perf_counter() - started:.0f} s", *wrong, sep="\n  ")
-    sys.exit(1 if wrong else 0)
+    found = earlier(path, only)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(tiny, Path(folder))
+        for part in every:
+            if only and part.name not in only:
+                continue
+            began = time.perf_counter()
+            print(f"\n== {part.name} ({began - started:.0f} s)", flush=True)
+            rows = found["results"][part.name] = []
+            for some in results(part, settings, min(part.seconds, 60 * minutes - (began - started))):
+                rows += some
+                written(path, found)
+            found["seconds"][part.name] = time.perf_counter() - began
+            print(shown(part.shown(rows)), flush=True)
+    bad = [(name, row) for name, rows in found["results"].items() for row in rows if row.get("ok") is False]
+    print(f"\n== targets\n{shown(verdicts(found['results']))}\n\n{len(bad)} rows are wrong, after {time.perf_counter() - started:.0f} s")
+    sys.exit(1 if bad else 0)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,16 @@ def peers() -> dict[str, Any]:
 
 @functools.cache
 def twins() -> dict[str, Any]:
-    """Of small architectures that no other library has, PyTorch modules with our names of parameters, by input shape."""
+    """Of small architectures that no other library has: what makes a PyTorch module with our names of parameters for square images of a
+    size, and their usual shape."""
     from torch import nn
 
     class LeNet5(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, size: int) -> None:
             super().__init__()
             self.conv1, self.conv2 = nn.Conv2d(1, 6, 5, padding=2), nn.Conv2d(6, 16, 5)
-            self.dense1, self.dense2, self.dense3 = nn.Linear(400, 120), nn.Linear(120, 84), nn.Linear(84, 10)
+            self.dense1 = nn.Linear(16 * ((size // 2 - 4) // 2) ** 2, 120)
+            self.dense2, self.dense3 = nn.Linear(120, 84), nn.Linear(84, 10)
 
         def forward(self, x: Any) -> Any:
             h = nn.functional.max_pool2d(self.conv1(x).relu(), 2)
@@ -33,10 +35,10 @@ def twins() -> dict[str, Any]:
             return self.dense3(self.dense2(self.dense1(h).relu()).relu())
 
     class CNN(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, size: int) -> None:
             super().__init__()
             self.conv1, self.conv2 = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1)
-            self.dense1, self.dense2 = nn.Linear(64 * 8 * 8, 64), nn.Linear(64, 10)
+            self.dense1, self.dense2 = nn.Linear(64 * (size // 4) ** 2, 64), nn.Linear(64, 10)
 
         def forward(self, x: Any) -> Any:
             h = nn.functional.max_pool2d(self.conv1(x).relu(), 2)
@@ -54,9 +56,12 @@ def options_of(name: str, calm: bool = False) -> dict[str, Any]:
     return {**peer.options, **(peer.calm if calm else {})}
 
 
-def peer_of(name: str) -> Any:
-    """The PyTorch module."""
-    return peers()[name][0].make() if name in peers() else twins()[name][0]()
+def peer_of(name: str, shape: tuple[int, ...] | None = None) -> Any:
+    """The PyTorch module, for that shape of images (None: the usual one), on which only those of the small architectures depend."""
+    if name in peers():
+        return peers()[name][0].make()
+    make, usual = twins()[name]
+    return make((shape or usual)[0])
 
 
 def shape_of(name: str) -> tuple[int, ...]:

@@ -27,12 +27,14 @@ from numbacnn.weights import names
 
 @functools.cache
 def torchvision() -> ModuleType:
-    """torchvision, whose wheels are built for CUDA, beside a PyTorch for the CPU: its own C++ operators, which classifiers don't use,
-    are declared but not there."""
+    """torchvision, whose wheels are built for CUDA; beside a PyTorch for the CPU its own C++ operators, which classifiers don't use, are
+    declared but not there."""
     torch = pytest.importorskip("torch")
     found = importlib.util.find_spec("torchvision")
     if found is None or found.origin is None:
         pytest.skip("torchvision is not installed")
+    if torch.version.cuda is not None:
+        return importlib.import_module("torchvision")
     declarations = (Path(found.origin).parent / "_meta_registrations.py").read_text()
     library = torch.library.Library("torchvision", "DEF")
     for name in {*re.findall(r'register_meta\("(\w+)"\)', declarations), *re.findall(r"torchvision::(\w+)", declarations)}:

@@ -84,6 +84,20 @@ def _target(capability: Capability) -> Iterator[None]:
         dispatcher.get_current_device = found
 
 
+@contextlib.contextmanager
+def _row_stack() -> Iterator[None]:
+    """Within the block, NumPy has its old name of ``vstack``: numba-cuda up to 0.30 asks for it when it compiles for the first time, NumPy
+    from 2.5 on lacks it."""
+    missing = not hasattr(np, "row_stack")
+    if missing:
+        np.row_stack = np.vstack  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if missing:
+            del np.row_stack  # type: ignore[attr-defined]
+
+
 _compiling = threading.Lock()
 
 
@@ -91,7 +105,7 @@ def to_ptx(function: Any, kinds: tuple, capability: Capability, threads: int, bl
     """A kernel's entry point and PTX, for arguments of those Numba types and blocks of at most ``threads`` threads, of which at least
     ``blocks`` shall be resident on a multiprocessor at once."""
     signature = types.void(*kinds)
-    with _compiling, _target(capability):
+    with _compiling, _row_stack(), _target(capability):
         bounds = {"launch_bounds": (threads, blocks)} if "launch_bounds" in inspect.signature(cuda.compile).parameters else {}
         ptx, _ = cuda.compile(function, signature, device=False, abi="numba", cc=capability, **bounds)
     found = re.search(r"\.entry\s+([\w$]+)", ptx)
