@@ -38,7 +38,8 @@ class _Worker:
 
     def give(self, item: Item, until: float) -> None:
         self.item, self.until = item, until
-        self.line.send(item)
+        with contextlib.suppress(OSError):  # of a process that has ended, which its answer tells
+            self.line.send(item)
 
     def answer(self) -> list[Item] | str:
         """Rows, or what went wrong."""

@@ -6,7 +6,7 @@ the time: T. Granlund and P. L. Montgomery, "Division by Invariant Integers Usin
 
 from __future__ import annotations
 
-from .driver import device_function, float32, int32
+from .driver import device_function, float32, int32, uint32
 
 
 def divisor(number: int) -> tuple[int, int, int]:
@@ -23,7 +23,9 @@ def divisors(*numbers: int) -> tuple[int, ...]:
 @device_function
 def quotient(dividend, multiplier, shift):
     """A number of at least 0, divided and rounded down."""
-    return int32(((dividend * multiplier >> 31) + dividend) >> shift)
+    # The sum has 32 bits, and a shift that is seen to be below 32 takes one instruction
+    total = uint32(uint32(dividend * multiplier >> 31) + uint32(dividend))
+    return int32(total >> uint32(shift & int32(31)))
 
 
 @device_function
