@@ -34,6 +34,11 @@ class Settings:
         """How much is measured."""
         return TINY if self.tiny else FULL
 
+    @property
+    def patience(self) -> float:
+        """A factor of all limits of time: the simulator may run beside much else."""
+        return 5.0 if self.tiny else 1.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
