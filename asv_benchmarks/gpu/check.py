@@ -105,10 +105,11 @@ def command(path: str | None, only: tuple[str, ...], minutes: float, tiny: bool)
             began = time.perf_counter()
             print(f"\n== {part.name} ({began - started:.0f} s)", flush=True)
             rows = found["results"][part.name] = []
-            for some in results(part, settings, min(part.seconds, 60 * minutes - (began - started))):
+            for some in results(part, settings, min(part.seconds * settings.patience, 60 * minutes - (began - started))):
                 rows += some
                 written(path, found)
             found["seconds"][part.name] = time.perf_counter() - began
+            written(path, found)
             print(shown(part.shown(rows)), flush=True)
     bad = [(name, row) for name, rows in found["results"].items() for row in rows if row.get("ok") is False]
     print(f"\n== targets\n{shown(verdicts(found['results']))}\n\n{len(bad)} rows are wrong, after {time.perf_counter() - started:.0f} s")

@@ -34,6 +34,11 @@ class Settings:
         """How much is measured."""
         return TINY if self.tiny else FULL
 
+    @property
+    def patience(self) -> float:
+        """A factor of all limits of time: the simulator may run beside much else."""
+        return 5.0 if self.tiny else 1.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
@@ -100,10 +105,10 @@ def parts() -> list[Part]:
         Part("layers", proofs.layer_items, sized(proofs.layer_rows), 60, 30, some, wrong),
         Part("launches", launches.items, sized(launches.rows), 30),
         Part("interchange", keeping.interchange_items, sized(keeping.interchange_rows), 30),
-        Part("first networks", networks.first_items, sized(networks.rows), 120),
+        Part("memory", keeping.leak_items, sized(keeping.leak_rows), 45, 45),
+        Part("first networks", networks.first_items, sized(networks.rows), 150),
         Part("accuracy", proofs.accuracy_items, sized(proofs.accuracy_rows), 60, 60, 2),
         Part("architectures", proofs.architecture_items, sized(proofs.architecture_rows), 120, 60, some, wrong),
-        Part("convolutions", convolutions.items, sized(convolutions.rows), 120),
-        Part("networks", networks.other_items, sized(networks.rows), 150),
-        Part("memory", keeping.leak_items, sized(keeping.leak_rows), 45, 45),
+        Part("convolutions", convolutions.items, sized(convolutions.rows), 150),
+        Part("networks", networks.other_items, sized(networks.rows), 180),
     ]

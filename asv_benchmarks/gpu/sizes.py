@@ -56,8 +56,8 @@ class Sizes:
     layers: tuple[Layer, ...]
     precisions: tuple[str, ...] = PRECISIONS
     only: frozenset[str] = frozenset()
-    rounds: int = 7
-    round_ms: float = 20.0
+    rounds: int = 5
+    round_ms: float = 15.0
     launches: int = 100
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = (("lenet5", (28, 28, 1)), ("cnn", (32, 32, 3)))
     learners: tuple[tuple[str, int], ...] = (("lenet5", 28), ("resnet18", 32))

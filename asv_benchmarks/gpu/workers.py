@@ -38,7 +38,8 @@ class _Worker:
 
     def give(self, item: Item, until: float) -> None:
         self.item, self.until = item, until
-        self.line.send(item)
+        with contextlib.suppress(OSError):  # of a process that has ended, which its answer tells
+            self.line.send(item)
 
     def answer(self) -> list[Item] | str:
         """Rows, or what went wrong."""
@@ -57,13 +58,13 @@ class _Worker:
 def results(part: Part, settings: Settings, seconds: float) -> Iterator[list[Item]]:
     """The rows of each item of a part, as they come, within so many seconds. Rows begin with what they are of."""
     waiting = collections.deque(part.items(settings.sizes))
-    stop = time.perf_counter() + seconds
+    stop, each = time.perf_counter() + seconds, part.each * settings.patience
     workers: list[_Worker] = []
     try:
         while True:
             now = time.perf_counter()
             while waiting and now < stop and (idle := _idle(workers, part, settings)):
-                idle.give(waiting.popleft(), min(now + part.each, stop))
+                idle.give(waiting.popleft(), min(now + each, stop))
             busy = [worker for worker in workers if worker.item is not None]
             if not busy:
                 break
@@ -72,7 +73,7 @@ def results(part: Part, settings: Settings, seconds: float) -> Iterator[list[Ite
                 if worker.line in ready:
                     found = worker.answer()
                 elif time.perf_counter() >= worker.until:
-                    found = NO_TIME if worker.until >= stop else f"not done after {part.each:.0f} s"
+                    found = NO_TIME if worker.until >= stop else f"not done after {each:.0f} s"
                 else:
                     continue
                 yield _rows(worker.item or {}, found)

@@ -61,7 +61,7 @@ def misbehaving(item: dict[str, Any], settings: Settings) -> list[dict[str, Any]
 
 def test_one_item_that_fails_loses_its_own_row_only(tmp_path: Path) -> None:
     part = Part("misbehaving", five, misbehaving, 60, each=5)
-    well, raises, dies, hangs, last = (row for rows in results(part, Settings(True, tmp_path), 60) for row in rows)
+    well, raises, dies, hangs, last = (row for rows in results(part, Settings(False, tmp_path), 60) for row in rows)
     assert well["process"] != last["process"] != os.getpid()
     assert raises == {"item": "raises", "failed": "ValueError: no good", "ok": False}
     assert dies["failed"] == "its process came to an end (11)"

@@ -30,7 +30,9 @@ def quotient(a, b):
 @device_function
 def divided(dividend, multiplier, shift):
     """A number of at least 0, divided by what a :func:`divisor` is of, and rounded down."""
-    return int32(((dividend * multiplier >> 31) + dividend) >> shift)
+    # The sum has 32 bits, and a shift that is seen to be below 32 takes one instruction
+    total = uint32(uint32(dividend * multiplier >> 31) + uint32(dividend))
+    return int32(total >> uint32(shift & int32(31)))
 
 
 @device_function
