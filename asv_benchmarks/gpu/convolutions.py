@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 import numbacnn as nc
+from numbacnn.kernels.cuda.runtime import Replay
+from tests.cuda.copied import Copied
 
 from . import theirs, timing
 from .sizes import Layer, Sizes
 
+TIMED = "timed"  # the name of the layer
 DRAWN = 99991  # numbers that repeat in an array: a prime, so that no two rows are the same
 
 Item = dict[str, Any]
@@ -39,24 +42,27 @@ def rows(item: Item, sizes: Sizes) -> list[Item]:
 
 
 def ours(layer: Layer, precision: str) -> dict[str, Callable[[], Any]]:
-    """The three passes, each a graph of its launches."""
+    """The three passes, each a graph of its launches. Arrays are stored as those between two layers."""
     x = nc.Input((layer.size, layer.size, layer.channels))
     if layer.depthwise:
-        y = nc.DepthwiseConv2D(layer.kernel, stride=layer.stride, padding=layer.kernel // 2, bias=False)(x)
+        conv: nc.Layer = nc.DepthwiseConv2D(layer.kernel, stride=layer.stride, padding=layer.kernel // 2, bias=False)
     else:
-        y = nc.Conv2D(layer.filters, layer.kernel, stride=layer.stride, padding=layer.kernel // 2, bias=False)(x)
-    model = nc.Model(x, y).to("cuda", precision)
-    to_weights = _filled(model.training_plan(layer.batch, False, device="cuda"))
+        conv = nc.Conv2D(layer.filters, layer.kernel, stride=layer.stride, padding=layer.kernel // 2, bias=False)
+    model = nc.Model(x, Copied()(conv(Copied()(x), name=TIMED))).to("cuda", precision)
+    forward, to_weights = _steps(model.training_plan(layer.batch, False, device="cuda"))
     model.freeze()
-    to_image = _filled(model.training_plan(layer.batch, True, device="cuda"))
-    return {"forward": to_weights.forward, "weight gradient": to_weights.backward, "data gradient": to_image.backward}
+    _, to_image = _steps(model.training_plan(layer.batch, True, device="cuda"))
+    return {"forward": forward, "weight gradient": to_weights, "data gradient": to_image}
 
 
-def _filled(plan: Any) -> Any:
-    """A plan with numbers in it: what a GPU draws, and so its clock, depends on them."""
+def _steps(plan: Any) -> tuple[Replay, Replay]:
+    """What a plan launches for the convolution, forward and backward, with numbers in all arrays: what a GPU draws, and so its clock,
+    depends on them."""
     numbers = np.random.default_rng(0).standard_normal(DRAWN, np.float32)
     plan.refresh()
     for array in (*plan.inputs, *plan.output_gradients):
         plan.device.upload(np.resize(numbers, array.shape), array)
     plan.forward()
-    return plan
+    plan.backward()
+    forward, backward = ([step for run, step in steps if run.node.name == TIMED] for steps in plan.steps())
+    return Replay(forward), Replay(backward)

@@ -10,12 +10,12 @@ from .test_ptx import compiled
 PROGRAM = """
 import numpy as np
 from numba import types
-from numbacnn.kernels.cuda.pointwise import _add
+from numbacnn.kernels.cuda.pointwise import _copy_where
 if hasattr(np, "row_stack"):
     del np.row_stack
 floats = types.CPointer(types.float32)
-name, text = _add.ptx((floats, floats, types.int32), (9, 0))
-assert name == "_add" and "st.global" in text
+name, text = _copy_where.ptx((floats, floats, floats, types.int32), (9, 0))
+assert name == "_copy_where" and "st.global" in text
 assert not hasattr(np, "row_stack")
 """
 

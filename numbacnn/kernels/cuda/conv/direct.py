@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import functools
 
-from ..driver import cuda, float32, int32
+from ..driver import cuda, device_function, float32, int32
 from ..ending import ended
 from ..launch import THREADS, Kernel, kernel
 from ..ptx import as_stored, load4, store4
 from ..statistics import keep_statistics
 from .statistics import cells_for, note, totals
-from .tiles import VECTOR, Tile, loads, places, products
+from .tiles import VECTOR, Tile, loads, one_after_the_other, places, products
 
 CLASS = 10  # numbers of a class in the table: places in all, along three axes, of the first one in x; its element in y; taps; first tap
 TAP = 5  # numbers of a tap: elements from the first one in x, places along three axes, element among the weights
@@ -48,6 +48,35 @@ def convolution(tile: Tile, wide_x: bool, wide_w: bool, wide_y: bool, transposed
     w_runs = runs if transposed else columns // w_run
     w_step, w_loads, w_busy = THREADS // w_runs, loads(columns * depth // w_run), min(THREADS, columns * depth // w_run)
     w_taken = w_loads * w_run
+
+    @device_function
+    def write_row(i, sums, y, scale, shift, addend, targets, row, column, own, there):
+        """Row ``i`` of a thread's sums, ended; ``sums`` are what is stored, then, if they are looked at again."""
+        target = targets[row + row_of(i)]
+        if target >= 0:
+            for piece in range(pieces):
+                c, k = int32(column + column_of(piece * VECTOR)), i * thread_columns + piece * VECTOR
+                if c < there:
+                    at, to = int32(target + c), int32(own + c)
+                    four = (
+                        finished(sums[k], scale, shift, addend, to, at),
+                        finished(sums[k + 1], scale, shift, addend, int32(to + 1), int32(at + 1)),
+                        finished(sums[k + 2], scale, shift, addend, int32(to + 2), int32(at + 2)),
+                        finished(sums[k + 3], scale, shift, addend, int32(to + 3), int32(at + 3)),
+                    )
+                    store4(y, at, four)
+                    if gathers:
+                        sums[k], sums[k + 1] = as_stored(y, four[0]), as_stored(y, four[1])
+                        sums[k + 2], sums[k + 3] = as_stored(y, four[2]), as_stored(y, four[3])
+            for j in range(VECTOR * pieces, thread_columns):
+                c, k = int32(column + column_of(j)), i * thread_columns + j
+                if c < there:
+                    value = finished(sums[k], scale, shift, addend, int32(own + c), int32(target + c))
+                    y[target + c] = value
+                    if gathers:
+                        sums[k] = as_stored(y, value)
+
+    write_rows = one_after_the_other(write_row, thread_rows)
 
     @kernel(threads=THREADS, blocks=tile.blocks)
     def convolve(
@@ -200,34 +229,12 @@ def convolution(tile: Tile, wide_x: bool, wide_w: bool, wide_y: bool, transposed
         for j in range(gathered):
             plain[j] = zero
             squares[j] = zero
-        for i in range(thread_rows):
-            target = targets[row + row_of(i)]
-            if target >= 0:
-                for piece in range(pieces):
-                    c, k = int32(column + column_of(piece * VECTOR)), i * thread_columns + piece * VECTOR
-                    if c < there:
-                        at, to = int32(target + c), int32(own + c)
-                        four = (
-                            finished(sums[k], scale, shift, addend, to, at),
-                            finished(sums[k + 1], scale, shift, addend, int32(to + 1), int32(at + 1)),
-                            finished(sums[k + 2], scale, shift, addend, int32(to + 2), int32(at + 2)),
-                            finished(sums[k + 3], scale, shift, addend, int32(to + 3), int32(at + 3)),
-                        )
-                        store4(y, at, four)
-                        if gathers:
-                            sums[k], sums[k + 1] = as_stored(y, four[0]), as_stored(y, four[1])
-                            sums[k + 2], sums[k + 3] = as_stored(y, four[2]), as_stored(y, four[3])
-                for j in range(VECTOR * pieces, thread_columns):
-                    c, k = int32(column + column_of(j)), i * thread_columns + j
-                    if c < there:
-                        value = finished(sums[k], scale, shift, addend, int32(own + c), int32(target + c))
-                        y[target + c] = value
-                        if gathers:
-                            sums[k] = as_stored(y, value)
-                if gathers:
+        write_rows(sums, y, scale, shift, addend, targets, row, column, own, there)
+        if gathers:
+            for i in range(thread_rows):
+                if targets[row + row_of(i)] >= 0:
                     for j in range(thread_columns):
                         plain[j] += sums[i * thread_columns + j]
-        if gathers:
             mean = total(cells, thread, column, plain) / float32(max(1, ends[2]))
             if thread < columns:
                 means[thread] = mean

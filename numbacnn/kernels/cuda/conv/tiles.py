@@ -187,3 +187,29 @@ def places(tile: Tile) -> tuple[Callable, Callable, Any, Any]:
 def loads(elements: int) -> int:
     """How often each thread of a block must load one of so many."""
     return -(-elements // THREADS)
+
+
+def one_after_the_other(step: Callable, count: int) -> Callable:
+    """The device function ``(*arguments)`` that calls ``step(0, *arguments)`` to ``step(count - 1, *arguments)``: where ``step`` is much code,
+    compilers leave a loop a loop, and what that indexes is in memory then, not in registers."""
+    last = _with_number(step, count - 1)
+    for number in range(count - 2, -1, -1):
+        last = _in_turn(_with_number(step, number), last)
+    return last
+
+
+def _with_number(step: Callable, number: int) -> Callable:
+    @device_function
+    def numbered(*arguments):
+        step(number, *arguments)
+
+    return numbered
+
+
+def _in_turn(first: Callable, second: Callable) -> Callable:
+    @device_function
+    def both(*arguments):
+        first(*arguments)
+        second(*arguments)
+
+    return both
