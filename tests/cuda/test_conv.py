@@ -215,14 +215,14 @@ def test_long_sums_are_cut() -> None:
 @compiled
 @pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
 @each_tile
-def test_tiles_fit_registers(tile: Tile, wide: bool) -> None:
+def test_tiles_fit_registers(tile: Tile, wide: bool, capabilities: tuple) -> None:
     skip_unless_used(tile, wide)
     kernels = [(weight_gradient(tile, wide, wide), GRADIENT)]
     kernels += [(convolution(tile, wide, wide, wide, transposed, NOTHING.kind), DIRECT) for transposed in (False, True)]
     if tile == TILES[0]:
         kernels.append((convolution(tile, wide, wide, wide, False, (True, True, True, gelu)), DIRECT))
     for kernel, arguments in kernels:
-        for capability in CAPABILITIES:
+        for capability in capabilities:
             code = kernel.machine_code(arguments, capability)
             assert code.spilled == code.stack == 0
             assert code.registers * kernel.threads * kernel.blocks <= REGISTERS

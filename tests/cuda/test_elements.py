@@ -10,7 +10,7 @@ import pytest
 
 import numbacnn as nc
 
-from .test_layers import CAPABILITIES, compiled, no_device, simulated  # noqa: F401
+from .test_layers import compiled, no_device, simulated  # noqa: F401
 from .test_norm import assert_as_on_the_cpu, changed, many_parts, trained  # noqa: F401
 
 BROADCAST = {
@@ -137,7 +137,7 @@ def test_add_over_its_input_in_inference() -> None:
 
 
 @compiled
-def test_kernels_compile_without_spills(no_device: Any) -> None:  # noqa: F811
+def test_kernels_compile_without_spills(no_device: Any, capabilities: tuple) -> None:  # noqa: F811
     no_device.wanted.clear()
     for layer in (nc.Add(), nc.Subtract(), nc.Multiply(), nc.Maximum()):
         for shapes in BROADCAST.values():
@@ -145,7 +145,7 @@ def test_kernels_compile_without_spills(no_device: Any) -> None:  # noqa: F811
     for moving in (nc.Permute((1, 0)), nc.Scale(axis=0)):
         trained(of(moving, (37, 35)).to("cuda"), "cuda")
     for kernel, kinds in no_device.wanted:
-        for capability in CAPABILITIES:
+        for capability in capabilities:
             assert kernel.machine_code(kinds, capability).spilled == 0, kernel.function.__qualname__
 
 

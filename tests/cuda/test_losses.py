@@ -12,7 +12,7 @@ from numbacnn.plugin import registry
 from numbacnn.training.cuda import twin_of
 from numbacnn.training.losses import Loss, SoftmaxCrossEntropy
 
-from .test_layers import CAPABILITIES, compiled, no_device, simulated  # noqa: F401
+from .test_layers import compiled, no_device, simulated  # noqa: F401
 
 ROWS = [(1, 1), (5, 3), (2, 3, 7), (70, 17), (3, 300)]  # a row, rows of several blocks, rows longer than a group of threads
 WEIGHTS: dict[str, Any] = {"class_weights": "some"}  # as many as there are classes
@@ -134,7 +134,7 @@ def test_a_loss_that_computes_something_else_is_refused() -> None:
 
 @compiled
 @pytest.mark.parametrize("name", OPTIONS)
-def test_kernels_compile_without_spills(name: str, no_device: Any) -> None:  # noqa: F811
+def test_kernels_compile_without_spills(name: str, no_device: Any, capabilities: tuple) -> None:  # noqa: F811
     no_device.wanted.clear()
     loss, outputs = loss_of(name, {}, 9), logits((4, 9))
     on_gpu(loss, outputs, targets_of(loss, name, outputs, np.random.default_rng(1)), 1.0)
@@ -142,5 +142,5 @@ def test_kernels_compile_without_spills(name: str, no_device: Any) -> None:  # n
         on_gpu(SoftmaxCrossEntropy(ignore_index=0), outputs, np.zeros(4, np.int64), 1.0)
         on_gpu(loss, outputs, outputs, 1.0)
     for kernel, kinds in no_device.wanted:
-        for capability in CAPABILITIES:
+        for capability in capabilities:
             assert kernel.machine_code(kinds, capability).spilled == 0

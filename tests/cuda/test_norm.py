@@ -11,7 +11,7 @@ import pytest
 import numbacnn as nc
 from numbacnn.errors import ShapeError
 
-from .test_layers import CAPABILITIES, assert_close, compiled, no_device, simulated  # noqa: F401
+from .test_layers import assert_close, compiled, no_device, simulated  # noqa: F401
 
 BATCH = 2
 NORMS = {
@@ -189,7 +189,7 @@ def test_one_value_per_channel_is_the_same_error() -> None:
 
 @compiled
 @pytest.mark.parametrize("norm", NORMS)
-def test_fused_kernels_compile_without_spills(norm: str, no_device: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_fused_kernels_compile_without_spills(norm: str, no_device: Any, monkeypatch: pytest.MonkeyPatch, capabilities: tuple) -> None:  # noqa: F811
     no_device.wanted.clear()
     for activation in ("relu", "mish") if norm == "batch" else ("silu",):
         for residual in (False, True):
@@ -200,5 +200,5 @@ def test_fused_kernels_compile_without_spills(norm: str, no_device: Any, monkeyp
         x = nc.Input((2, 5, 13))
         nc.Model(x, nc.LayerNorm(axes="all")(x)).to("cuda").training_plan(BATCH, True, device="cuda")
     for kernel, kinds in no_device.wanted:
-        for capability in CAPABILITIES:
+        for capability in capabilities:
             assert kernel.machine_code(kinds, capability).spilled == 0, kernel.function.__qualname__

@@ -15,7 +15,7 @@ from numbacnn.plugin import registry
 from numbacnn.training.cuda import DeviceUpdater
 from numbacnn.training.optimizers import SGD, Optimizer, Updater
 
-from .test_layers import CAPABILITIES, compiled, no_device, simulated  # noqa: F401
+from .test_layers import compiled, no_device, simulated  # noqa: F401
 
 SPECS = {  # a parameter of several tasks, small ones with gaps between them, one that does not decay, one that is not learned
     "conv1.weight": Parameter((3, 3, 1, 7), "he_normal"),
@@ -141,10 +141,10 @@ def test_an_optimizer_that_does_something_else_is_refused() -> None:
 
 @compiled
 @pytest.mark.parametrize("name", OPTIONS)
-def test_kernels_compile_without_spills(name: str, no_device: Any) -> None:  # noqa: F811
+def test_kernels_compile_without_spills(name: str, no_device: Any, capabilities: tuple) -> None:  # noqa: F811
     no_device.wanted.clear()
     on_gpu(registry.load("optimizer", name)(clip_norm=1.0), ParameterStore(SPECS, 0, np.float32), 1)
     assert len(no_device.wanted) == 3
     for kernel, kinds in no_device.wanted:
-        for capability in CAPABILITIES:
+        for capability in capabilities:
             assert kernel.machine_code(kinds, capability).spilled == 0

@@ -20,7 +20,7 @@ from numbacnn.kernels.cuda.memory import DeviceArray, empty, on_device
 from numbacnn.kernels.cuda.parts import _add_parts_and_gather
 from numbacnn.kernels.cuda.ptx import Bf16Pointer
 
-from .test_layers import CAPABILITIES, compiled, simulated
+from .test_layers import compiled, simulated
 from .test_norm import many_parts  # noqa: F401
 
 ON_TENSOR_CORES = ("tf32", "bf16", "stored")
@@ -231,22 +231,22 @@ BIAS = (False, True, False, None)
 @compiled
 @pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
 @each_tile
-def test_tiles_fit_registers(tile: Tile, wide: bool) -> None:
+def test_tiles_fit_registers(tile: Tile, wide: bool, capabilities: tuple) -> None:
     if tile == TILES[0] and not wide:
         pytest.skip("the largest tile is for wide arrays")
     kinds = (FLOATS,) * 7 + (types.int32, TABLE) + (types.int32,) * 21
     for transposed in (False, True):
         kernel = convolution(tile, wide, wide, wide, transposed, BIAS, True)
-        for capability in CAPABILITIES:
+        for capability in capabilities:
             code = kernel.machine_code(kinds, capability)
             assert code.spilled == code.stack == 0
             assert code.registers * kernel.threads * kernel.blocks <= REGISTERS
 
 
 @compiled
-def test_adding_up_parts_fits_registers() -> None:
+def test_adding_up_parts_fits_registers(capabilities: tuple) -> None:
     kinds = (FLOATS, types.int32, types.int32, *(FLOATS,) * 5, *(types.int32,) * 8)
-    for capability in CAPABILITIES:
+    for capability in capabilities:
         code = _add_parts_and_gather(BIAS).machine_code(kinds, capability)
         assert code.spilled == code.stack == 0
 
@@ -254,12 +254,12 @@ def test_adding_up_parts_fits_registers() -> None:
 @compiled
 @pytest.mark.parametrize("columns", [128, 64])
 @pytest.mark.parametrize("products", [tf32, bf16, bf16_stored], ids=ON_TENSOR_CORES)
-def test_tensor_cores_fit_registers(products: Any, columns: int) -> None:
+def test_tensor_cores_fit_registers(products: Any, columns: int, capabilities: tuple) -> None:
     kind = Bf16Pointer() if products is bf16_stored else FLOATS
     kinds = (kind,) * 3 + (FLOATS,) * 2 + (kind, FLOATS, types.int32) + (TABLE,) * 2 + (types.int32,) * 9
     for transposed in (False, True):
         kernel = products.convolution(BIAS, columns, transposed, True)
-        for capability in CAPABILITIES:
+        for capability in capabilities:
             code = kernel.machine_code(kinds, capability)
             assert code.spilled == code.stack == 0
             assert code.registers * kernel.threads * kernel.blocks <= REGISTERS
