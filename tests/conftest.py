@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--nightly",
         action="store_true",
-        help="compile the GPU's kernels of every case for each generation of GPUs, not only those of a layer's first case",
+        help="run what is marked nightly, and compile the GPU's kernels for each generation of GPUs: the long way round",
     )
 
 
@@ -30,8 +30,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     skipped = []
     if find_spec("torch") is None:
         skipped.append(("oracle", "needs PyTorch"))
-    if not config.getoption("--whole-zoo"):
-        skipped.append(("whole_zoo", "needs --whole-zoo"))
+    for option in ("whole-zoo", "nightly"):
+        if not config.getoption(f"--{option}"):
+            skipped.append((option.replace("-", "_"), f"needs --{option}"))
     for marker, reason in skipped:
         for item in items:
             if marker in item.keywords:

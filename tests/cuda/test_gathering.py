@@ -123,7 +123,10 @@ def test_on_tensor_cores(precision: str) -> None:
     np.testing.assert_allclose(losses, expected, rtol=5e-2)
 
 
-@pytest.mark.parametrize(("head", "mode"), [(branches, "cheap"), (residual, "cheap"), (residual, "blocks"), (others, "blocks")])
+@pytest.mark.parametrize(
+    ("head", "mode"),
+    [(branches, "cheap"), (others, "blocks"), *(pytest.param(residual, mode, marks=pytest.mark.nightly) for mode in ("cheap", "blocks"))],
+)
 def test_recomputation_gives_the_same_bits(head: Callable, mode: str) -> None:
     expected, found = trained(network(head), "cuda"), trained(network(head), "cuda", recompute=mode)
     assert found[0] == expected[0]

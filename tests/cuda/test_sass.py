@@ -80,6 +80,7 @@ def test_products_on_tensor_cores(hopper: Any, precision: str, product: str, tap
             assert listing.count("LDGSTS.128") > 0  # tiles come past the registers
 
 
+@pytest.mark.nightly  # what the linker says of local arrays is asserted of every layer already
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_is_in_local_memory(hopper: Any, name: str) -> None:
     hopper.wanted.clear()

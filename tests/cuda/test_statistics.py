@@ -25,7 +25,6 @@ from .test_norm import many_parts  # noqa: F401
 
 ON_TENSOR_CORES = ("tf32", "bf16", "stored")
 """``"stored"`` are bfloat16 in memory, which ``"bf16"`` are only as factors."""
-each_of_tensor_cores = pytest.mark.parametrize("precision", ON_TENSOR_CORES)
 each_tile = pytest.mark.parametrize("tile", TILES, ids=[f"{tile.rows}x{tile.columns}" for tile in TILES])
 TINY = 1e-30  # an epsilon that changes nothing
 
@@ -149,9 +148,9 @@ TENSOR = {
 
 
 @simulated
-@pytest.mark.parametrize("columns", [128, 64])
+@pytest.mark.parametrize("columns", [pytest.param(128, marks=pytest.mark.nightly), 64])
 @pytest.mark.parametrize("transposed", [False, True], ids=["forward", "transposed"])
-@each_of_tensor_cores
+@pytest.mark.parametrize("precision", ["tf32", pytest.param("bf16", marks=pytest.mark.nightly), "stored"])
 @pytest.mark.parametrize("problem", TENSOR.values(), ids=TENSOR)
 def test_tensor_cores(problem: Problem, precision: str, transposed: bool, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Statistics are of what is stored: if that is rounded, of the rounded numbers."""
@@ -229,7 +228,7 @@ BIAS = (False, True, False, None)
 
 
 @compiled
-@pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
+@pytest.mark.parametrize("wide", [pytest.param(True, id="wide"), pytest.param(False, id="narrow", marks=pytest.mark.nightly)])
 @each_tile
 def test_tiles_fit_registers(tile: Tile, wide: bool, capabilities: tuple) -> None:
     if tile == TILES[0] and not wide:
