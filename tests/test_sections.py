@@ -12,13 +12,13 @@ from numbacnn.kernels import jit
 from tests.naive import graph as naive
 from tests.test_plan import BATCH, arrays_for, check_placement, random_model
 
-IMAGES = np.random.default_rng(0).standard_normal((7, 16, 16, 3)).astype(np.float32)
+IMAGES = np.random.default_rng(0).standard_normal((7, 40, 40, 3)).astype(np.float32)
 
 
 @pytest.fixture
 def small_cache(monkeypatch):
     """Makes cuts and small groups worth it for networks of a test's size."""
-    monkeypatch.setattr(sections, "CACHE_BYTES", 40 << 10)
+    monkeypatch.setattr(sections, "CACHE_BYTES", 256 << 10)
     monkeypatch.setattr(sections, "LAUNCH_BYTES", 0)
     monkeypatch.setattr(sections, "CUT_BYTES", 0)
 
@@ -28,7 +28,7 @@ def network():
     x = nc.Input(IMAGES.shape[1:])
     h = nc.Conv2D(12, 3, padding="same", activation="relu")(x)
     h = nc.Add()(nc.Conv2D(12, 3, padding="same")(h), h)
-    h = nc.Conv2D(24, 3, stride=4, activation="relu")(h)
+    h = nc.Conv2D(24, 3, stride=8, activation="relu")(h)
     h = nc.BatchNorm()(nc.Conv2D(64, 3, bias=False)(h))
     return nc.Model(x, nc.Dense(10)(nc.Flatten()(h)), seed=1)
 

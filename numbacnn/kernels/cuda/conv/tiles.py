@@ -190,8 +190,8 @@ def loads(elements: int) -> int:
 
 
 def one_after_the_other(step: Callable, count: int) -> Callable:
-    """The device function ``(*arguments)`` that calls ``step(0, *arguments)`` to ``step(count - 1, *arguments)``: where ``step`` is much code,
-    compilers leave a loop a loop, and what that indexes is in memory then, not in registers."""
+    """The device function ``(*arguments)`` that calls ``step(0, *arguments)`` to ``step(count - 1, *arguments)``. Where ``step`` is much
+    code, compilers leave a loop a loop, and what that indexes is in memory then, not in registers."""
     last = _with_number(step, count - 1)
     for number in range(count - 2, -1, -1):
         last = _in_turn(_with_number(step, number), last)
