@@ -15,7 +15,7 @@ from .tile import (
     NO_ENDING,
     ROWS,
     finish,
-    finish_and_gather,
+    finish_convolution,
     finish_elements,
     locate,
     locate_line,
@@ -58,7 +58,7 @@ def convolution(kind: Any, columns: int, transposed: bool, gathers: bool) -> Ker
     staged = copies * CHUNK
     count_of_sums = tall(columns) * ACROSS * 4
     place, add_products = place_of_warp(columns), products(columns, transposed)
-    finished = (finish_and_gather if gathers else finish)(kind, columns, THREADS, tall(columns), ACROSS)
+    end = finish_convolution(kind, columns, THREADS, tall(columns), ACROSS, gathers)
 
     @kernel(threads=THREADS, blocks=128 // columns)
     def bf16_convolution(
@@ -131,16 +131,10 @@ def convolution(kind: Any, columns: int, transposed: bool, gathers: bool) -> Ker
                     at = left + int32(i * LINES * WORDS) if transposed else in_line
                     store2(tile, base + int32(LEFT) + at, pairs)
             cuda.syncthreads()
-        channel = group_number * filters + column
-        if gathers:
-            part_at = (block_m * int32(cuda.gridDim.y) + group_number) * filters + first_n
-            rows_there, columns_there = min(int32(ROWS), rows - block_m * int32(ROWS)), min(int32(columns), filters - first_n)
-            finished(
-                sums, warp_m, warp_n, channel, column < filters, channel, buffer, targets, y, scale, shift, addend,
-                statistics, plane_size, part_at, rows_there, columns_there,
-            )  # fmt: skip
-        else:
-            finished(sums, warp_m, warp_n, channel, column < filters, channel, buffer, targets, y, scale, shift, addend)
+        end(
+            sums, warp_m, warp_n, block_m, first_n, group_number, rows, filters, buffer, targets, y, scale, shift, addend, statistics,
+            plane_size,
+        )  # fmt: skip
 
     return bf16_convolution
 

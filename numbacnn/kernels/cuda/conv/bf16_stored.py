@@ -17,7 +17,7 @@ from .tile import (
     NO_ENDING,
     ROWS,
     finish,
-    finish_and_gather,
+    finish_convolution,
     finish_elements,
     locate,
     locate_line,
@@ -47,11 +47,11 @@ def shared_bytes(columns: int) -> int:
 def convolution(kind: Any, columns: int, transposed: bool, gathers: bool) -> Kernel:
     """As :func:`~.tf32.convolution`, where channels and filters of a group are multiples of 8."""
     words, per_stage = columns // 2, stage(columns)
-    per_line, per_row = columns // COPIED, columns // CHUNK
+    per_line = columns // COPIED
     weight_copies = columns // LINES
     count_of_sums = tall(columns) * ACROSS * 4
     place, add_products = place_of_warp(columns), products(columns, transposed)
-    finished = (finish_and_gather if gathers else finish)(kind, columns, THREADS, tall(columns), ACROSS)
+    end = finish_convolution(kind, columns, THREADS, tall(columns), ACROSS, gathers)
 
     @kernel(threads=THREADS, blocks=RESIDENT)
     def bf16_stored_convolution(
@@ -118,17 +118,10 @@ def convolution(kind: Any, columns: int, transposed: bool, gathers: bool) -> Ker
             cp_async_commit()
             if step >= int32(STAGES - 1):
                 add_products(tile, ((step + int32(1)) & int32(STAGES - 1)) * int32(per_stage), warp_m, warp_n, sums)
-        column = first_n + thread % int32(per_row) * int32(CHUNK)
-        channel = group_number * filters + column
-        if gathers:
-            part_at = (block_m * int32(cuda.gridDim.y) + group_number) * filters + first_n
-            rows_there, columns_there = min(int32(ROWS), rows - block_m * int32(ROWS)), min(int32(columns), filters - first_n)
-            finished(
-                sums, warp_m, warp_n, channel, column < filters, channel, buffer, targets, y, scale, shift, addend,
-                statistics, plane_size, part_at, rows_there, columns_there,
-            )  # fmt: skip
-        else:
-            finished(sums, warp_m, warp_n, channel, column < filters, channel, buffer, targets, y, scale, shift, addend)
+        end(
+            sums, warp_m, warp_n, block_m, first_n, group_number, rows, filters, buffer, targets, y, scale, shift, addend, statistics,
+            plane_size,
+        )  # fmt: skip
 
     return bf16_stored_convolution
 

@@ -14,7 +14,7 @@ from ..driver import cuda, device_function, float32, int32, uint32
 from ..launch import Kernel, kernel
 from ..ptx import cp_async, cp_async_cached, cp_async_commit, cp_async_wait, load4, mma_tf32, to_tf32
 from .gather import CHUNK, DEPTH
-from .tile import NO_ENDING, ROWS, finish, finish_and_gather, lane_place, locate, locate_line, taps_of_line, tile_place, tiles_of_part
+from .tile import NO_ENDING, ROWS, finish, finish_convolution, lane_place, locate, locate_line, taps_of_line, tile_place, tiles_of_part
 
 THREADS = 128  # four warps, two by two
 STAGES = 3  # tiles in shared memory: one is multiplied, the others are under way
@@ -65,7 +65,7 @@ def convolution(kind: Any, columns: int, transposed: bool, gathers: bool) -> Ker
     kept = 1 if transposed else quads
     count_of_sums = 16 * across
     resident = 2 if columns == 128 else 3
-    finished = (finish_and_gather if gathers else finish)(kind, columns, THREADS, 4, across)
+    end = finish_convolution(kind, columns, THREADS, 4, across, gathers)
 
     @kernel(threads=THREADS, blocks=resident)
     def tf32_convolution(
@@ -164,16 +164,10 @@ def convolution(kind: Any, columns: int, transposed: bool, gathers: bool) -> Ker
                         multiply(a, b, sums, j, across, 0)
                         multiply(a, b, sums, j, across, 1)
                 reading = int32(0) if reading == int32(STAGES - 1) else reading + int32(1)
-        channel = group_number * filters + column
-        if gathers:
-            part_at = (block_m * int32(cuda.gridDim.y) + group_number) * filters + first_n
-            rows_there, columns_there = min(int32(ROWS), rows - block_m * int32(ROWS)), min(int32(columns), filters - first_n)
-            finished(
-                sums, warp_m, warp_n, channel, column < filters, channel, tile, targets, y, scale, shift, addend,
-                statistics, plane_size, part_at, rows_there, columns_there,
-            )  # fmt: skip
-        else:
-            finished(sums, warp_m, warp_n, channel, column < filters, channel, tile, targets, y, scale, shift, addend)
+        end(
+            sums, warp_m, warp_n, block_m, first_n, group_number, rows, filters, tile, targets, y, scale, shift, addend, statistics,
+            plane_size,
+        )  # fmt: skip
 
     return tf32_convolution
 

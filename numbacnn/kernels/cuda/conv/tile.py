@@ -167,6 +167,47 @@ def finish_and_gather(kind: Any, columns: int, threads: int, tall: int, across: 
 
 
 @functools.cache
+def finish_convolution(kind: Any, columns: int, threads: int, tall: int, across: int, gathers: bool) -> Any:
+    """The device function ``(sums, warp_m, warp_n, block_m, first_n, group_number, rows, filters, buffer, targets, y, scale, shift, addend,
+    statistics, plane_size)`` that ends a convolution's block by :func:`finish`, or, if it ``gathers``, by :func:`finish_and_gather`."""
+    finished = (finish_and_gather if gathers else finish)(kind, columns, threads, tall, across)
+    per_row = columns // CHUNK
+
+    @device_function
+    def end(
+        sums,
+        warp_m,
+        warp_n,
+        block_m,
+        first_n,
+        group_number,
+        rows,
+        filters,
+        buffer,
+        targets,
+        y,
+        scale,
+        shift,
+        addend,
+        statistics,
+        plane_size,
+    ):
+        column = first_n + int32(cuda.threadIdx.x) % int32(per_row) * int32(CHUNK)
+        channel = group_number * filters + column
+        if gathers:
+            part_at = (block_m * int32(cuda.gridDim.y) + group_number) * filters + first_n
+            rows_there, columns_there = min(int32(ROWS), rows - block_m * int32(ROWS)), min(int32(columns), filters - first_n)
+            finished(
+                sums, warp_m, warp_n, channel, column < filters, channel, buffer, targets, y, scale, shift, addend,
+                statistics, plane_size, part_at, rows_there, columns_there,
+            )  # fmt: skip
+        else:
+            finished(sums, warp_m, warp_n, channel, column < filters, channel, buffer, targets, y, scale, shift, addend)
+
+    return end
+
+
+@functools.cache
 def _exchange(columns: int, tall: int, across: int) -> Any:
     """The device function ``(sums, warp_m, warp_n, buffer)``: the tile's sums come to shared memory. Rows of equal remainders modulo 4
     share banks: exclusive or of the chunk's number spreads them."""
