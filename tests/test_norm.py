@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from numbacnn.errors import ConfigError, ShapeError
-from numbacnn.kernels import jit
+from numbacnn.kernels import jit, norm
+from numbacnn.kernels.channels import WIDTH
 from numbacnn.layers.activation import SiLU
 from numbacnn.layers.norm import BatchNorm, FusedNorm, GroupNorm, InstanceNorm, LayerNorm, LocalResponseNorm
 from tests.driver import Driver, check_gradients
 from tests.naive import norm as naive
 
-SHAPES = [(7, 1), (5, 1, 1, 3), (1, 5, 7, 16), (3, 11, 13, 37), (2, 3, 4, 5, 6), (2, 1100, 33)]
+SHAPES = [(7, 1), (5, 1, 1, 3), (1, 5, 7, 16), (3, 11, 13, 37), (2, 3, 4, 5, 6), (2, 1100, 33), (3, 8, 4, 24), (2, 16, 4, 3)]
 TOLERANCE = {"float32": dict(rtol=2e-5, atol=2e-5), "float64": dict(rtol=1e-11, atol=1e-11)}
 
 
@@ -71,7 +72,7 @@ def test_batch_norm_uses_running_statistics(frozen, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
-    ("shape", "groups"), [((3, 2), 1), ((2, 1, 1, 6), 3), ((1, 5, 7, 16), 16), ((3, 11, 13, 37), 1), ((2, 600, 66), 33)]
+    ("shape", "groups"), [((3, 2), 1), ((2, 1, 1, 6), 3), ((1, 5, 7, 16), 16), ((3, 11, 13, 37), 1), ((2, 600, 66), 33), ((3, 8, 8, 12), 4)]
 )
 def test_group_norm_agrees_with_naive(shape, groups, dtype):
     x = (random(shape, dtype) * 3 + 2).astype(dtype)
@@ -124,6 +125,30 @@ def test_local_response_norm_agrees_with_naive(channels, size, dtype):
     dy = random(x.shape, dtype, 1)
     expected = naive.local_response_norm(x, **numbers), naive.local_response_norm_backward(x, dy, **numbers)
     assert_all_close((driver.forward(), driver.backward(dy)[0]), expected, dtype)
+
+
+def test_pixels_are_taken_together_until_channels_fill_panels():
+    for pixels, channels in [(1, 3), (64, 3), (60, 6), (49, 24), (3136, 24), (16, WIDTH), (8, WIDTH // 2), (1024, WIDTH + 1)]:
+        fold = norm.fold(pixels, channels)
+        assert pixels % fold == 0
+        assert fold == 1 or fold * channels % WIDTH == 0 or pixels // fold % 2 == 1  # nothing more could be halved
+        assert fold == 1 or fold // 2 * channels % WIDTH  # and no more than needed
+
+
+def test_outputs_with_gaps_between_pixels():
+    x, channels = random((2, 4, 8, 24), "float32"), 24
+    p = {
+        **affine((channels,), "float32"),
+        "running_mean": random(channels, "float32", 3),
+        "running_var": random(channels, "float32", 4) ** 2,
+    }
+    layer = BatchNorm()
+    b = {name: np.zeros(buffer.shape, "float32") for name, buffer in layer.scratch(x.shape[1:], len(x), 1, False).items()}
+    around = np.full((*x.shape[:-1], channels + 5), 7, "float32")
+    layer.forward(x, around[..., 3:-2], p, b, training=False)
+    expected = (x - p["running_mean"]) / np.sqrt(p["running_var"] + 1e-5) * p["weight"] + p["bias"]
+    assert_all_close([around[..., 3:-2]], [expected], "float32")
+    assert (np.delete(around, np.s_[3:-2], axis=-1) == 7).all()
 
 
 # Gradients -----------------------------------------------------------------------------------------------------------

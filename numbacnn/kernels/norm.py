@@ -11,6 +11,9 @@ order. A large mean costs no digits, and the bits do not depend on the number of
 S. Ioffe, C. Szegedy, "Batch normalization" (2015); J. Ba, J. Kiros, G. Hinton, "Layer normalization" (2016); D. Ulyanov, A. Vedaldi,
 V. Lempitsky, "Instance normalization" (2016); Y. Wu, K. He, "Group normalization" (2018); A. Krizhevsky, I. Sutskever, G. Hinton,
 "ImageNet classification with deep convolutional neural networks" (2012), section 3.3, for local response normalisation.
+
+Where channels are not whole panels, ``F`` neighbouring pixels are taken as one of ``F * C`` channels (:func:`fold`), so that nothing is
+masked: a store with a mask and the load that waits for it cost more than all else.
 """
 
 from __future__ import annotations
@@ -40,6 +43,11 @@ STRIP = 16  # rows per task where rows are independent
 def chunks(pixels: int) -> int:
     """Chunks that ``pixels`` fall into."""
     return -(-pixels // CHUNK)
+
+
+def fold(pixels: int, channels: int) -> int:
+    """How many neighbouring pixels are taken as one: so many that their channels together are whole panels, if ``pixels`` allow it."""
+    return math.gcd(pixels, WIDTH // math.gcd(WIDTH, channels))
 
 
 @inline
@@ -102,14 +110,6 @@ def _write_rows(tile, array, at, step, count, streams):
 
 
 @inline
-def _rows_of(array, at, count, missing):
-    """Channels of a statistic or parameter for all pixels of a tile; ``missing`` if its array has size 0."""
-    if array.size == 0:
-        return splat(array, missing, ROWS, VECTORS)
-    return _read_rows(array, at, 0, count)
-
-
-@inline
 def _add_rows_to(array, at, count, tile, share):
     """Add ``share`` times the sum over the pixels of a tile to a partial sum."""
     write(fma(row_sum(tile), share, read(array, at, count)), array, at, count)
@@ -127,7 +127,7 @@ def _share(step):
 @inline
 def _add_shifted(x, at, step, c, count, shift, plain, squares, place):
     """Add ``x - shift`` and its square of a tile of pixels to the rows ``plain`` and ``squares`` from ``place``, for a panel from ``c``."""
-    d = _read_rows(x, at + c, step, count) - _rows_of(shift, place + c, count, 0.0)
+    d = _read_rows(x, at + c, step, count) - _read_rows(shift, place + c, 0, count)
     _add_rows_to(plain, place + c, count, d, _share(step))
     _add_rows_to(squares, place + c, count, d * d, _share(step))
 
@@ -173,46 +173,48 @@ def partial_statistics(x, partials, queue, threads):
 
 
 @inline
-def _group_mean(partials, n, first, last, pixels):
-    """Mean over the channels ``first`` to ``last`` of a sample."""
+def _group_mean(partials, n, first, last, channels, pixels):
+    """Mean over the channels ``first`` to ``last`` of ``channels`` of a sample of so many (folded) pixels."""
     weighted = 0.0
     for k in range(partials.shape[2]):
         length = min(CHUNK, pixels - k * CHUNK)
-        for c in range(first, last):
-            weighted += length * np.float64(partials[0, n, k, c]) + partials[1, n, k, c]
-    return weighted / (pixels * (last - first))
+        for start in range(0, partials.shape[3], channels):
+            for c in range(start + first, start + last):
+                weighted += length * np.float64(partials[0, n, k, c]) + partials[1, n, k, c]
+    return weighted / (pixels * (partials.shape[3] // channels) * (last - first))
 
 
 @inline
-def _group_squares(partials, n, first, last, pixels, mean):
+def _group_squares(partials, n, first, last, channels, pixels, mean):
     """Sum of the squared distances from ``mean``, each chunk's about its own mean first."""
     squares = 0.0
     for k in range(partials.shape[2]):
         length = min(CHUNK, pixels - k * CHUNK)
-        for c in range(first, last):
-            rest = np.float64(partials[1, n, k, c]) / length
-            distance = partials[0, n, k, c] - mean + rest
-            squares += max(0.0, partials[2, n, k, c] - length * rest * rest) + length * distance * distance
+        for start in range(0, partials.shape[3], channels):
+            for c in range(start + first, start + last):
+                rest = np.float64(partials[1, n, k, c]) / length
+                distance = partials[0, n, k, c] - mean + rest
+                squares += max(0.0, partials[2, n, k, c] - length * rest * rest) + length * distance * distance
     return squares
 
 
 @kernel
 def merge_statistics(partials, pixels, groups, epsilon, mean, rstd, momentum, running_mean, running_var):
-    """``mean`` and ``rstd`` (1 / sqrt(variance + epsilon)), both ``(N, C)``, from the partial sums. With ``running_mean`` and
-    ``running_var`` not of size 0 (then N is 1 and there is a group for each channel), these move towards the mean and the
-    unbiased variance: ``(1 - momentum) * old + momentum * new``."""
+    """``mean`` and ``rstd`` (1 / sqrt(variance + epsilon)), both ``(N, C)``, from the partial sums over so many folded ``pixels``. With
+    ``running_mean`` and ``running_var`` not of size 0 (then N is 1 and there is a group for each channel), these move towards the mean
+    and the unbiased variance: ``(1 - momentum) * old + momentum * new``."""
     samples, channels = mean.shape
-    width = channels // groups
+    width, values = channels // groups, pixels * (partials.shape[3] // channels) * (channels // groups)
     for n in range(samples):
         for g in range(groups):
-            average = _group_mean(partials, n, g * width, (g + 1) * width, pixels)
-            squares = _group_squares(partials, n, g * width, (g + 1) * width, pixels, average)
+            average = _group_mean(partials, n, g * width, (g + 1) * width, channels, pixels)
+            squares = _group_squares(partials, n, g * width, (g + 1) * width, channels, pixels, average)
             for c in range(g * width, (g + 1) * width):
                 mean[n, c] = average
-                rstd[n, c] = 1.0 / math.sqrt(squares / (pixels * width) + epsilon)
+                rstd[n, c] = 1.0 / math.sqrt(squares / values + epsilon)
             if running_mean.size:
                 running_mean[g] = (1.0 - momentum) * running_mean[g] + momentum * average
-                running_var[g] = (1.0 - momentum) * running_var[g] + momentum * (squares / (pixels - 1))
+                running_var[g] = (1.0 - momentum) * running_var[g] + momentum * (squares / (values - 1))
 
 
 @kernel
@@ -223,27 +225,50 @@ def running_statistics(running_mean, running_var, epsilon, mean, rstd):
         rstd[0, c] = 1.0 / math.sqrt(running_var[c] + epsilon)
 
 
+@kernel
+def spread(mean, rstd, weight, bias, affine):
+    """``affine (3, N, F * C)``: ``mean``, ``rstd * weight`` and ``bias``, once for each of F pixels that are taken as one; ``mean`` and
+    ``rstd`` are ``(N, C)``, ``weight`` and ``bias`` ``(C,)`` or of size 0 for 1 and 0."""
+    samples, channels = mean.shape
+    for n in range(samples):
+        for c in range(affine.shape[2]):
+            affine[0, n, c] = mean[n, c % channels]
+            affine[1, n, c] = rstd[n, c % channels] * weight[c % channels] if weight.size else rstd[n, c % channels]
+            affine[2, n, c] = bias[c % channels] if bias.size else 0.0
+
+
+@inline
+def _centred(x, at, step, affine, place, count):
+    """Channels of the pixels of a tile, without their mean; ``affine`` is flat, and has them at ``place``."""
+    return _read_rows(x, at, step, count) - _read_rows(affine, place, 0, count)
+
+
+@inline
+def _scaled(centred, affine, place, apart, count):
+    """What normalisation makes of them; the three arrays in ``affine`` are so far apart."""
+    return fma(centred, _read_rows(affine, place + apart, 0, count), _read_rows(affine, place + 2 * apart, 0, count))
+
+
 @functools.cache
 def normalise(function):
     """The kernel ``normalise``; ``function`` is a scalar function that follows, or None."""
     finish = _same if function is None else scalar.compiled(function)
 
     @inline
-    def panel(x, residual, addend, y, streams, x_at, x_step, more, more_step, y_at, y_step, mean, rstd, weight, bias, place, c, count):
+    def panel(x, residual, addend, y, streams, x_at, x_step, more, more_step, y_at, y_step, affine, place, apart, c, count):
         """A tile of pixels, for a panel from ``c``, with the statistics from ``place``."""
-        factor = _rows_of(rstd, place + c, count, 1.0) * _rows_of(weight, c, count, 1.0)
-        centred = _read_rows(x, x_at + c, x_step, count) - _rows_of(mean, place + c, count, 0.0)
-        value = fma(centred, factor, _rows_of(bias, c, count, 0.0))
+        value = _scaled(_centred(x, x_at + c, x_step, affine, place + c, count), affine, place + c, apart, count)
         if residual:
             value = value + _read_rows(addend, more + c, more_step, count)
         _write_rows(finish(value), y, y_at + c, y_step, count, streams)
 
     @kernel(parallel=True, views=("x", "addend", "y"))
-    def normalise(x, residual, addend, y, streams, mean, rstd, weight, bias, queue, threads):
-        """``y`` = ``finish((x - mean) * rstd * weight + bias + addend)``, the addend only where ``residual``; ``mean`` and ``rstd`` are
-        ``(N, C)``, ``weight`` and ``bias`` ``(C,)`` or of size 0 for 1 and 0. Pixels of ``x``, ``addend`` and ``y`` may have gaps between
-        them. ``streams``: ``y`` is written past the caches."""
+    def normalise(x, residual, addend, y, streams, affine, queue, threads):
+        """``y`` = ``finish((x - mean) * rstd * weight + bias + addend)``, the addend only where ``residual``, with ``affine`` from
+        :func:`spread`, for at least as many channels. Pixels of ``x``, ``addend`` and ``y`` may have gaps between them. ``streams``: ``y``
+        is written past the caches."""
         samples, pixels, channels = x.shape
+        width, apart, statistics = affine.shape[2], affine.shape[1] * affine.shape[2], affine.reshape(-1)
         length = max(1, BLOCK // channels)
         blocks = (pixels + length - 1) // length
         queue[0] = 0
@@ -264,12 +289,12 @@ def normalise(function):
                         if c + WIDTH <= channels:
                             panel(
                                 x, residual, addend, y, streams, x_at, x_step, more, more_step, y_at, y_step,
-                                mean, rstd, weight, bias, n * channels, c, WIDTH,
+                                statistics, n * width, apart, c, WIDTH,
                             )  # fmt: skip
                         else:
                             panel(
                                 x, residual, addend, y, streams, x_at, x_step, more, more_step, y_at, y_step,
-                                mean, rstd, weight, bias, n * channels, c, channels - c,
+                                statistics, n * width, apart, c, channels - c,
                             )  # fmt: skip
 
     return normalise
@@ -316,14 +341,11 @@ def partial_gradients(function, derivative=None, gradient=None):
     before = _before(function, derivative, gradient)
 
     @inline
-    def panel(
-        x, residual, addend, dy, keeps, dz, streams, at, step, mean, rstd, weight, bias, statistics, plain, weighted, place, c, count
-    ):  # fmt: skip
+    def panel(x, residual, addend, dy, keeps, dz, streams, at, step, affine, statistics, apart, plain, weighted, place, c, count):
         """Add a tile of pixels to the rows ``plain`` and ``weighted`` from ``place``, for a panel from ``c``, with the statistics from
         ``statistics`` on."""
-        factor = _rows_of(rstd, statistics + c, count, 1.0) * _rows_of(weight, c, count, 1.0)
-        centred = _read_rows(x, at + c, step, count) - _rows_of(mean, statistics + c, count, 0.0)
-        z = fma(centred, factor, _rows_of(bias, c, count, 0.0))
+        centred = _centred(x, at + c, step, affine, statistics + c, count)
+        z = _scaled(centred, affine, statistics + c, apart, count)
         if residual:
             z = z + _read_rows(addend, at + c, step, count)
         d = before(_read_rows(dy, at + c, step, count), z)
@@ -333,11 +355,12 @@ def partial_gradients(function, derivative=None, gradient=None):
         _add_rows_to(weighted, place + c, count, d * centred, _share(step))
 
     @kernel(parallel=True)
-    def partial_gradients(x, residual, addend, dy, keeps, dz, streams, mean, rstd, weight, bias, partials, queue, threads):
+    def partial_gradients(x, residual, addend, dy, keeps, dz, streams, affine, partials, queue, threads):
         """``partials[:, n, k, c]`` = sums of ``dz`` and of ``dz * (x - mean)`` over chunk ``k``, where ``dz`` is the gradient of what was
         normalised and, where ``residual``, added to (from ``dy``, of what followed). Where it ``keeps`` that, it writes it to ``dz``, which
-        may be ``dy``; with ``streams`` past the caches."""
+        may be ``dy``; with ``streams`` past the caches. ``affine`` from :func:`spread`, for as many channels."""
         samples, pixels, channels = x.shape
+        apart, statistics = affine.shape[1] * channels, affine.reshape(-1)
         parts = partials.shape[2]
         pieces = samples * parts
         span = channel_span(channels, pieces, threads)
@@ -364,22 +387,24 @@ def partial_gradients(function, derivative=None, gradient=None):
                         if c + WIDTH <= last:
                             panel(
                                 x, residual, addend, dy, keeps, dz, streams, at, step * channels,
-                                mean, rstd, weight, bias, n * channels, plain, weighted, place, c, WIDTH,
+                                statistics, n * channels, apart, plain, weighted, place, c, WIDTH,
                             )  # fmt: skip
                         else:
                             panel(
                                 x, residual, addend, dy, keeps, dz, streams, at, step * channels,
-                                mean, rstd, weight, bias, n * channels, plain, weighted, place, c, last - c,
+                                statistics, n * channels, apart, plain, weighted, place, c, last - c,
                             )  # fmt: skip
 
     return partial_gradients
 
 
 @inline
-def _partial_total(partials, which, n, c):
+def _partial_total(partials, which, n, channel, channels):
+    """A sum over all chunks, and over all pixels that are taken as one."""
     result = 0.0
     for k in range(partials.shape[2]):
-        result += partials[which, n, k, c]
+        for c in range(channel, partials.shape[3], channels):
+            result += partials[which, n, k, c]
     return result
 
 
@@ -390,8 +415,8 @@ def merge_gradients(partials, rstd, dweight, dbias):
     for c in range(channels):
         plain, weighted = 0.0, 0.0
         for n in range(samples):
-            plain += _partial_total(partials, 0, n, c)
-            weighted += _partial_total(partials, 1, n, c) * rstd[n, c]
+            plain += _partial_total(partials, 0, n, c, channels)
+            weighted += _partial_total(partials, 1, n, c, channels) * rstd[n, c]
         if dbias.size:
             dbias[c] = plain
         if dweight.size:
@@ -400,10 +425,11 @@ def merge_gradients(partials, rstd, dweight, dbias):
 
 @kernel
 def merge_slopes(partials, pixels, groups, rstd, weight, slope, offset):
-    """``slope`` and ``offset`` ``(N, C)``, with which ``dx = rstd * weight * dy + slope * (x - mean) + offset``, from the partial
-    sums. With ``g = dy * weight`` and ``n = (x - mean) * rstd``, that is ``rstd * (g - average of g - n * average of g * n)``."""
+    """``slope`` and ``offset`` ``(N, F * C)``, with which ``dx = rstd * weight * dy + slope * (x - mean) + offset``, from the partial
+    sums over so many folded ``pixels``. With ``g = dy * weight`` and ``n = (x - mean) * rstd``, that is ``rstd * (g - average of g - n *
+    average of g * n)``."""
     samples, channels = rstd.shape
-    width = channels // groups
+    width, values = channels // groups, pixels * (partials.shape[3] // channels) * (channels // groups)
     for n in range(samples):
         for g in range(groups):
             plain, weighted = 0.0, 0.0
@@ -411,12 +437,13 @@ def merge_slopes(partials, pixels, groups, rstd, weight, slope, offset):
                 factor = 1.0
                 if weight.size:
                     factor *= weight[c]
-                plain += factor * _partial_total(partials, 0, n, c)
-                weighted += factor * _partial_total(partials, 1, n, c)
+                plain += factor * _partial_total(partials, 0, n, c, channels)
+                weighted += factor * _partial_total(partials, 1, n, c, channels)
             scale = np.float64(rstd[n, g * width])
-            for c in range(g * width, (g + 1) * width):
-                offset[n, c] = -scale * plain / (pixels * width)
-                slope[n, c] = -scale * scale * scale * weighted / (pixels * width)
+            for start in range(g * width, partials.shape[3], channels):
+                for c in range(start, start + width):
+                    offset[n, c] = -scale * plain / values
+                    slope[n, c] = -scale * scale * scale * weighted / values
 
 
 @functools.cache
@@ -425,24 +452,24 @@ def normalise_backward(function, derivative=None, gradient=None):
     before, followed = _before(function, derivative, gradient), function is not None
 
     @inline
-    def panel(x, dy, dx, streams, at, step, mean, rstd, weight, bias, slope, offset, place, c, count):
+    def panel(x, dy, dx, streams, at, step, affine, apart, slope, offset, place, c, count):
         """A tile of pixels, for a panel from ``c``, with the statistics from ``place``."""
-        factor = _rows_of(rstd, place + c, count, 1.0) * _rows_of(weight, c, count, 1.0)
         d, centred = _read_rows(dy, at + c, step, count), zeros(x, ROWS, VECTORS)
         if followed or slope.size:
-            centred = _read_rows(x, at + c, step, count) - _rows_of(mean, place + c, count, 0.0)
+            centred = _centred(x, at + c, step, affine, place + c, count)
         if followed:
-            d = before(d, fma(centred, factor, _rows_of(bias, c, count, 0.0)))
-        d = d * factor
+            d = before(d, _scaled(centred, affine, place + c, apart, count))
+        d = d * _read_rows(affine, place + apart + c, 0, count)
         if slope.size:
-            d = d + fma(centred, _rows_of(slope, place + c, count, 0.0), _rows_of(offset, place + c, count, 0.0))
+            d = d + fma(centred, _read_rows(slope, place + c, 0, count), _read_rows(offset, place + c, 0, count))
         _write_rows(d, dx, at + c, step, count, streams)
 
     @kernel(parallel=True)
-    def normalise_backward(x, dy, dx, streams, mean, rstd, weight, bias, slope, offset, queue, threads):
+    def normalise_backward(x, dy, dx, streams, affine, slope, offset, queue, threads):
         """``dx``, which may be ``dy``, from what :func:`merge_slopes` found; with ``slope`` of size 0 the statistics count as constants.
-        ``streams``: ``dx`` is written past the caches."""
+        ``streams``: ``dx`` is written past the caches. ``affine`` from :func:`spread`, for as many channels."""
         samples, pixels, channels = dy.shape
+        apart, statistics = affine.shape[1] * channels, affine.reshape(-1)
         length = max(1, BLOCK // channels)
         blocks = (pixels + length - 1) // length
         queue[0] = 0
@@ -459,14 +486,9 @@ def normalise_backward(function, derivative=None, gradient=None):
                     at = (n * pixels + begin + p) * channels
                     for c in range(0, channels, WIDTH):
                         if c + WIDTH <= channels:
-                            panel(
-                                x, dy, dx, streams, at, step * channels, mean, rstd, weight, bias, slope, offset, n * channels, c, WIDTH
-                            )  # fmt: skip
+                            panel(x, dy, dx, streams, at, step * channels, statistics, apart, slope, offset, n * channels, c, WIDTH)
                         else:
-                            panel(
-                                x, dy, dx, streams, at, step * channels, mean, rstd, weight, bias, slope, offset, n * channels,
-                                c, channels - c,
-                            )  # fmt: skip
+                            panel(x, dy, dx, streams, at, step * channels, statistics, apart, slope, offset, n * channels, c, channels - c)
 
     return normalise_backward
 

@@ -36,7 +36,8 @@ def _affine_parameters(shape: Shape, scale: bool, center: bool) -> dict[str, Par
 
 
 class _PixelNorm(Layer):
-    """What they share: the kernels' view ``(samples, pixels, channels)`` of an array, and the way through the kernels.
+    """What they share: the kernels' view ``(samples, pixels, channels)`` of an array, in which several neighbouring pixels may count as one
+    of several times the channels (:func:`numbacnn.kernels.norm.fold`), and the way through the kernels.
 
     Each says over how many samples of how many pixels its statistics go (:meth:`_extent`) and into how many groups its
     channels fall (:meth:`_group_count`).
@@ -64,29 +65,46 @@ class _PixelNorm(Layer):
         return self._statistics(x)
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
-        samples, pixels = self._extent(batch, x)
-        channels = x[-1]
+        samples, pixels, channels = self._folded(batch, x)
         arrays = {} if training else self._statistics(x)
+        arrays["affine"] = Buffer((3, samples, channels), per_sample=False)
         arrays["partials"] = Buffer((3, samples, kernels.norm.chunks(pixels), channels), per_sample=False)
         if training:
             arrays["slope"] = arrays["offset"] = Buffer((samples, channels), per_sample=False)
         return arrays
 
-    def _view(self, array: np.ndarray) -> np.ndarray:
-        samples, pixels = self._extent(array.shape[0], array.shape[1:])
-        return reshaped(array, (samples, pixels, array.shape[-1]))
+    def _folded(self, batch: int, x: Shape) -> tuple[int, int, int]:
+        """The shape of a view."""
+        samples, pixels = self._extent(batch, x)
+        fold = kernels.norm.fold(math.prod(x[:-1]), x[-1])
+        return samples, pixels // fold, fold * x[-1]
+
+    def _views(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Arrays of one shape, as the kernels see them; with gaps between the pixels of one, each pixel by itself."""
+        batch, *x = arrays[0].shape
+        shape = self._folded(batch, tuple(x))
+        if not all(array.flags.c_contiguous for array in arrays):
+            shape = *self._extent(batch, tuple(x)), x[-1]
+        return tuple(reshaped(array, shape) for array in arrays)
 
     def _find_statistics(self, x: np.ndarray, b: dict, momentum: float, running: tuple[np.ndarray, np.ndarray]) -> None:
-        norm, groups = kernels.norm, self._group_count(x.shape[-1])
-        mean, rstd = self._per_set(b)
+        norm, (x,), (mean, rstd) = kernels.norm, self._views(x), self._per_set(b)
         norm.partial_statistics(x, b["partials"])
-        norm.merge_statistics(b["partials"], x.shape[1], groups, float(self.epsilon), mean, rstd, momentum, *running)
+        norm.merge_statistics(
+            b["partials"], x.shape[1], self._group_count(mean.shape[1]), float(self.epsilon), mean, rstd, momentum, *running
+        )
 
     @staticmethod
     def _per_set(b: dict) -> tuple[np.ndarray, np.ndarray]:
         """``mean`` and ``rstd`` as ``(samples, channels)``."""
         channels = b["mean"].shape[-1]
         return b["mean"].reshape(-1, channels), b["rstd"].reshape(-1, channels)
+
+    def _spread(self, p: dict, b: dict) -> np.ndarray:
+        """Statistics and parameters, as passes over pixels read them."""
+        mean, rstd = self._per_set(b)
+        kernels.norm.spread(mean, rstd, _or_nothing(p, "weight", mean), _or_nothing(p, "bias", mean), b["affine"])
+        return b["affine"]
 
     def followed_by(self, residual: bool, activation: Elementwise | None) -> FusedNorm:
         """This layer and what comes after it as one, for training: a sum with a second input of the same shape, and an activation."""
@@ -105,20 +123,19 @@ class _PixelNorm(Layer):
         self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool, scalar: Scalar | None, addend: np.ndarray | None = None
     ) -> None:
         """``y = scalar(normalised x + addend)``."""
-        self.find_statistics(self._view(x), p, b, training)
+        self.find_statistics(x, p, b, training)
         self.normalise(x, y, p, b, scalar, addend)
 
     def find_statistics(self, x: np.ndarray, p: dict, b: dict, training: bool) -> None:
-        """Fill the arrays of statistics; ``x`` as the kernels see it."""
+        """Fill the arrays of statistics."""
         none = np.empty(0, x.dtype)
         self._find_statistics(x, b, 0.0, (none, none))
 
     def normalise(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, scalar: Scalar | None, addend: np.ndarray | None = None) -> None:
         """:meth:`run`, once there are statistics."""
-        weight, bias = _or_nothing(p, "weight", x), _or_nothing(p, "bias", x)
-        more, y = self._view(x if addend is None else addend), self._view(y)
-        streams = kernels.streaming.past_caches(y)
-        kernels.norm.normalise(scalar)(self._view(x), addend is not None, more, y, streams, *self._per_set(b), weight, bias)
+        residual = addend is not None
+        x, more, y = self._views(x, x if addend is None else addend, y)
+        kernels.norm.normalise(scalar)(x, residual, more, y, kernels.streaming.past_caches(y), self._spread(p, b))
 
     def _fixed(self) -> bool:
         """Whether mean and variance count as constants."""
@@ -130,17 +147,17 @@ class _PixelNorm(Layer):
     ) -> None:  # fmt: skip
         """Gradients, where a sum with an ``addend`` and the scalar function ``followed`` (with its derivative, and its gradient from the
         output)."""
-        x, dy, fixed = self._view(x), self._view(dy), self._fixed()
-        dx, daddend = (None if array is None else self._view(array) for array in (dx, daddend))
-        norm, groups, streaming = kernels.norm, self._group_count(dy.shape[-1]), kernels.streaming
-        (mean, rstd), weight, bias = self._per_set(b), _or_nothing(p, "weight", dy), _or_nothing(p, "bias", dy)
+        fixed, affine = self._fixed(), self._spread(p, b)
+        x, dy = self._views(x, dy)
+        dx, daddend, addend = (None if array is None else self._views(array)[0] for array in (dx, daddend, addend))
+        norm, (_, rstd), streaming = kernels.norm, self._per_set(b), kernels.streaming
         dz = self._kept(dx, daddend, addend, followed)
         if dp or not fixed or dz is not None:
-            more, kept = x if addend is None else self._view(addend), dy if dz is None else dz
+            more, kept = x if addend is None else addend, dy if dz is None else dz
             streams = dz is not None and streaming.past_caches(kept)
             norm.partial_gradients(*followed)(
-                x, addend is not None, more, dy, dz is not None, kept, streams, mean, rstd, weight, bias, b["partials"][:2]
-            )
+                x, addend is not None, more, dy, dz is not None, kept, streams, affine, b["partials"][:2]
+            )  # fmt: skip
         if dp:
             norm.merge_gradients(b["partials"][:2], rstd, _or_nothing(dp, "weight", dy), _or_nothing(dp, "bias", dy))
         if dx is None:
@@ -148,10 +165,11 @@ class _PixelNorm(Layer):
         slope = offset = np.empty((0, 0), dy.dtype)
         if not fixed:
             slope, offset = b["slope"], b["offset"]
+            groups, weight = self._group_count(rstd.shape[1]), _or_nothing(p, "weight", dy)
             norm.merge_slopes(b["partials"][:2], x.shape[1], groups, rstd, weight, slope, offset)
         if dz is not None:
             dy, followed = dz, (None,)
-        norm.normalise_backward(*followed)(x, dy, dx, streaming.past_caches(dx), mean, rstd, weight, bias, slope, offset)
+        norm.normalise_backward(*followed)(x, dy, dx, streaming.past_caches(dx), affine, slope, offset)
 
     @staticmethod
     def _kept(dx: np.ndarray | None, daddend: np.ndarray | None, addend: np.ndarray | None, followed: tuple) -> np.ndarray | None:
@@ -304,7 +322,7 @@ class BatchNorm(_PixelNorm):
         if not training or self.frozen:
             kernels.norm.running_statistics(*running, float(self.epsilon), *self._per_set(b))
         else:
-            self.check_trainable(x.shape)
+            self.check_trainable((*self._extent(len(x), x.shape[1:]), x.shape[-1]))
             self._find_statistics(x, b, float(self.momentum), running)
 
     @staticmethod
