@@ -9,16 +9,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ...simd import LANES
+from ...simd import LANES, VECTOR_BITS
 from ..channels import WIDTH
 from . import winograd
 from .ending import resolved
-from .tiles import MAX_ROWS, tile_heights
+from .tiles import MAX_ROWS, ladder_of, tile_heights
 from .window import Triple, Window
 
 TILES = (2, 4)  # what M may be
 LEAST_CHANNELS = 12  # below, transforms cost more than products are saved
-PRODUCTS_PER_WEIGHT = 9  # multiply-adds in place of which a weight comes from memory
+PRODUCTS_PER_WEIGHT = 27 if VECTOR_BITS == 512 else 9  # multiply-adds in place of which a weight comes from memory
 PRODUCTS_PER_PACKED_WEIGHT = 30  # multiply-adds in place of which a weight is packed, or a transformed one made
 PRODUCTS_PER_ELEMENT = 15  # multiply-adds in place of which an element is transformed, there or back
 BLOCK_BYTES = 512 * 1024  # of a thread's transformed tiles and sums: most of them should stay in a second-level cache
@@ -42,13 +42,18 @@ def tile_size(window: Window, size: Triple, channels: int, places: Triple, outpu
     packed each time (``packs``), for 9."""
     if not applies(window, channels, outputs):
         return 0
-    weights = window.taps * channels * -(-outputs // WIDTH) * WIDTH
+    weights = window.taps * channels * _computed(outputs)
     per_weight = PRODUCTS_PER_WEIGHT + (PRODUCTS_PER_PACKED_WEIGHT if packs else 0)
     sums = int(planes_seen(window, size, places)[1].sum())
     costs = {0: weights * (batch * math.prod(places) + per_weight)}
     for tile in TILES:
-        costs[tile] = _cost(Extents.of(tile, window, size, channels, places, outputs, batch), sums, per_weight)
+        costs[tile] = _cost(Extents.of(tile, window, size, channels, places, outputs, batch), _computed(outputs), sums, per_weight)
     return min(costs, key=costs.__getitem__)
+
+
+def _computed(outputs: int) -> int:
+    """Output channels that tiles compute: whole vectors where one is enough, and whole panels otherwise."""
+    return LANES if outputs <= LANES else -(-outputs // WIDTH) * WIDTH
 
 
 def applies(window: Window, channels: int, outputs: int) -> bool:
@@ -114,10 +119,11 @@ def reach(window: Window, planes: int) -> int:
     return (planes - 1) * window.stride[0] + (window.extent[0] - 1) * window.dilation[0] + 1
 
 
-def _cost(found: Extents, sums: int, per_weight: int) -> int:
-    """In multiply-adds."""
-    elements = found.places * found.tiles * (found.read * found.depth + found.written * found.panels * WIDTH)
-    return found.weights * (sums * found.tiles // found.kernel + per_weight) + elements * PRODUCTS_PER_ELEMENT
+def _cost(found: Extents, outputs: int, sums: int, per_weight: int) -> int:
+    """In multiply-adds; ``outputs`` are computed."""
+    elements = found.places * found.tiles * (found.read * found.depth + found.written * outputs)
+    weights = found.places * found.kernel * found.depth * outputs
+    return weights * (sums * found.tiles // found.kernel + per_weight) + elements * PRODUCTS_PER_ELEMENT
 
 
 def in_phases(tile: int, convolution: Convolution, threads: int) -> bool:
@@ -186,8 +192,9 @@ def convolve(
         epilogue, padding = (bias, addend is not None, more, low, high), np.array(window.padding[1:])
         found = Extents.of(tile, *convolution)
         walk, offsets = _walk(window, x.shape[1:4], y.shape[1:4], found.ring, block * found.row)
-        convolve_fused = winograd.fused(tile, _several(walk), function)
-        convolve_fused(x, packed, *epilogue, y, tile_heights(block), padding, walk, offsets, found.ring, found.kernel, block, scratch)
+        narrow, heights = _tiling(y.shape[4], block)
+        convolve_fused = winograd.fused(tile, _several(walk), narrow, function)
+        convolve_fused(x, packed, *epilogue, y, heights, padding, walk, offsets, found.ring, found.kernel, block, scratch)
         return
     images, planes = _phased_group(tile, convolution)
     for image, plane in itertools.product(range(0, len(x), images), range(0, y.shape[1], planes)):
@@ -213,8 +220,9 @@ def _in_phases(
     own = flat[flat.size - threads * found.own(tile) :].reshape(threads, -1)
     winograd.transform_inputs(tile)(x, np.array(y.shape[2:4]), np.array(window.padding[1:]), transformed, own)
     walk, offsets = _walk(window, x.shape[1:4], y.shape[1:4], found.read, found.tiles * found.row)
-    multiply_places = winograd.multiply_places(_several(walk))
-    multiply_places(transformed, packed, sums, tile_heights(found.tiles), walk, offsets, found.kernel)
+    narrow, heights = _tiling(y.shape[4], found.tiles)
+    multiply_places = winograd.multiply_places(_several(walk), narrow)
+    multiply_places(transformed, packed, sums, heights, walk, offsets, found.kernel)
     winograd.transform_outputs(tile, function)(sums, *epilogue, y, own)
 
 
@@ -234,6 +242,12 @@ def _walk(window: Window, size: Triple, places: Triple, slots: int, slot_step: i
             offsets += [slot * slot_step for slot in inputs % slots]
             ready = max(ready, end)
     return walk, np.array(offsets, np.int64)
+
+
+def _tiling(outputs: int, longest: int) -> tuple[bool, np.ndarray]:
+    """Whether tiles are one vector wide, and their heights."""
+    narrow = outputs <= LANES
+    return narrow, tile_heights(longest, ladder_of(narrow, False))
 
 
 def _several(walk: np.ndarray) -> bool:

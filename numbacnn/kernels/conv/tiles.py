@@ -193,10 +193,10 @@ def _activated(strip, activation):
 
 
 @functools.cache
-def _product(rows, several):
+def _product(rows, several, vectors):
     @inline
     def product(x, x_at, x_step, offsets, first, end, length, w, w_at, sums, at, ahead):
-        total = zeros(sums, rows, VECTORS)
+        total = zeros(sums, rows, vectors)
         for run in range(first, end if several else first + 1):
             p = x_at + offsets[run]
             for _ in range(length // 4):
@@ -214,12 +214,13 @@ def _product(rows, several):
 
 
 @functools.cache
-def products(several):
+def products(several, narrow):
     """The function ``(rows, x, x_at, x_step, offsets, first, end, length, w, w_at, sums, at, ahead)``: ``rows`` rows of ``x``, one of the
-    ladder's heights, times a panel of weights. A row consists of runs of ``length`` elements, a multiple of four, at ``offsets[first:end]``
-    from its start. Not ``several``: it is always one run, and no loop around it is compiled. Meanwhile half as many weights, from
-    ``w[ahead]`` on, come into the caches."""
-    return _by_height(LADDER, [_product(rows, several) for rows in LADDER])
+    heights of :func:`ladder_of`, times a panel of weights, or its first vector if ``narrow``. A row consists of runs of ``length``
+    elements, a multiple of four, at ``offsets[first:end]`` from its start. Not ``several``: it is always one run, and no loop around it is
+    compiled. Meanwhile half as many weights, from ``w[ahead]`` on, come into the caches."""
+    ladder = ladder_of(narrow, False)
+    return _by_height(ladder, [_product(rows, several, 1 if narrow else VECTORS) for rows in ladder])
 
 
 @functools.cache

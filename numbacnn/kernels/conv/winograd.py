@@ -163,7 +163,7 @@ def output_step(size, activation):
         outputs = lines[across * size * LANES :]
         for channel in range(0, channels, WIDTH):
             count = min(WIDTH, channels - channel)
-            for vector in range(VECTORS):
+            for vector in range(VECTORS if count > LANES else 1):
                 p = at + vector * LANES
                 for j in range(across):
                     q = p + j * place_step
@@ -220,12 +220,12 @@ def output_step(size, activation):
 
 
 @functools.cache
-def fused(size, several, activation):
-    """The kernel that convolves block of tiles by block of tiles; ``several`` as of :func:`numbacnn.kernels.conv.tiles.products` and
-    ``activation`` as of :func:`numbacnn.kernels.conv.ending.ending`."""
+def fused(size, several, narrow, activation):
+    """The kernel that convolves block of tiles by block of tiles; ``several`` and ``narrow`` as of
+    :func:`numbacnn.kernels.conv.tiles.products` and ``activation`` as of :func:`numbacnn.kernels.conv.ending.ending`."""
     across = size + 2
     places = across * across
-    multiply = products(several)
+    multiply = products(several, narrow)
     transform_input, transform_output = input_step(size), output_step(size, activation)
 
     @kernel(parallel=True, views=("x", "addend", "y"))
@@ -327,9 +327,9 @@ def transform_inputs(size):
 
 
 @functools.cache
-def multiply_places(several):
-    """The kernel of the second phase; ``several`` as of :func:`numbacnn.kernels.conv.tiles.products`."""
-    multiply = products(several)
+def multiply_places(several, narrow):
+    """The kernel of the second phase; ``several`` and ``narrow`` as of :func:`numbacnn.kernels.conv.tiles.products`."""
+    multiply = products(several, narrow)
 
     @kernel(parallel=True)
     def multiply_all(transformed, u, sums, heights, walk, offsets, extent, queue, threads):
