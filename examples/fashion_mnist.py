@@ -1,6 +1,6 @@
 """A residual network that learns Fashion-MNIST from pictures that are never twice the same.
 
-    python examples/fashion_mnist.py --epochs 20                    # some twenty minutes on two cores
+    python examples/fashion_mnist.py                                # ten to twenty minutes on two cores
     python examples/fashion_mnist.py --epochs 3 --held-out 5000     # compare recipes on training images, not on the test images
 
 After every epoch it prints a line and writes the history. Needs Fashion-MNIST (Debian's package dataset-fashion-mnist, or a connection).
@@ -126,7 +126,7 @@ def opened(images: int | None = None, held_out: int = 0, seed: int = 0) -> tuple
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=20, help="passes over the images (default 20)")
+    parser.add_argument("--epochs", type=int, default=30, help="passes over the images (default 30)")
     parser.add_argument("--width", type=int, default=WIDTH, help=f"filters of the first block (default {WIDTH}; 32 is half the work)")
     parser.add_argument("--images", type=int, help="train on the first so many images only")
     parser.add_argument("--held-out", type=int, default=0, metavar="N", help="test on the last N training images, and don't train on them")

@@ -204,8 +204,8 @@ def told(epoch: int, records: dict[str, dict[str, Any]]) -> str:
     return f"epoch {epoch:2}  " + " | ".join(cells)
 
 
-@click.command(epilog="Example: python -m asv_benchmarks.peers.fashion --epochs 20 --json fashion.json")
-@click.option("--epochs", default=20, show_default=True, help="Passes over the images.")
+@click.command(epilog="Example: python -m asv_benchmarks.peers.fashion --epochs 30 --json fashion.json")
+@click.option("--epochs", default=30, show_default=True, help="Passes over the images.")
 @click.option("--width", type=int, help="Filters of the first block. [default: the example's]")
 @click.option("--images", type=int, help="Train on the first so many only, for a trial.")
 @click.option("--held-out", default=0, help="Test on the last so many training images, in place of the test images.")
