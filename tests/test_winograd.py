@@ -13,7 +13,7 @@ from numbacnn.kernels.conv import DataGradient, Forward, Method, WeightGradient,
 from numbacnn.simd import LANES
 from tests.naive import conv as naive
 
-SHAPES = [  # batch, height, width, channels, outputs, padding
+SHAPES = [  # batch, height, width, channels, outputs, padding of 3 x 3 kernels
     (1, 8, 8, LANES, 2 * LANES, 1),
     (2, 7, 9, 5, 3, 1),
     (1, 13, 6, 24, 17, 0),
@@ -22,26 +22,32 @@ SHAPES = [  # batch, height, width, channels, outputs, padding
     (1, 1, 1, 16, 16, 1),
     (2, 21, 11, 16, 49, 2),
 ]
+FILTERS = [(2, 3), (4, 3), (2, 5)]  # M and the kernel's taps in a line, of F(M x M, taps x taps)
 TOLERANCE = {2: {"float32": 2e-6, "float64": 1e-14}, 4: {"float32": 2e-5, "float64": 1e-13}}
 
 
-def window(padding):
-    return Window((1, 3, 3), (1, 1, 1), (1, 1, 1), (0, padding, padding))
+def padding_of(shape, taps):
+    """That gives kernels of any size the same outputs."""
+    return shape[-1] + (taps - 3) // 2
 
 
-def made(kind, shape, tile, blocks):
-    """The pass for a shape, by F(tile x tile) in one go or in phases."""
+def window(padding, taps=3):
+    return Window((1, taps, taps), (1, 1, 1), (1, 1, 1), (0, padding, padding))
+
+
+def made(kind, shape, tile, blocks, taps=3):
+    """The pass for a shape, by F(tile x tile, taps x taps) in one go or in phases."""
     batch, height, width, channels, outputs, padding = shape
     places = (1, height + 2 * padding - 2, width + 2 * padding - 2)
     method = Method(tile, 5 if blocks else 0)
-    return kind(window(padding), (1, height, width), channels, places, outputs, batch, False, method)
+    return kind(window(padding_of(shape, taps), taps), (1, height, width), channels, places, outputs, batch, False, method)
 
 
-def numbers(shape, dtype):
+def numbers(shape, dtype, taps=3):
     batch, height, width, channels, outputs, padding = shape
     random = np.random.default_rng(0)
     x = random.normal(size=(batch, height, width, channels)).astype(dtype)
-    weight = random.normal(size=(3, 3, channels, outputs)).astype(dtype)
+    weight = random.normal(size=(taps, taps, channels, outputs)).astype(dtype)
     bias, scale = random.normal(size=(2, outputs)).astype(dtype)
     addend = random.normal(size=(batch, height + 2 * padding - 2, width + 2 * padding - 2, outputs)).astype(dtype)
     return x, weight, bias, scale, addend
@@ -55,30 +61,30 @@ def scratch(method, dtype, threads=None):
 
 
 @pytest.mark.parametrize("blocks", [True, False], ids=["fused", "phased"])
-@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize(("tile", "taps"), FILTERS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_forward(shape, dtype, tile, blocks):
-    x, weight, bias, scale, addend = numbers(shape, dtype)
-    method = made(Forward, shape, tile, blocks)
+def test_forward(shape, dtype, tile, taps, blocks):
+    x, weight, bias, scale, addend = numbers(shape, dtype, taps)
+    method = made(Forward, shape, tile, blocks, taps)
     packed, y = np.full(method.packed_elements, np.nan, dtype), np.full_like(addend, np.nan)
     space = scratch(method, dtype)
     method.pack(weight, scale, packed, space)
     method.run(x[:, None], packed, bias, y[:, None], space, addend[:, None], nc.Activation("relu").scalar())
-    padding = ((shape[5], shape[5]),) * 2
+    padding = ((padding_of(shape, taps),) * 2,) * 2
     wide = [array.astype(np.float64) for array in (x, weight * scale, bias, addend)]
     wanted = np.maximum(naive.convolve(wide[0], wide[1], wide[2], (1, 1), padding, (1, 1), 1) + wide[3], 0)
     assert abs(y - wanted).max() <= TOLERANCE[4][dtype] * abs(wanted).max()
 
 
 @pytest.mark.parametrize("blocks", [True, False], ids=["fused", "phased"])
-@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize(("tile", "taps"), FILTERS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_data_gradient_is_the_adjoint(shape, tile, blocks):
+def test_data_gradient_is_the_adjoint(shape, tile, taps, blocks):
     """``<dy, conv(x)> = <data gradient of dy, x>`` for all x, that is, for the unit vectors' sums with random numbers."""
     dtype = "float64"
-    x, weight, _, _, dy = numbers(shape, dtype)
-    method = made(DataGradient, shape, tile, blocks)
+    x, weight, _, _, dy = numbers(shape, dtype, taps)
+    method = made(DataGradient, shape, tile, blocks, taps)
     packed, dx = np.full(method.packed_elements, np.nan, dtype), np.full_like(x, np.nan)
     space = scratch(method, dtype)
     method.pack(weight, np.ones(x.shape[-1]), packed, space)
@@ -86,7 +92,7 @@ def test_data_gradient_is_the_adjoint(shape, tile, blocks):
     onto = x.copy()
     method.run(dy[:, None], packed, np.zeros(x.shape[-1]), onto[:, None], space, onto[:, None])
     np.testing.assert_array_equal(onto, dx + x, "a gradient that is added to what is there")
-    padding = ((shape[5], shape[5]),) * 2
+    padding = ((padding_of(shape, taps),) * 2,) * 2
     for k in range(3):
         probe = np.random.default_rng(k + 1).normal(size=x.shape)
         y = naive.convolve(probe, weight, np.zeros(weight.shape[-1]), (1, 1), padding, (1, 1), 1)
@@ -165,7 +171,10 @@ def test_the_choice():
     assert layer_tile((224, 224, 3), 64) == 0
     for options in ({"stride": 2}, {"dilation": 2}, {"groups": 2}, {"exact": True}):
         assert layer_tile((56, 56, 64), 64, **options) == 0
-    assert Forward(*nc.Conv2D(64, 5)._shapes((56, 56, 64), 1)).tile == 0
+    assert Forward(*nc.Conv2D(64, 5)._shapes((56, 56, 64), 1)).tile == 2
+    assert Forward(*nc.Conv2D(16, 5)._shapes((14, 14, 6), 64)).tile == 0
+    assert not WeightGradient(*nc.Conv2D(64, 5)._shapes((56, 56, 64), 1)).minimally
+    assert Forward(*nc.Conv2D(64, 7)._shapes((56, 56, 64), 1)).tile == 0
     assert Forward(*nc.Conv3D(64, 3)._shapes((9, 56, 56, 64), 1)).tile == 4
     assert Forward(*nc.Conv3D(64, 3, stride=(2, 1, 1))._shapes((9, 56, 56, 64), 1)).tile == 4
     assert DataGradient(*nc.Conv3D(64, 3, stride=(2, 1, 1))._shapes((9, 56, 56, 64), 1)).tile == 0  # which is two convolutions

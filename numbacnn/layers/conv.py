@@ -108,7 +108,7 @@ class _ChannelMixing(_AnyConvolution):
         return Methods(found.key(threads, dtype), default, layers)
 
     def packing(self, x: Shape, batch: int) -> int:
-        """M of Winograd's F(M x M, 3 x 3), 0 for the direct convolution."""
+        """M of Winograd's F(M x M, taps), 0 for the direct convolution."""
         return self._pass(x, batch).tile
 
     def with_packing(self, x: Shape, packing: int) -> Self:

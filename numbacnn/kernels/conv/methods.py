@@ -16,7 +16,7 @@ from .window import Triple, Window, met
 class Method:
     """How a convolution runs.
 
-    ``tile`` is M of Winograd's F(M x M, 3 x 3), 0 for the direct convolution. Of Winograd's, ``block`` is the number of tiles that a task
+    ``tile`` is M of Winograd's F(M x M, taps), 0 for the direct convolution. Of Winograd's, ``block`` is the number of tiles that a task
     takes through all steps, 0 for phases; None leaves it to the cost model, which needs the number of threads."""
 
     tile: int = 0
@@ -61,7 +61,7 @@ class _Pass:
         """All methods that there are for this shape, by names that stay the same."""
         found = {"direct": DIRECT}
         if not self.exact and self._minimal:
-            for tile in minimal.TILES:
+            for tile in minimal.TILES[self._convolution[0].extent[1:]]:
                 found[f"F({tile}x{tile}) fused"] = Method(tile, minimal.block_size(tile, self._convolution, threads))
                 found[f"F({tile}x{tile}) phased"] = Method(tile, 0)
         return found
@@ -84,7 +84,7 @@ class _Pass:
     @property
     def packing_elements(self) -> int:
         """Scratch elements per thread of ``pack``."""
-        return winograd.WEIGHT_ELEMENTS if self.tile else 0
+        return winograd.weight_elements(*self._tile_and_kernel) if self.tile else 0
 
     def _minimal_elements(self, threads: int) -> int:
         """Scratch elements per thread of Winograd's method."""
@@ -94,7 +94,12 @@ class _Pass:
         return self.settled(threads).block or 0
 
     def _transform(self, weight: np.ndarray, transposed: bool, scale: np.ndarray, packed: np.ndarray, scratch: np.ndarray | None) -> None:
-        winograd.transform_weights(self.tile)(weight.reshape(-1, *weight.shape[-2:]), transposed, scale, packed, scratch)
+        winograd.transform_weights(*self._tile_and_kernel)(weight.reshape(-1, *weight.shape[-2:]), transposed, scale, packed, scratch)
+
+    @property
+    def _tile_and_kernel(self) -> tuple[int, int]:
+        """How many places there are in a line of a transformed tile, and in one of the kernel."""
+        return minimal.tile_places(self.tile, self.window), self.window.extent[2]
 
 
 class Forward(_Pass):
@@ -216,7 +221,7 @@ class WeightGradient:
         self.window, self.size = window, size
         self.shapes = places, channels, outputs, batch
         all_met = met(window, size, places)[0].extent == window.extent
-        if exact or not (all_met and minimal.applies(window, channels, outputs)):
+        if exact or not (all_met and minimal_gradient.applies(window, channels, outputs)):
             minimally = False
         self.minimally = minimal_gradient.gradient_pays(window, *self.shapes) if minimally is None else minimally
 

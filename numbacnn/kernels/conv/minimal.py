@@ -16,7 +16,7 @@ from .ending import resolved
 from .tiles import MAX_ROWS, ladder_of, tile_heights
 from .window import Triple, Window
 
-TILES = (2, 4)  # what M may be
+TILES = {(3, 3): (2, 4), (5, 5): (2,)}  # what M may be, by the kernel's height and width
 LEAST_CHANNELS = 12  # below, transforms cost more than products are saved
 PRODUCTS_PER_WEIGHT = 27 if VECTOR_BITS == 512 else 9  # multiply-adds in place of which a weight comes from memory
 PRODUCTS_PER_PACKED_WEIGHT = 30  # multiply-adds in place of which a weight is packed, or a transformed one made
@@ -35,18 +35,18 @@ Convolution = tuple[Window, Triple, int, Triple, int, int]
 
 
 def tile_size(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, packs: bool) -> int:
-    """``M`` of the F(M x M, 3 x 3) to take for a convolution of ``size`` places with ``channels`` into ``places`` with ``outputs``
+    """``M`` of the F(M x M, taps) to take for a convolution of ``size`` places with ``channels`` into ``places`` with ``outputs``
     channels; 0 where it is done directly.
 
     What counts are the products and, where there are few places, the weights: 36 or 16 numbers to be read, and made if the weights are
-    packed each time (``packs``), for 9."""
+    packed each time (``packs``), for 9 or 25."""
     if not applies(window, channels, outputs):
         return 0
     weights = window.taps * channels * _computed(outputs)
     per_weight = PRODUCTS_PER_WEIGHT + (PRODUCTS_PER_PACKED_WEIGHT if packs else 0)
     sums = int(planes_seen(window, size, places)[1].sum())
     costs = {0: weights * (batch * math.prod(places) + per_weight)}
-    for tile in TILES:
+    for tile in TILES[window.extent[1:]]:
         costs[tile] = _cost(Extents.of(tile, window, size, channels, places, outputs, batch), _computed(outputs), sums, per_weight)
     return min(costs, key=costs.__getitem__)
 
@@ -58,7 +58,7 @@ def _computed(outputs: int) -> int:
 
 def applies(window: Window, channels: int, outputs: int) -> bool:
     """Whether a convolution can be done so, and has channels enough for it to be worth a thought."""
-    shape = window.extent[0] > 0 and window.extent[1:] == (3, 3) and window.stride[1:] == window.dilation[1:] == (1, 1)
+    shape = window.extent[0] > 0 and window.extent[1:] in TILES and window.stride[1:] == window.dilation[1:] == (1, 1)
     return shape and window.groups == 1 and min(channels, outputs) >= LEAST_CHANNELS
 
 
@@ -73,7 +73,7 @@ def planes_seen(window: Window, size: Triple, places: Triple) -> tuple[np.ndarra
 class Extents:
     """Sizes of the arrays between the steps."""
 
-    places: int
+    across: int  # places of a transformed tile, in a line
     tiles: int  # of one plane of all images
     depth: int
     panels: int
@@ -87,7 +87,12 @@ class Extents:
         tiles = batch * -(-places[1] // tile) * -(-places[2] // tile)
         depth, panels = -(-channels // LANES) * LANES, -(-outputs // WIDTH)
         kernel, ring = window.extent[0], min(size[0], reach(window, 1))
-        return cls((tile + 2) ** 2, tiles, depth, panels, kernel, ring, size[0], places[0])
+        return cls(tile_places(tile, window), tiles, depth, panels, kernel, ring, size[0], places[0])
+
+    @property
+    def places(self) -> int:
+        """Of a transformed tile."""
+        return self.across**2
 
     @property
     def row(self) -> int:
@@ -109,9 +114,13 @@ class Extents:
 
     def own(self, tile: int) -> int:
         """Elements that the transforms of one tile need."""
-        across = tile + 2
-        elements = max(self.places * (LANES + self.depth), across * tile * LANES + tile * tile * WIDTH)
+        elements = max(self.places * (LANES + self.depth), self.across * tile * LANES + tile * tile * WIDTH)
         return -(-elements // winograd.GAP) * winograd.GAP
+
+
+def tile_places(tile: int, window: Window) -> int:
+    """Places of a transformed tile, in a line."""
+    return tile + window.extent[1] - 1
 
 
 def reach(window: Window, planes: int) -> int:
@@ -183,7 +192,7 @@ def convolve(
     tile: int, block: int, x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window, scratch: np.ndarray,
     addend: np.ndarray | None, activation: Callable | None,
 ) -> None:  # fmt: skip
-    """``y = activation(conv(x) + bias + addend)`` by F(tile x tile, 3 x 3), ``block`` tiles at a time or, for 0, in phases; arrays
+    """``y = activation(conv(x) + bias + addend)`` by F(tile x tile, taps), ``block`` tiles at a time or, for 0, in phases; arrays
     ``(N, D, H, W, C)``, weights from :func:`numbacnn.kernels.conv.winograd.transform_weights`."""
     more = y if addend is None else addend
     function, low, high = resolved(activation)
@@ -193,7 +202,7 @@ def convolve(
         found = Extents.of(tile, *convolution)
         walk, offsets = _walk(window, x.shape[1:4], y.shape[1:4], found.ring, block * found.row)
         narrow, heights = _tiling(y.shape[4], block)
-        convolve_fused = winograd.fused(tile, _several(walk), narrow, function)
+        convolve_fused = winograd.fused(tile, found.across, _several(walk), narrow, function)
         convolve_fused(x, packed, *epilogue, y, heights, padding, walk, offsets, found.ring, found.kernel, block, scratch)
         return
     images, planes = _phased_group(tile, convolution)
@@ -218,12 +227,12 @@ def _in_phases(
     transformed = flat[:end].reshape(found.places, found.read, found.tiles, found.row)
     sums = flat[end : found.phased].reshape(found.places, found.panels, found.written, found.tiles, WIDTH)
     own = flat[flat.size - threads * found.own(tile) :].reshape(threads, -1)
-    winograd.transform_inputs(tile)(x, np.array(y.shape[2:4]), np.array(window.padding[1:]), transformed, own)
+    winograd.transform_inputs(tile, found.across)(x, np.array(y.shape[2:4]), np.array(window.padding[1:]), transformed, own)
     walk, offsets = _walk(window, x.shape[1:4], y.shape[1:4], found.read, found.tiles * found.row)
     narrow, heights = _tiling(y.shape[4], found.tiles)
     multiply_places = winograd.multiply_places(_several(walk), narrow)
     multiply_places(transformed, packed, sums, heights, walk, offsets, found.kernel)
-    winograd.transform_outputs(tile, function)(sums, *epilogue, y, own)
+    winograd.transform_outputs(tile, found.across, function)(sums, *epilogue, y, own)
 
 
 def _walk(window: Window, size: Triple, places: Triple, slots: int, slot_step: int) -> tuple[np.ndarray, np.ndarray]:

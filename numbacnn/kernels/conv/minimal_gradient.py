@@ -10,10 +10,9 @@ import numpy as np
 
 from ...simd import LANES
 from ..channels import WIDTH
-from . import winograd_gradient
+from . import minimal, winograd_gradient
 from .direct import add_parts
 from .launch import counts, gradient_blocks
-from .minimal import planes_seen
 from .tiles import tile_heights
 from .window import Triple, Window
 from .winograd import GAP
@@ -67,6 +66,11 @@ def gradient_tasks(kernel: int, places: Triple, channels: int, outputs: int, bat
     return min(fitting, key=lambda cut: cut.cost)
 
 
+def applies(window: Window, channels: int, outputs: int) -> bool:
+    """Whether a weight gradient can be made so: of the kernels of :func:`minimal.applies`, those of 3 x 3 taps."""
+    return window.extent[1:] == (3, 3) and minimal.applies(window, channels, outputs)
+
+
 def gradient_pays(window: Window, places: Triple, channels: int, outputs: int, batch: int) -> bool:
     """Whether a weight gradient that can be made so costs less than directly. It is asked for one thread whatever their number, on which
     bits must not depend."""
@@ -98,6 +102,6 @@ def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Wind
 
 def _walk(window: Window, size: Triple, places: Triple) -> np.ndarray:
     """``walk`` of :func:`numbacnn.kernels.conv.winograd_gradient.weight_gradient_parts`."""
-    seen, met = planes_seen(window, size, places)
+    seen, met = minimal.planes_seen(window, size, places)
     first = met.argmax(0)
     return np.stack([first, met.sum(0), seen[first, np.arange(window.extent[0])], np.full_like(first, window.stride[0])], 1)

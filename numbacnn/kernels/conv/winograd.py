@@ -1,24 +1,26 @@
-"""Convolution with 3 x 3 kernels, or several planes of them, and stride 1 by Winograd's minimal filtering, with fewer products than taps.
+"""Convolution with 3 x 3 or 5 x 5 kernels, or several planes of them, and stride 1 by Winograd's minimal filtering, with fewer products
+than taps.
 
 A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016: an output tile of ``M x M`` places is
 
     ``Y = A' [ (G g G') * (B' d B) ] A``,   summed over channels before the outer transform,
 
-with ``d`` the ``(M + 2) x (M + 2)`` places of input below it and ``g`` the kernel: ``(M + 2)^2`` products in place of ``9 M^2``, a
-fourth of them for F(4 x 4, 3 x 3) and 4/9 for F(2 x 2, 3 x 3). Per place of the transformed tile the sum over channels is a matrix
-product, tiles by channels by output channels, for which the register tiles of the direct convolution serve.
+with ``d`` the ``A x A`` places of input below it, ``A = M + T - 1``, and ``g`` the kernel of ``T x T`` taps: ``A^2`` products in place of
+``T^2 M^2``, a fourth of them for F(4 x 4, 3 x 3), 4/9 for F(2 x 2, 3 x 3) and 9/25 for F(2 x 2, 5 x 5). Per place of the transformed tile
+the sum over channels is a matrix product, tiles by channels by output channels, for which the register tiles of the direct convolution
+serve. The polynomials behind ``A = 4`` are evaluated at 0, 1, -1 and infinity, those behind ``A = 6`` at 2 and -2, too.
 
-A kernel of several planes, ``K x 3 x 3``, is filtered minimally within the planes, and the sum runs over its planes too, with any stride
+A kernel of several planes, ``K x T x T``, is filtered minimally within the planes, and the sum runs over its planes too, with any stride
 and dilation along them: an output plane is the sum of ``K`` transformed input planes, without those that lie in the padding.
 
-Arrays in between, ``A = M + 2``: transformed inputs ``[A * A][plane][tiles][depth]``, transformed weights
+Arrays in between: transformed inputs ``[A * A][plane][tiles][depth]``, transformed weights
 ``[A * A][panel][K][depth][WIDTH]`` and sums ``[A * A][panel][plane][tiles][WIDTH]``; ``tiles`` are those of one plane of all images, and
 ``depth`` is the number of channels rounded up to a vector, the rest being zeros. *Fused*: a task takes a block of tiles through all three
 steps in scratch of its own, plane after plane; a ring of the transformed input planes that an output plane needs has it that each is
 transformed once. *Phased*: three launches, in the second of which each task owns one place and panel, so that weights are read once in
 all: for few tiles with many channels.
 
-Errors relative to the largest output, against float64: some 1e-6 for F(2 x 2), 1e-5 for F(4 x 4).
+Errors relative to the largest output, against float64: some 1e-6 where ``A = 4``, 1e-5 where ``A = 6``.
 """
 
 from __future__ import annotations
@@ -63,6 +65,11 @@ def _output6(a, b, c, d, e, f):
 
 
 @inline
+def _two_outputs6(a, b, c, d, e, f):
+    return a + b + c + d + e, b - c + (d - e) * 2.0 + f
+
+
+@inline
 def _weight4(a, b, c):
     p, q = (a + c) * 0.5, b * 0.5
     return a, p + q, p - q, c
@@ -75,13 +82,19 @@ def _weight6(a, b, c):
     return a * 0.25, p + q, p - q, r + s, r - s, c
 
 
+@inline
+def _five_weights6(a, b, c, d, e):
+    p, q = (a + c + e) * (-1.0 / 6.0), (b + d) * (-1.0 / 6.0)
+    r, s = a * (1.0 / 24.0) + c * (1.0 / 6.0) + e * (2.0 / 3.0), b * (1.0 / 12.0) + d * (1.0 / 3.0)
+    return a * 0.25, p + q, p - q, r + s, r - s, e
+
+
 # Steps ---------------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
-def input_step(size):
-    """The function that transforms one tile of the input for F(size x size, 3 x 3)."""
-    across = size + 2
+def input_step(across):
+    """The function that transforms one tile of ``across x across`` places of the input."""
 
     @inline
     def transform(x, at, row, pixel, depth, transformed, to, place_step, lines):
@@ -150,9 +163,8 @@ def input_step(size):
 
 
 @functools.cache
-def output_step(size, activation):
-    """The function that makes outputs of the sums of one tile, and applies the epilogue."""
-    across = size + 2
+def output_step(size, across, activation):
+    """The function that makes ``size x size`` outputs of the sums of one tile of ``across x across`` places, and applies the epilogue."""
     finish = ending(activation)
 
     @outline
@@ -172,6 +184,12 @@ def output_step(size, activation):
                             load(sums, q, 0, 1, 1), load(sums, q + 4 * place_step, 0, 1, 1),
                             load(sums, q + 8 * place_step, 0, 1, 1), load(sums, q + 12 * place_step, 0, 1, 1),
                         )  # fmt: skip
+                    elif size == 2:
+                        a0, a1 = _two_outputs6(
+                            load(sums, q, 0, 1, 1), load(sums, q + 6 * place_step, 0, 1, 1), load(sums, q + 12 * place_step, 0, 1, 1),
+                            load(sums, q + 18 * place_step, 0, 1, 1), load(sums, q + 24 * place_step, 0, 1, 1),
+                            load(sums, q + 30 * place_step, 0, 1, 1),
+                        )  # fmt: skip
                     else:
                         a0, a1, a2, a3 = _output6(
                             load(sums, q, 0, 1, 1), load(sums, q + 6 * place_step, 0, 1, 1), load(sums, q + 12 * place_step, 0, 1, 1),
@@ -189,6 +207,11 @@ def output_step(size, activation):
                         a0, a1 = _output4(
                             load(lines, q, 0, 1, 1), load(lines, q + LANES, 0, 1, 1),
                             load(lines, q + 2 * LANES, 0, 1, 1), load(lines, q + 3 * LANES, 0, 1, 1),
+                        )  # fmt: skip
+                    elif size == 2:
+                        a0, a1 = _two_outputs6(
+                            load(lines, q, 0, 1, 1), load(lines, q + LANES, 0, 1, 1), load(lines, q + 2 * LANES, 0, 1, 1),
+                            load(lines, q + 3 * LANES, 0, 1, 1), load(lines, q + 4 * LANES, 0, 1, 1), load(lines, q + 5 * LANES, 0, 1, 1),
                         )  # fmt: skip
                     else:
                         a0, a1, a2, a3 = _output6(
@@ -220,13 +243,12 @@ def output_step(size, activation):
 
 
 @functools.cache
-def fused(size, several, narrow, activation):
+def fused(size, across, several, narrow, activation):
     """The kernel that convolves block of tiles by block of tiles; ``several`` and ``narrow`` as of
     :func:`numbacnn.kernels.conv.tiles.products` and ``activation`` as of :func:`numbacnn.kernels.conv.ending.ending`."""
-    across = size + 2
     places = across * across
     multiply = products(several, narrow)
-    transform_input, transform_output = input_step(size), output_step(size, activation)
+    transform_input, transform_output = input_step(across), output_step(size, across, activation)
 
     @kernel(parallel=True, views=("x", "addend", "y"))
     def convolve(
@@ -296,9 +318,9 @@ def fused(size, several, narrow, activation):
 
 
 @functools.cache
-def transform_inputs(size):
+def transform_inputs(size, across):
     """The kernel of the first phase."""
-    transform_input = input_step(size)
+    transform_input = input_step(across)
 
     @kernel(parallel=True, views=("x",))
     def transform(x, shape, padding, transformed, scratch, queue, threads):
@@ -365,9 +387,9 @@ def multiply_places(several, narrow):
 
 
 @functools.cache
-def transform_outputs(size, activation):
+def transform_outputs(size, across, activation):
     """The kernel of the third phase; ``activation`` as of :func:`numbacnn.kernels.conv.ending.ending`."""
-    transform_output = output_step(size, activation)
+    transform_output = output_step(size, across, activation)
 
     @kernel(parallel=True, views=("addend", "y"))
     def transform(sums, bias, residual, addend, low, high, y, scratch, queue, threads):
@@ -398,46 +420,48 @@ def transform_outputs(size, activation):
 
 
 @functools.cache
-def transform_weights(size):
-    """The kernel that transforms weights for F(size x size, 3 x 3)."""
-    across = size + 2
+def _weight_line(across, extent):
+    """The function that transforms a line of ``extent`` vectors."""
+    from_three = _weight4 if across == 4 else _weight6
+
+    @inline
+    def transform(source, at, step, u, to, to_step):
+        """``extent`` vectors ``step`` apart in ``source`` to ``across`` ones ``to_step`` apart in ``u``."""
+        a, b, c = load(source, at, 0, 1, 1), load(source, at + step, 0, 1, 1), load(source, at + 2 * step, 0, 1, 1)
+        if extent == 5:
+            transformed = _five_weights6(a, b, c, load(source, at + 3 * step, 0, 1, 1), load(source, at + 4 * step, 0, 1, 1))
+        else:
+            transformed = from_three(a, b, c)
+        store(transformed[0], u, to, 0)
+        store(transformed[1], u, to + to_step, 0)
+        store(transformed[2], u, to + 2 * to_step, 0)
+        store(transformed[3], u, to + 3 * to_step, 0)
+        if across == 6:
+            store(transformed[4], u, to + 4 * to_step, 0)
+            store(transformed[5], u, to + 5 * to_step, 0)
+
+    return transform
+
+
+@functools.cache
+def transform_weights(across, extent):
+    """The kernel that transforms weights of ``extent x extent`` taps for tiles of ``across x across`` places."""
+    transform_line, kernel_taps = _weight_line(across, extent), extent * extent
+    line_elements = max(across * extent, LANES) * LANES
 
     @inline
     def transform(taps, at, step, u, to, place_step, lines):
-        """Nine vectors at ``taps[at + tap * step]`` to ``u[to + place * place_step]``."""
-        for j in range(3):
-            p = at + j * step
-            a, b, c = load(taps, p, 0, 1, 1), load(taps, p + 3 * step, 0, 1, 1), load(taps, p + 6 * step, 0, 1, 1)
-            if across == 4:
-                a0, a1, a2, a3 = _weight4(a, b, c)
-            else:
-                a0, a1, a2, a3, a4, a5 = _weight6(a, b, c)
-                store(a4, lines, (12 + j) * LANES, 0)
-                store(a5, lines, (15 + j) * LANES, 0)
-            store(a0, lines, j * LANES, 0)
-            store(a1, lines, (3 + j) * LANES, 0)
-            store(a2, lines, (6 + j) * LANES, 0)
-            store(a3, lines, (9 + j) * LANES, 0)
+        """The vectors at ``taps[at + tap * step]`` to ``u[to + place * place_step]``."""
+        for j in range(extent):
+            transform_line(taps, at + j * step, extent * step, lines, j * LANES, extent * LANES)
         for i in range(across):
-            p = 3 * i * LANES
-            q = to + i * across * place_step
-            a, b, c = load(lines, p, 0, 1, 1), load(lines, p + LANES, 0, 1, 1), load(lines, p + 2 * LANES, 0, 1, 1)
-            if across == 4:
-                a0, a1, a2, a3 = _weight4(a, b, c)
-            else:
-                a0, a1, a2, a3, a4, a5 = _weight6(a, b, c)
-                store(a4, u, q + 4 * place_step, 0)
-                store(a5, u, q + 5 * place_step, 0)
-            store(a0, u, q, 0)
-            store(a1, u, q + place_step, 0)
-            store(a2, u, q + 2 * place_step, 0)
-            store(a3, u, q + 3 * place_step, 0)
+            transform_line(lines, extent * i * LANES, LANES, u, to + i * across * place_step, place_step)
 
     @kernel(parallel=True)
     def transform_all(w, transposed, scale, u, scratch, queue, threads):
-        """``u [place][panel][plane][depth][WIDTH]`` of ``w (planes * 9, C, CO)``. Not ``transposed``: depth runs over input channels and
+        """``u [place][panel][plane][depth][WIDTH]`` of ``w (planes * taps, C, CO)``. Not ``transposed``: depth runs over input channels and
         panels over output channels; transposed, for the data gradient, the other way round and taps from the last to the first. ``scale``
-        multiplies the channels that panels run over. ``scratch (threads, elements)``, :data:`WEIGHT_ELEMENTS` each.
+        multiplies the channels that panels run over. ``scratch (threads, elements)``, :func:`weight_elements` each.
 
         Places are far apart in ``u``: a block of depth is gathered first, and then written place by place."""
         queue[0] = 0
@@ -445,24 +469,24 @@ def transform_weights(size):
         depth = (along + LANES - 1) // LANES * LANES
         panels = (over + WIDTH - 1) // WIDTH
         flat = w.reshape(-1)
-        planes, matrix = w.shape[0] // 9, w.shape[1] * w.shape[2]
+        planes, matrix = w.shape[0] // kernel_taps, w.shape[1] * w.shape[2]
         for thread in prange(threads):
             taps = scratch[thread]
-            lines = taps[9 * LANES * LANES :]
-            block = lines[max(18, LANES) * LANES :]
+            lines = taps[kernel_taps * LANES * LANES :]
+            block = lines[line_elements:]
             while True:
                 task = take(queue, 1)
                 if task >= panels * planes:
                     break
                 panel, plane = divmod(task, planes)
-                first_tap = 9 * (planes - 1 - plane) + 8 if transposed else 9 * plane
+                first_tap = kernel_taps * (planes - plane) - 1 if transposed else kernel_taps * plane
                 for at in range(0, depth, LANES):
                     height = min(LANES, along - at)
                     for vector in range(VECTORS):
                         first = panel * WIDTH + vector * LANES
                         count = max(0, min(LANES, over - first))
                         factors = load_part(scale, first if count > 0 else 0, 0, count, 1, 1)
-                        for tap in range(9):
+                        for tap in range(kernel_taps):
                             if transposed:
                                 for lane in range(LANES):
                                     there = lane < count
@@ -484,5 +508,6 @@ def transform_weights(size):
     return transform_all
 
 
-WEIGHT_ELEMENTS = 9 * LANES * LANES + max(18, LANES) * LANES + 36 * LANES * WIDTH
-"""Scratch elements per thread of :func:`transform_weights`."""
+def weight_elements(across: int, extent: int) -> int:
+    """Scratch elements per thread of :func:`transform_weights`."""
+    return extent * extent * LANES * LANES + max(across * extent, LANES) * LANES + across * across * LANES * WIDTH

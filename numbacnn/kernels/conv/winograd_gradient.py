@@ -28,7 +28,7 @@ ACROSS = TILE + 2
 PLACES = ACROSS * ACROSS
 
 _, _write = access(1)
-_transform_input = input_step(TILE)
+_transform_input = input_step(ACROSS)
 
 
 # Transforms of one line ----------------------------------------------------------------------------------------------
