@@ -209,6 +209,34 @@ def test_depthwise_convolution_agrees_with_grouped(seed):
             close(ours, reference, 1e-12)
 
 
+@pytest.mark.parametrize(
+    ("image", "channels", "size", "stride", "padding", "dilation"),
+    [
+        ((15, 13), 72, 3, 2, "same", 1),  # residues with one line and one column less than the first one
+        ((9, 17), 40, 5, 3, 4, 1),
+        ((7, 7), 33, 5, 2, "same", 2),  # some residues have no taps
+        ((6, 5), 20, 1, 2, "valid", 1),
+        ((7, 7), 48, 7, 1, "same", 1),  # each tile of the weight gradient leaves the line somewhere
+        ((5, 31), 16, 3, 1, 3, 2),  # padding that is no multiple of the dilation
+        ((6, 4), 37, 5, 1, "same", 1),  # lines that are shorter than a kernel
+        ((3, 30), 16, (2, 9), 1, 4, 1),  # kernel lines in two tiles, which overlap
+        ((5, 1), 8, 1, 1, 40, 1),  # tasks that see nothing but padding
+        ((65, 64), 64, 3, 1, "same", 1),  # large enough for prefetching
+    ],
+)
+def test_depthwise_convolution_of_awkward_shapes(image, channels, size, stride, padding, dilation):
+    rng = np.random.default_rng(3)
+    layer = conv.DepthwiseConv2D(size, stride, padding, dilation)
+    x = rng.standard_normal((2, *image, channels))
+    p = random_parameters(layer, x.shape[1:], x.dtype, rng)
+    dy = rng.standard_normal((2, *layer.output_shape(x.shape[1:])))
+    y, dx, dp = forward_backward(layer, x, p, dy)
+    expected_y, expected_dx, expected_dp = forward_backward(layer._grouped(x.shape[1:]), x, p, dy)
+    close(y, expected_y, 1e-12)
+    close(dx, expected_dx, 1e-12)
+    close(dp["weight"], expected_dp["weight"], 1e-12)
+
+
 def test_separable_convolution_is_depthwise_then_pointwise():
     rng = np.random.default_rng(0)
     layer = conv.SeparableConv2D(6, 3, stride=2, padding="same", multiplier=2)

@@ -9,40 +9,83 @@ import functools
 
 from numba import prange
 
-from ...simd import LANES, fma, load, load_part, outer, row_sum, store, store_part, stride, take, zeros
-from ..channels import VECTORS, WIDTH, channel_span
+from ...simd import LANES, VECTOR_BITS, fma, load, load_part, outer, prefetch, row_sum, store, store_part, stride, take, zeros
+from ..channels import VECTORS, WIDTH, access, channel_span
 from ..jit import inline, kernel
 from .ending import ending, untouched
-from .tiles import LADDER, accumulate, clear_run, copy_run, inside
+from .tiles import LADDER, clear_run, copy_run, inside
 
-HEIGHTS = (7, 4, 1)
-"""Pixels of a tile, neighbours in a line: most maps are a multiple of seven wide."""
+HEIGHTS = (14, 7, 4, 1) if VECTOR_BITS == 512 else (7, 4, 1)
+"""Pixels of a tile, neighbours in a line: most maps are a multiple of seven wide, and AVX-512 has registers for twice as many."""
 HELD_VECTORS = 4
 HELD = HELD_VECTORS * LANES
 """Channels of a block, which lie together in patches and packed weights."""
+FETCHED = 256 * 1024
+"""Elements of an input from which on it lies beyond the second-level cache: then the next lines of input and output are prefetched."""
 EXPANSION_LADDER = (*LADDER[:3], 1)
 """Heights of tiles of a convolution that makes the input: lines are long enough to be cut into these."""
-GRADIENT_TOGETHER = 8  # lines that the weight gradient takes before the next channels
+MOST_TAPS = 7  # of a tile of the weight gradient, in a line
+GRADIENT_AHEAD = 16  # pixels further on, inputs and gradients are prefetched
+MOST_LINES = 3  # of the kernel in a tile of the weight gradient, and
+GRADIENT_SUMS = 26 if VECTOR_BITS == 512 else 12
+"""vectors of it, for the 32 registers of AVX-512 or the 16 of AVX2: the other ones hold what is multiplied."""
 
 
 @inline
-def _pack_columns(x, n, d, h, column, count, step, channel, held, weights, shift, floor, ceiling, heights, target, at, part):
+def _steps(length, step):
+    """How many places, ``step`` apart, lie in ``length``: a division would take as long as some pixels."""
+    if step == 1:
+        return length
+    return (length + 1) >> 1 if step == 2 else (length + step - 1) // step
+
+
+@inline
+def _places(column, count, remainder, step, size):
+    """How many of the ``count`` columns from ``column`` on have a ``remainder``, and the first and behind-last of them in ``0 .. size``."""
+    start, places = column + remainder, _steps(count - remainder, step)
+    first = min(places, _steps(max(0, -start), step))
+    return places, first, max(first, min(places, _steps(max(0, size - start), step)))
+
+
+@inline
+def _copy_part(source, source_at, target, target_at, count):
+    """Copy ``count`` neighbouring elements, and zeros behind them up to a whole vector: a load of the target would wait for a store of a
+    part of it."""
+    done = 0
+    while done + LANES <= count:
+        store(load(source, source_at + done, 0, 1, 1), target, target_at + done, 0)
+        done += LANES
+    if done < count:
+        store(load_part(source, source_at + done, 0, count - done, 1, 1), target, target_at + done, 0)
+
+
+@inline
+def _pack_columns(x, n, d, h, column, count, step, channel, held, ahead, weights, shift, floor, ceiling, heights, target, at, part):
     """Copy ``count`` columns of one input line (zeros outside of it), ``held`` channels each, to ``target[at + column * HELD]``: those
-    with one remainder modulo ``step`` next to each other, remainders ``part`` elements apart."""
+    with one remainder modulo ``step`` next to each other, remainders ``part`` elements apart. What lies ``ahead`` of them is prefetched,
+    unless that is zero."""
     exists = 0 <= d < x.shape[1] and 0 <= h < x.shape[2]
     source = n * stride(x, 0) + d * stride(x, 1) + h * stride(x, 2) + channel
     far = step * stride(x, 3)
     for remainder in range(min(step, count)):
-        places = (count - remainder + step - 1) // step
-        first, last = inside(column + remainder, step, places, x.shape[3] if exists else 0)
+        places, first, last = _places(column, count, remainder, step, x.shape[3] if exists else 0)
         to = at + remainder * part
         clear_run(target, to, first * HELD)
         near = source + (column + remainder) * stride(x, 3)
-        for c in range(first, last):
-            if held == HELD:
+        if ahead > 0:
+            for c in range(first, last):
+                for vector in range(0, held, LANES):
+                    prefetch(x, near + c * far + ahead + vector, 0, 1)
+                if held == HELD:
+                    store(load(x, near + c * far, 0, 1, HELD_VECTORS), target, to + c * HELD, 0)
+                else:
+                    _copy_part(x, near + c * far, target, to + c * HELD, held)
+        elif held == HELD:
+            for c in range(first, last):
                 store(load(x, near + c * far, 0, 1, HELD_VECTORS), target, to + c * HELD, 0)
-            else:
-                copy_run(x, near + c * far, target, to + c * HELD, held)
+        else:
+            for c in range(first, last):
+                _copy_part(x, near + c * far, target, to + c * HELD, held)
         clear_run(target, to + last * HELD, (places - last) * HELD)
 
 
@@ -80,13 +123,12 @@ def _expanded_columns(activation, later):
     height, second, third, _ = EXPANSION_LADDER
 
     @inline
-    def expand(x, n, d, h, column, count, step, channel, held, weights, shift, floor, ceiling, heights, target, at, part):
+    def expand(x, n, d, h, column, count, step, channel, held, ahead, weights, shift, floor, ceiling, heights, target, at, part):
         exists = 0 <= d < x.shape[1] and 0 <= h < x.shape[2]
         source = n * stride(x, 0) + d * stride(x, 1) + h * stride(x, 2)
         far, depth = step * stride(x, 3), x.shape[4]
         for remainder in range(min(step, count)):
-            places = (count - remainder + step - 1) // step
-            first, last = inside(column + remainder, step, places, x.shape[3] if exists else 0)
+            places, first, last = _places(column, count, remainder, step, x.shape[3] if exists else 0)
             to, done = at + remainder * part, first
             clear_run(target, to, first * HELD)
             near = source + (column + remainder) * stride(x, 3)
@@ -138,12 +180,13 @@ def depthwise(height, activation, before):
 
     @inline
     def tile(
-        patch, at, offsets, lengths, w, w_at, bias, channel, count, residual, addend, addend_at, addend_step, low, high, y, y_at, y_step
+        patch, at, offsets, lengths, runs, w, w_at, bias, channel, count, residual, addend, addend_at, addend_step, low, high,
+        y, y_at, y_step,
     ):  # fmt: skip
         """A vector of ``count`` channels (or more) of ``height`` pixels. Taps of a run share what they read, which stays in registers."""
         whole = count >= LANES
         total = load(bias, channel, 0, height, 1) if whole else load_part(bias, channel, 0, count, height, 1)
-        for run in range(lengths.size):
+        for run in range(runs):
             p, length = at + offsets[run], lengths[run]
             if length == 3:
                 total = fma(load(patch, p, HELD, height, 1), load(w, w_at, 0, height, 1), total)
@@ -169,28 +212,38 @@ def depthwise(height, activation, before):
     @kernel(parallel=True, views=("x", "addend", "y"))
     def convolve(
         x, weights, shift, floor, ceiling, heights, w, bias, residual, addend, low, high, y, sums,
-        offsets, lengths, geometry, block_rows, block_columns, scratch, queue, threads,
+        offsets, lengths, phases, geometry, block_rows, block_columns, scratch, queue, threads,
     ):  # fmt: skip
-        """``y = finish(depthwise conv(x, w) + bias + addend)``; ``w (blocks, taps, HELD)`` from :func:`pack_taps`, taps in the order of
-        the runs; other arguments as of :func:`numbacnn.kernels.conv.direct.convolution`. ``sums (N, D * H * column tasks, C)``, if it is
-        not empty, gets the sums over the pixels of each stretch of ``block_columns`` of each line of ``y``.
+        """``y = finish(depthwise conv(x, w) + bias + addend)``; other arguments as of
+        :func:`numbacnn.kernels.conv.direct.convolution`. ``sums (N, D * H * column tasks, C)``, if it is not empty, gets the sums over the
+        pixels of each stretch of ``block_columns`` of each line of ``y``.
+
+        ``phases``: convolutions of the same ``x``, whose outputs are those lines and columns of ``y`` with one remainder each modulo
+        ``geometry[2, 1:]``. Of each: its remainders, its lines and columns, its runs, where its weights ``(blocks, taps, HELD)`` from
+        :func:`pack_taps` start, taps in the order of the runs, and its taps.
 
         A task walks down the lines of a block of channels, and keeps a ring of as many input lines as a line of the output needs, in
         the first-level cache: ``[kd][line modulo ring][remainder][column][HELD]``, with columns sorted by their remainder modulo the
-        stride, so that a tile's inputs are neighbours. ``offsets (ring, runs)``: where each run of ``lengths`` taps starts, by the place
-        of the first line in the ring. A line's last task, and a task's last tile, may overlap the one before and write the same again.
+        stride, so that a tile's inputs are neighbours. ``offsets (phases, ring, runs)``: where each run of ``lengths (phases, runs)`` taps
+        starts, by the place of the first line in the ring. ``geometry``: strides; padding; distances of outputs; planes, lines and columns
+        of input around an output; distances of these planes. A line's last task, and a task's last tile, may overlap the one before and
+        write the same again.
         ``weights .. heights`` as of :func:`_expanded_columns`; of no meaning where there is no convolution ``before``.
         """
         queue[0] = 0
-        strides, padding, dilation, extent = geometry[0], geometry[1], geometry[2], geometry[3]
-        planes, height_, width, channels = y.shape[1], y.shape[2], y.shape[3], y.shape[4]
+        strides, padding, spread, extent, far_planes = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4, 0]
+        planes, channels = y.shape[1], y.shape[4]
+        height_, width = phases[0, 2], phases[0, 3]
         blocks = -(-channels // HELD)
         row_tasks, column_tasks = -(-height_ // block_rows), -(-width // block_columns)
-        ring, taps = offsets.shape[0], extent[0] * extent[1] * extent[2]
-        columns = (block_columns - 1) * strides[2] + (extent[2] - 1) * dilation[2] + 1
+        ring = offsets.shape[1]
+        turn = strides[1] % ring
+        y_ahead = spread[1] * stride(y, 2)
+        ahead = stride(x, 2) if x.size >= FETCHED else 0
+        columns = (block_columns - 1) * strides[2] + extent[2]
         part = -(-columns // strides[2]) * HELD
         line_step = min(strides[2], columns) * part
-        y_step, addend_step = stride(y, 3), stride(addend, 3)
+        y_step, addend_step = spread[2] * stride(y, 3), spread[2] * stride(addend, 3)
         for thread in prange(threads):
             own = scratch[thread]
             while True:
@@ -205,36 +258,47 @@ def depthwise(height, activation, before):
                 held = min(HELD, channels - channel)
                 row, column = row_task * block_rows, min(column_task * block_columns, width - block_columns)
                 repeated = column_task * block_columns - column  # the first pixels of a line that overlap the task before
-                known = 0
+                known, slot, oldest = 0, 0, 0
                 for r in range(min(block_rows, height_ - row)):
                     first = r * strides[1]
-                    for line in range(max(known, first), first + ring):
+                    if known < first:  # lines that no output is made of
+                        slot, known = oldest, first
+                    for line in range(known, first + ring):
                         for kd in range(extent[0]):
                             fill(
-                                x, n, plane * strides[0] - padding[0] + kd * dilation[0], row * strides[1] - padding[1] + line,
-                                column * strides[2] - padding[2], columns, strides[2], channel, held,
-                                weights, shift, floor, ceiling, heights, own, (kd * ring + line % ring) * line_step, part,
+                                x, n, plane * strides[0] - padding[0] + kd * far_planes, row * strides[1] - padding[1] + line,
+                                column * strides[2] - padding[2], columns, strides[2], channel, held, ahead,
+                                weights, shift, floor, ceiling, heights, own, (kd * ring + slot) * line_step, part,
                             )  # fmt: skip
+                        slot = slot + 1 if slot + 1 < ring else 0
                     known = first + ring
-                    starts = offsets[first % ring]
-                    to = n * stride(y, 0) + plane * stride(y, 1) + (row + r) * stride(y, 2) + column * y_step + channel
-                    more = (
-                        n * stride(addend, 0) + plane * stride(addend, 1) + (row + r) * stride(addend, 2) + column * addend_step + channel
-                    )
-                    for at in range(0, held, LANES):
-                        for done in range(0, block_columns, height):
-                            c = min(done, block_columns - height)
-                            tile(
-                                own, c * HELD + at, starts, lengths, w, block * taps * HELD + at,
-                                bias, channel + at, held - at, residual, addend, more + c * addend_step + at, addend_step, low, high,
-                                y, to + c * y_step + at, y_step,
-                            )  # fmt: skip
-                        if sums.size > 0:
-                            stretch = ((n * planes + plane) * height_ + row + r) * column_tasks + column_task
-                            _sum_pixels(
-                                y, to + repeated * y_step + at, y_step, block_columns - repeated, held - at,
-                                sums, stretch * channels + channel + at,
-                            )  # fmt: skip
+                    for phase in range(phases.shape[0]):
+                        if row + r >= phases[phase, 2]:
+                            continue
+                        pixels = min(block_columns, phases[phase, 3] - column)
+                        y_row, y_column = (row + r) * spread[1] + phases[phase, 0], column * spread[2] + phases[phase, 1]
+                        to = n * stride(y, 0) + plane * stride(y, 1) + y_row * stride(y, 2) + y_column * stride(y, 3) + channel
+                        more = n * stride(addend, 0) + plane * stride(addend, 1) + y_row * stride(addend, 2)
+                        more += y_column * stride(addend, 3) + channel
+                        starts, of_runs, runs = offsets[phase, oldest], lengths[phase], phases[phase, 4]
+                        w_at = phases[phase, 5] + block * phases[phase, 6] * HELD
+                        for at in range(0, held, LANES):
+                            for done in range(0, pixels, height):
+                                c = min(done, pixels - height)
+                                if ahead > 0:  # a store waits for its line, too
+                                    prefetch(y, to + c * y_step + at + y_ahead, y_step, height)
+                                tile(
+                                    own, c * HELD + at, starts, of_runs, runs, w, w_at + at,
+                                    bias, channel + at, held - at, residual, addend, more + c * addend_step + at, addend_step, low, high,
+                                    y, to + c * y_step + at, y_step,
+                                )  # fmt: skip
+                            if sums.size > 0:
+                                stretch = ((n * planes + plane) * height_ + row + r) * column_tasks + column_task
+                                _sum_pixels(
+                                    y, to + repeated * y_step + at, y_step, pixels - repeated, held - at,
+                                    sums, stretch * channels + channel + at,
+                                )  # fmt: skip
+                    oldest += turn if oldest + turn < ring else turn - ring
 
     return convolve
 
@@ -255,99 +319,218 @@ def pack_taps(w, taps, scale, packed, queue, threads):
                     packed[block, t, c] = w[taps[t], channel] * scale[channel] if channel < channels else 0
 
 
+# Weight gradient -----------------------------------------------------------------------------------------------------
+
+
+def gradient_tile(extent):
+    """How the sums of the weight gradient of a kernel of ``extent`` are cut to fit the registers: taps of a line and lines that share what
+    is read of ``dy``, and vectors of channels."""
+    taps = -(-extent[2] // -(-extent[2] // MOST_TAPS))
+    vectors = VECTORS if MOST_LINES * taps * VECTORS <= GRADIENT_SUMS else 1
+    return taps, min(MOST_LINES, max(1, GRADIENT_SUMS // taps), extent[1]), vectors
+
+
 @functools.cache
-def _line_products(whole):
-    """The function that adds the products of one line of pixels to the sums of three taps; ``whole``: of a whole tile of channels."""
+def _line_products(taps, lines, vectors, whole):
+    """The function that adds, for ``lines`` lines of a kernel with ``taps`` taps each, the products of one line of pixels to sums;
+    ``whole``: of whole vectors."""
+    width = vectors * LANES
 
     @inline
-    def read(array, at, count):
-        return load(array, at, 0, 1, VECTORS) if whole else load_part(array, at, 0, count, 1, VECTORS)
+    def add(x, p, x_line, x_step, tap_step, dy, dy_at, dy_step, pixels, count, sums, to, sums_step):
+        """``sums[to + line * sums_step + tap * width] += x[p + line * x_line + pixel * x_step + tap * tap_step] * dy[dy_at + pixel *
+        dy_step]`` over the pixels, of ``count`` channels (or more)."""
+        q, r = p + x_line, p + 2 * x_line
+        first = load(sums, to, width, taps, vectors)
+        second = load(sums, to + sums_step, width, taps, vectors) if lines > 1 else first
+        third = load(sums, to + 2 * sums_step, width, taps, vectors) if lines > 2 else first
+        for _ in range(pixels):
+            if whole:
+                prefetch(x, r + GRADIENT_AHEAD * x_step, LANES, vectors)
+                prefetch(dy, dy_at + GRADIENT_AHEAD * dy_step, LANES, vectors)
+                d = load(dy, dy_at, 0, taps, vectors)
+                first = fma(load(x, p, tap_step, taps, vectors), d, first)
+                if lines > 1:
+                    second = fma(load(x, q, tap_step, taps, vectors), d, second)
+                if lines > 2:
+                    third = fma(load(x, r, tap_step, taps, vectors), d, third)
+            else:
+                d = load_part(dy, dy_at, 0, count, taps, vectors)
+                first = fma(load_part(x, p, tap_step, count, taps, vectors), d, first)
+                if lines > 1:
+                    second = fma(load_part(x, q, tap_step, count, taps, vectors), d, second)
+                if lines > 2:
+                    third = fma(load_part(x, r, tap_step, count, taps, vectors), d, third)
+            p += x_step
+            q += x_step
+            r += x_step
+            dy_at += dy_step
+        store(first, sums, to, width)
+        if lines > 1:
+            store(second, sums, to + sums_step, width)
+        if lines > 2:
+            store(third, sums, to + 2 * sums_step, width)
+
+    return add
+
+
+@functools.cache
+def _products(taps, lines, vectors):
+    """The function of :func:`_line_products` for parts of vectors, too."""
+    full, part = _line_products(taps, lines, vectors, True), _line_products(taps, lines, vectors, False)
 
     @inline
-    def add(x, x_at, x_step, dy, dy_at, dy_step, first, last, offset, count, total):
-        for pixel in range(first, last):
-            total = fma(read(x, x_at + pixel * x_step + offset, count), read(dy, dy_at + pixel * dy_step, count), total)
-        return total
-
-    @inline
-    def products(x, x_at, x_step, dy, dy_at, dy_step, ranges, offsets, count, a, b, c):
-        """``a += sum of x[x_at + pixel * x_step + offsets[0]] * dy[dy_at + pixel * dy_step]`` over the pixels in ``ranges[0]``; so
-        ``b`` and ``c``."""
-        (a_first, a_last), (b_first, b_last), (c_first, c_last) = ranges
-        first = max(a_first, b_first, c_first)
-        last = max(first, min(a_last, b_last, c_last))
-        a = add(x, x_at, x_step, dy, dy_at, dy_step, a_first, min(first, a_last), offsets[0], count, a)
-        b = add(x, x_at, x_step, dy, dy_at, dy_step, b_first, min(first, b_last), offsets[1], count, b)
-        c = add(x, x_at, x_step, dy, dy_at, dy_step, c_first, min(first, c_last), offsets[2], count, c)
-        for pixel in range(first, last):
-            near, d = x_at + pixel * x_step, read(dy, dy_at + pixel * dy_step, count)
-            a = fma(read(x, near + offsets[0], count), d, a)
-            b = fma(read(x, near + offsets[1], count), d, b)
-            c = fma(read(x, near + offsets[2], count), d, c)
-        a = add(x, x_at, x_step, dy, dy_at, dy_step, max(last, a_first), a_last, offsets[0], count, a)
-        b = add(x, x_at, x_step, dy, dy_at, dy_step, max(last, b_first), b_last, offsets[1], count, b)
-        c = add(x, x_at, x_step, dy, dy_at, dy_step, max(last, c_first), c_last, offsets[2], count, c)
-        return a, b, c
+    def products(x, x_at, x_line, x_step, tap_step, dy, dy_at, dy_step, pixels, count, sums, to, sums_step):
+        if count >= vectors * LANES:
+            full(x, x_at, x_line, x_step, tap_step, dy, dy_at, dy_step, pixels, count, sums, to, sums_step)
+        else:
+            part(x, x_at, x_line, x_step, tap_step, dy, dy_at, dy_step, pixels, count, sums, to, sums_step)
 
     return products
 
 
-_whole_lines, _partial_lines = _line_products(True), _line_products(False)
+@inline
+def _shift(column, reach, step, size):
+    """How many taps, ``step`` apart from ``column`` on, the first of which is not inside of a line of ``size`` while it starts with it, or
+    minus how many of those at its end are not: ``reach`` lies between the first and the last one."""
+    if column < 0:
+        return (step - 1 - column) // step
+    return -max(0, (column + reach - size + step) // step)
 
 
-@kernel(parallel=True, views=("x", "dy"))
-def depthwise_weight_gradient(x, dy, dw, geometry, queue, threads):
-    """``dw (parts, taps, C)``: the weight gradient of each part of the output's lines. A task owns one part and a span of channels, and
-    takes all of these through some lines before the next ones. Three neighbouring taps share what is read of ``dy``; where there are fewer
-    left, the last one is computed again."""
-    queue[0] = 0
-    strides, padding, dilation, extent = geometry[0], geometry[1], geometry[2], geometry[3]
-    planes, height, width, channels = dy.shape[1], dy.shape[2], dy.shape[3], dy.shape[4]
-    lines, parts, taps = dy.shape[0] * planes * height, dw.shape[0], dw.shape[1]
-    span = channel_span(channels, parts, threads)
-    spans = (channels + span - 1) // span
-    x_step, dy_step = strides[2] * stride(x, 3), stride(dy, 3)
-    flat = dw.reshape(-1)
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            if task >= parts * spans:
-                break
-            part, span_at = divmod(task, spans)
-            first_channel, last_channel = span_at * span, min(channels, (span_at + 1) * span)
-            begin, end = part * lines // parts, (part + 1) * lines // parts
-            for start in range(begin, end, GRADIENT_TOGETHER):
-                for channel in range(first_channel, last_channel, WIDTH):
-                    count = min(WIDTH, last_channel - channel)
-                    for k in range(extent[0] * extent[1]):
-                        kd, kh = divmod(k, extent[1])
-                        for kw in range(0, extent[2], 3):
-                            second, third = min(kw + 1, extent[2] - 1), min(kw + 2, extent[2] - 1)
-                            columns = kw * dilation[2] - padding[2], second * dilation[2] - padding[2], third * dilation[2] - padding[2]
-                            ranges = (
-                                inside(columns[0], strides[2], width, x.shape[3]),
-                                inside(columns[1], strides[2], width, x.shape[3]),
-                                inside(columns[2], strides[2], width, x.shape[3]),
-                            )
-                            offsets = columns[0] * stride(x, 3), columns[1] * stride(x, 3), columns[2] * stride(x, 3)
-                            a = zeros(x, 1, VECTORS)
-                            b, c = a, a
-                            for line in range(start, min(end, start + GRADIENT_TOGETHER)):
-                                rest, row = divmod(line, height)
-                                n, plane = divmod(rest, planes)
-                                depth = plane * strides[0] - padding[0] + kd * dilation[0]
-                                x_line = row * strides[1] - padding[1] + kh * dilation[1]
-                                if not (0 <= depth < x.shape[1] and 0 <= x_line < x.shape[2]):
+@functools.cache
+def depthwise_weight_gradient(taps, lines, vectors):
+    """The kernel ``gradient`` with tiles as of :func:`gradient_tile`."""
+    width = vectors * LANES
+    several, one, (read, _) = _products(taps, lines, vectors), _products(taps, 1, vectors), access(vectors)
+
+    @inline
+    def add_rows(
+        high, x, x_at, x_line, x_row, x_column, column, steps, size, dy, dy_at, dy_row, dy_column, rows, first, last, length, count,
+        sums, to, sums_step,
+    ):  # fmt: skip
+        """Add the products of ``rows`` of ``length`` pixels to the sums of ``high`` lines of the kernel. In ``first .. last`` all taps lie
+        inside of the line of ``size``. At other pixels tiles are shifted until they do, and what is then too much goes to sums in front
+        of or behind those of the line; ``to`` is behind the ones in front."""
+        step, tap_step = steps[0], steps[1]
+        for row in range(rows):
+            p, q = x_at + row * x_row + (column + first * step) * x_column, dy_at + row * dy_row + first * dy_column
+            if high == lines:
+                several(
+                    x, p, x_line, step * x_column, tap_step * x_column, dy, q, dy_column, last - first, count, sums, to, sums_step
+                )  # fmt: skip
+            else:
+                one(x, p, x_line, step * x_column, tap_step * x_column, dy, q, dy_column, last - first, count, sums, to, sums_step)
+        for edge in range(first + length - last):
+            pixel = edge if edge < first else edge - first + last
+            start = column + pixel * step
+            shift = _shift(start, (taps - 1) * tap_step, tap_step, size)
+            if not -taps < shift < taps:
+                continue
+            p, q = x_at + (start + shift * tap_step) * x_column, dy_at + pixel * dy_column
+            if high == lines:
+                several(x, p, x_line, x_row, tap_step * x_column, dy, q, dy_row, rows, count, sums, to + shift * width, sums_step)
+            else:
+                one(x, p, x_line, x_row, tap_step * x_column, dy, q, dy_row, rows, count, sums, to + shift * width, sums_step)
+
+    @inline
+    def add_tap(x, x_at, column, steps, x_column, size, dy, dy_at, dy_column, length, count, sums, to):
+        """Add the products of a line of ``length`` pixels tap by tap, where the line of ``size`` is shorter than a tile."""
+        for pixel in range(length):
+            d = read(dy, dy_at + pixel * dy_column, count)
+            for tap in range(taps):
+                at = column + pixel * steps[0] + tap * steps[1]
+                if 0 <= at < size:
+                    total = fma(read(x, x_at + at * x_column, count), d, load(sums, to + tap * width, 0, 1, vectors))
+                    store(total, sums, to + tap * width, 0)
+
+    @kernel(parallel=True, views=("x", "dy"))
+    def gradient(x, dy, dw, geometry, together, scratch, queue, threads):
+        """``dw (parts, taps, C)``: the weight gradient of each part of the output's lines.
+
+        A task owns one part and a span of channels, and takes all of these through at most ``together`` lines before the next ones come.
+        Taps of a tile, which is some lines of the kernel high, share what is read of ``dy``. ``scratch``: sums, ``[panel][kernel
+        line][group of taps][three times the taps][vectors * LANES]``, of which those in the middle are wanted; the last group may overlap
+        the one before."""
+        queue[0] = 0
+        strides, padding, dilation, extent = geometry[0], geometry[1], geometry[2], geometry[3]
+        planes, height, length, channels = dy.shape[1], dy.shape[2], dy.shape[3], dy.shape[4]
+        count, parts = dy.shape[0] * planes * height, dw.shape[0]
+        span = channel_span(channels, parts, threads)
+        spans = (channels + span - 1) // span
+        groups, kernel_lines = -(-extent[2] // taps), extent[0] * extent[1]
+        sums_step = groups * 3 * taps * width
+        steps, is_long = (strides[2], dilation[2]), x.shape[3] >= taps * dilation[2]
+        flat = dw.reshape(-1)
+        for thread in prange(threads):
+            sums = scratch[thread]
+            while True:
+                task = take(queue, 1)
+                if task >= parts * spans:
+                    break
+                part, span_at = divmod(task, spans)
+                first_channel, last_channel = span_at * span, min(channels, (span_at + 1) * span)
+                clear_run(sums, 0, -(-(last_channel - first_channel) // width) * kernel_lines * sums_step)
+                line, end = part * count // parts, (part + 1) * count // parts
+                while line < end:
+                    image, row = divmod(line, height)
+                    n, plane = divmod(image, planes)
+                    last_row = min(row + together, height, row + end - line)
+                    line += last_row - row
+                    for panel in range(-(-(last_channel - first_channel) // width) * groups):
+                        group, channel = panel % groups, first_channel + panel // groups * width
+                        held, tap = min(width, last_channel - channel), min(group * taps, extent[2] - taps)
+                        column = tap * dilation[2] - padding[2]
+                        first = min(length, inside(column, strides[2], length, x.shape[3])[0])
+                        last = max(first, inside(column + (taps - 1) * dilation[2], strides[2], length, x.shape[3])[1])
+                        for k in range(kernel_lines):
+                            kd, kh = divmod(k, extent[1])
+                            depth = plane * strides[0] - padding[0] + kd * dilation[0]
+                            if not 0 <= depth < x.shape[1]:
+                                continue
+                            to = (panel // groups * kernel_lines + k) * sums_step + (group * 3 + 1) * taps * width
+                            at = n * stride(x, 0) + depth * stride(x, 1) + channel
+                            dy_at = n * stride(dy, 0) + plane * stride(dy, 1) + channel
+                            begin = kh * dilation[1] - padding[1]
+                            low, high = inside(begin, strides[1], height, x.shape[2])
+                            low, high = max(low, row), min(high, last_row)
+                            top = kh - kh % lines
+                            if is_long and top + lines <= extent[1]:
+                                # rows of which the kernel's lines from the top on are all inside of x
+                                most = inside(begin + (top - kh) * dilation[1], strides[1], height, x.shape[2])[0]
+                                least = inside(begin + (top - kh + lines - 1) * dilation[1], strides[1], height, x.shape[2])[1]
+                                most = min(max(most, row), last_row)
+                                least = max(most, min(least, last_row))
+                                if kh == top and most < least:
+                                    add_rows(
+                                        lines, x, at + (begin + most * strides[1]) * stride(x, 2), dilation[1] * stride(x, 2),
+                                        strides[1] * stride(x, 2), stride(x, 3), column, steps, x.shape[3], dy,
+                                        dy_at + most * stride(dy, 2), stride(dy, 2), stride(dy, 3), least - most, first, last, length,
+                                        held, sums, to, sums_step,
+                                    )  # fmt: skip
+                            else:
+                                most, least = high, high
+                            for r in range(low, high):
+                                if most <= r < least:
                                     continue
-                                x_at = n * stride(x, 0) + depth * stride(x, 1) + x_line * stride(x, 2) + channel
-                                dy_at = n * stride(dy, 0) + plane * stride(dy, 1) + row * stride(dy, 2) + channel
-                                if count == WIDTH:
-                                    a, b, c = _whole_lines(x, x_at, x_step, dy, dy_at, dy_step, ranges, offsets, count, a, b, c)
+                                x_at = at + (begin + r * strides[1]) * stride(x, 2)
+                                if is_long:
+                                    add_rows(
+                                        0, x, x_at, 0, 0, stride(x, 3), column, steps, x.shape[3], dy, dy_at + r * stride(dy, 2), 0,
+                                        stride(dy, 3), 1, first, last, length, held, sums, to, sums_step,
+                                    )  # fmt: skip
                                 else:
-                                    a, b, c = _partial_lines(x, x_at, x_step, dy, dy_at, dy_step, ranges, offsets, count, a, b, c)
-                            to = (part * taps + k * extent[2]) * channels + channel
-                            accumulate(a, flat, to + kw * channels, count, start == begin)
-                            if second > kw:
-                                accumulate(b, flat, to + second * channels, count, start == begin)
-                            if third > second:
-                                accumulate(c, flat, to + third * channels, count, start == begin)
+                                    add_tap(
+                                        x, x_at, column, steps, stride(x, 3), x.shape[3], dy, dy_at + r * stride(dy, 2), stride(dy, 3),
+                                        length, held, sums, to,
+                                    )  # fmt: skip
+                for channel in range(first_channel, last_channel, width):
+                    held, panel = min(width, last_channel - channel), (channel - first_channel) // width
+                    for k in range(kernel_lines):
+                        for tap in range(groups * taps):
+                            group, j = divmod(tap, taps)
+                            to = (part * dw.shape[1] + k * extent[2] + min(group * taps, extent[2] - taps) + j) * channels + channel
+                            from_ = (panel * kernel_lines + k) * sums_step + ((group * 3 + 1) * taps + j) * width
+                            copy_run(sums, from_, flat, to, held)
+
+    return gradient

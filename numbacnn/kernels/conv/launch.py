@@ -11,7 +11,7 @@ import numpy as np
 
 from ...simd import LANES
 from ..channels import VECTORS, WIDTH
-from .depthwise import EXPANSION_LADDER, HEIGHTS, HELD, depthwise, depthwise_weight_gradient, pack_taps
+from .depthwise import EXPANSION_LADDER, HEIGHTS, HELD, depthwise, depthwise_weight_gradient, gradient_tile, pack_taps
 from .direct import add_parts, convolution, pack_weights, weight_gradient
 from .ending import EVERYTHING, is_long, resolved
 from .narrow import narrow_weight_gradient
@@ -34,7 +34,9 @@ DEPTHWISE_RUN = 3  # taps that share what they read
 LEAST_LINES = 4  # of a task's output: it reads some more lines of input, and
 LEAST_COLUMNS = 28  # some more columns
 GRADIENT_PARTS = 16  # at most, of the weight gradient of a depthwise convolution, and
-GRADIENT_LINES = 8  # at least, of one
+GRADIENT_LINES = 8  # at least, of one,
+GRADIENT_PART = 448  # pixels at least, and
+GRADIENT_TOGETHER = 8  # lines that it takes before the next channels
 GRADIENT_PIXELS = 256  # pixels per block of the weight gradient, at most, and
 PANEL_PIXELS = 168  # of a pointwise one: a panel of inputs and one of gradients should stay in a first-level cache
 GRADIENT_ELEMENTS = 96 * 1024  # of input and gradients that a task of it holds at a time
@@ -45,6 +47,7 @@ NARROW_PIXELS = 512  # at least, of one, and
 NARROW_WEIGHTS = 64 * 1024  # at most, of all of them
 NARROW_BLOCK = 64  # pixels at least, of images whose groups have two vectors
 COPY_COST = 4  # of a vector: as much as so many times LANES products
+ONE: Triple = (1, 1, 1)
 ROUND = 16  # scratch rows start at multiples of a cache line
 
 
@@ -513,8 +516,10 @@ class DepthwiseBlocks:
     height: int  # of tiles
     rows: int
     columns: int
-    offsets: tuple[tuple[int, ...], ...]  # where runs of taps start, for each place of their first line in the ring of lines
-    lengths: tuple[int, ...]  # of runs
+    offsets: np.ndarray  # where runs of taps start, for each part and each place of their first line in the ring of lines
+    lengths: np.ndarray  # of runs
+    phases: Sequence[tuple[int, ...]]  # what the kernel takes of each part
+    geometry: tuple[Triple, ...]
     scratch: int  # elements per thread
 
 
@@ -527,28 +532,57 @@ class Expansion:
     scalar: Callable | None
 
 
-def depthwise_blocks(window: Window, channels: int, places: Triple, batch: int, threads: int, expanded: int = 0) -> DepthwiseBlocks:
-    """Cut a depthwise convolution that gives ``places`` with ``channels``: enough tasks for all threads, whose lines fit the cache. Columns
-    follow from the shape alone, and with them the stretches that are summed. ``expanded``: the channels that an :class:`Expansion` reads,
-    if there is one."""
-    (kd, kh, kw), sw, (_, dh, dw) = window.extent, window.stride[2], window.dilation
-    depth, height, width = places
+def depthwise_blocks(
+    parts: Sequence[Residue], spread: Triple, channels: int, batch: int, threads: int, expanded: int = 0
+) -> DepthwiseBlocks:
+    """Cut depthwise convolutions of one input with ``channels``, whose places are ``spread`` apart: enough tasks for all threads, whose
+    lines fit the cache. Columns follow from the shape alone, and with them the stretches that are summed. ``expanded``: the channels that
+    an :class:`Expansion` reads, if there is one."""
+    window = _around(parts)
+    depth, height, width = parts[0].places
+    (kd, ring, reach), (_, sh, sw) = window.extent, window.stride
     columns = _depthwise_columns(window, width)
-    across = (columns - 1) * sw + (kw - 1) * dw + 1
+    across = (columns - 1) * sw + reach
     part = -(-across // sw) * HELD
     line = min(sw, across) * part
     tasks = batch * depth * -(-channels // HELD) * -(-width // columns)
-    parts = max(-(-TASKS_PER_THREAD * threads // tasks), height * window.stride[1] * across * expanded // EXPANDED_ELEMENTS)
-    parts = min(parts, -(-height // LEAST_LINES))
-    rows = -(-height // parts)
-    ring = _ring(window)
-    runs = [(d, h, run[0] * dw) for d, h in np.ndindex(kd, kh) for run in _column_runs(window)]
-    offsets = tuple(
-        tuple((d * ring + (first + h * dh) % ring) * line + w % sw * part + w // sw * HELD for d, h, w in runs) for first in range(ring)
+    cuts = max(-(-TASKS_PER_THREAD * threads // tasks), height * sh * across * expanded // EXPANDED_ELEMENTS)
+    rows = -(-height // min(cuts, -(-height // LEAST_LINES)))
+    most = max(len(_runs_of(residue.window)) for residue in parts)
+    offsets, lengths = np.zeros((len(parts), ring, most), np.int64), np.zeros((len(parts), most), np.int64)
+    phases, weights = [], 0
+    for k, residue in enumerate(parts):
+        own, runs = residue.window, _runs_of(residue.window)
+        down, right = (around - padding for around, padding in zip(window.padding[1:], own.padding[1:]))
+        for run, (d, h, taps) in enumerate(runs):
+            low, start = h * own.dilation[1] + down, taps[0] * own.dilation[2] + right
+            column = start % sw * part + start // sw * HELD
+            offsets[k, :, run] = [(d * ring + (first + low) % ring) * line + column for first in range(ring)]
+            lengths[k, run] = len(taps)
+        phases.append((*residue.start[1:], *residue.places[1:], len(runs), weights, len(residue.taps)))
+        weights += depthwise_packed_elements(channels, len(residue.taps))
+    narrowest = max(1, columns - (width - min(residue.places[2] for residue in parts)))
+    tall = min((h for h in HEIGHTS if h <= narrowest), key=lambda h: -(-columns // h) * (h + 1))
+    geometry = (window.stride, window.padding, spread, window.extent, window.dilation)
+    return DepthwiseBlocks(tall, rows, columns, offsets, lengths, phases, geometry, _rounded(kd * ring * line))
+
+
+def _runs_of(window: Window) -> list[tuple[int, int, list[int]]]:
+    """Plane, line and taps of the runs of a window."""
+    return [(d, h, taps) for d, h in np.ndindex(window.extent[:2]) for taps in _column_runs(window)]
+
+
+def _around(parts: Sequence[Residue]) -> Window:
+    """The window over all that any of these convolutions reads for one place, without dilation of lines and columns. They have the same
+    stride, and their planes are the same."""
+    windows = [part.window for part in parts if part.taps] or [part.window for part in parts]
+    front = [max(window.padding[axis] for window in windows) for axis in range(3)]
+    lines, columns = (
+        max((window.extent[axis] - 1) * window.dilation[axis] - window.padding[axis] for window in windows) + front[axis] + 1
+        for axis in (1, 2)
     )
-    lengths = tuple(len(run) for run in _column_runs(window)) * (kd * kh)
-    tall = min((h for h in HEIGHTS if h <= columns), key=lambda h: -(-columns // h) * (h + 1))
-    return DepthwiseBlocks(tall, rows, columns, offsets, lengths, _rounded(kd * ring * line))
+    first = windows[0]
+    return Window((first.extent[0], lines, columns), first.stride, (first.dilation[0], 1, 1), tuple(front))  # type: ignore[arg-type]
 
 
 def _depthwise_columns(window: Window, width: int) -> int:
@@ -579,7 +613,12 @@ def _column_runs(window: Window) -> list[list[int]]:
 
 def depthwise_elements(window: Window, channels: int, places: Triple, batch: int, threads: int) -> int:
     """Scratch elements per thread that :func:`depthwise_convolve` needs."""
-    return depthwise_blocks(window, channels, places, batch, threads).scratch
+    return depthwise_blocks(_whole(window, places), ONE, channels, batch, threads).scratch
+
+
+def _whole(window: Window, places: Triple) -> list[Residue]:
+    """All of a convolution that gives ``places``, as the one residue of a data gradient without a stride."""
+    return [Residue((0, 0, 0), places, window, tuple(range(window.taps)))]
 
 
 def makes_expansion(window: Window, size: Triple, channels: int, places: Triple, outputs: int) -> bool:
@@ -607,8 +646,18 @@ def depthwise_convolve(
     """``y = activation(depthwise conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack_depthwise`. ``sums
     (N, stretches, C)`` gets the sums of ``y`` over each of :func:`depthwise_stretches`. The convolution is of what the ``expansion`` makes
     of ``x``, if there is one."""
+    parts = _whole(window, y.shape[1:4])
+    _convolve_parts(x, packed, bias, y, parts, ONE, scratch, addend, activation, sums, expansion)
+
+
+def _convolve_parts(
+    x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, parts: Sequence[Residue], spread: Triple, scratch: np.ndarray,
+    addend: np.ndarray | None = None, activation: Callable | None = None, sums: np.ndarray | None = None,
+    expansion: Expansion | None = None,
+) -> None:  # fmt: skip
+    """:func:`depthwise_convolve` for several ``parts`` of the places of ``y``, whose lines and columns are ``spread`` apart."""
     expanded = 0 if expansion is None else x.shape[4]
-    plan = depthwise_blocks(window, y.shape[4], y.shape[1:4], y.shape[0], scratch.shape[0], expanded)
+    plan = depthwise_blocks(parts, spread, y.shape[4], y.shape[0], scratch.shape[0], expanded)
     assert plan.scratch <= scratch.shape[1], "a patch must fit the scratch of its thread"
     function, low, high = resolved(activation)
     before, weights, shift, floor, ceiling, longest = _expansion(expansion, packed, bias, x.shape[3])
@@ -616,7 +665,8 @@ def depthwise_convolve(
         x, weights, shift, floor, ceiling, tile_heights(longest, EXPANSION_LADDER),
         packed, bias, addend is not None, y if addend is None else addend, low, high, y,
         np.empty((0, 0, 0), y.dtype) if sums is None else sums,
-        np.array(plan.offsets, np.int64), _int_array(plan.lengths), _geometry(window), plan.rows, plan.columns, scratch,
+        plan.offsets, plan.lengths, np.array(plan.phases, np.int64), np.array(plan.geometry, np.int64),
+        plan.rows, plan.columns, scratch,
     )  # fmt: skip
 
 
@@ -648,7 +698,12 @@ def _pack_taps(weight: np.ndarray, taps: tuple[int, ...], window: Window, scale:
 
 def depthwise_data_gradient_elements(window: Window, size: Triple, channels: int, batch: int, threads: int) -> int:
     """Scratch elements per thread that :func:`depthwise_data_gradient` needs."""
-    return max(depthwise_elements(part.window, channels, part.places, batch, threads) for part in residues(window, size))
+    return max(depthwise_blocks(parts, window.stride, channels, batch, threads).scratch for parts in _plane_residues(window, size))
+
+
+def _plane_residues(window: Window, size: Triple) -> list[list[Residue]]:
+    """The residues, those of the same planes together: they read the same planes."""
+    return [list(parts) for _, parts in itertools.groupby(residues(window, size), lambda part: part.start[0])]
 
 
 def depthwise_data_gradient(
@@ -659,29 +714,53 @@ def depthwise_data_gradient(
     flat = weight.reshape(-1, channels)
     ones, zeros = np.ones(channels, dx.dtype), np.zeros(channels, dx.dtype)
     at = 0
-    for part in residues(window, dx.shape[1:4]):
-        taps = packed[at : at + depthwise_packed_elements(channels, len(part.taps))]
-        at += taps.size
-        if part.taps:
-            _pack_taps(flat, part.taps, part.window, ones, taps)
-        target = dx[:, *(slice(start, None, s) for start, s in zip(part.start, window.stride))]
-        depthwise_convolve(dy, taps, zeros, target, part.window, scratch)
+    for parts in _plane_residues(window, dx.shape[1:4]):
+        first = at
+        for part in parts:
+            taps = packed[at : at + depthwise_packed_elements(channels, len(part.taps))]
+            at += taps.size
+            if part.taps:
+                _pack_taps(flat, part.taps, part.window, ones, taps)
+        _convolve_parts(dy, packed[first:], zeros, dx[:, parts[0].start[0] :: window.stride[0]], parts, window.stride, scratch)
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthwiseGradientBlocks:
+    """How the weight gradient of a depthwise convolution is cut into tasks: all follows from the shape, so that the bits do not depend on
+    the number of threads."""
+
+    together: int  # lines that a task takes through all of its channels before the next ones
+    parts: int
+    scratch: int  # elements per thread
+
+    def elements(self, window: Window, channels: int, threads: int) -> int:
+        """Scratch elements per thread, and a thread's share of the parts."""
+        return self.scratch + _rounded(-(-self.parts * window.taps * channels // threads))
+
+
+def depthwise_gradient_blocks(window: Window, channels: int, places: Triple, batch: int) -> DepthwiseGradientBlocks:
+    """Cut the weight gradient of a depthwise convolution that gave ``places``."""
+    taps, _, vectors = gradient_tile(window.extent)
+    sums = (
+        3 * window.extent[0] * window.extent[1] * -(-window.extent[2] // taps) * taps * -(-channels // (vectors * LANES)) * vectors * LANES
+    )
+    parts = max(1, min(GRADIENT_PARTS, batch * math.prod(places) // GRADIENT_PART, batch * places[0] * places[1] // GRADIENT_LINES))
+    return DepthwiseGradientBlocks(GRADIENT_TOGETHER, parts, _rounded(sums))
 
 
 def depthwise_gradient_elements(window: Window, channels: int, places: Triple, batch: int, threads: int) -> int:
     """Scratch elements per thread that :func:`depthwise_weight_gradients` needs."""
-    return _rounded(-(-_gradient_parts(places, batch) * window.taps * channels // threads))
-
-
-def _gradient_parts(places: Triple, batch: int) -> int:
-    """Parts of the output's lines whose weight gradients are added up. They follow from the shape, so that bits don't depend on threads."""
-    return max(1, min(GRADIENT_PARTS, batch * places[0] * places[1] // GRADIENT_LINES))
+    return depthwise_gradient_blocks(window, channels, places, batch).elements(window, channels, threads)
 
 
 def depthwise_weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window, scratch: np.ndarray) -> None:
     """``dw (kernel..., 1, C)`` of a depthwise convolution."""
     total = dw.reshape(window.taps, -1)
-    count = _gradient_parts(dy.shape[1:4], len(dy))
-    parts = scratch.reshape(-1)[: count * total.size].reshape(count, *total.shape)
-    depthwise_weight_gradient(x, dy, parts, _geometry(window))
-    add_parts(parts, total)
+    plan = depthwise_gradient_blocks(window, dy.shape[4], dy.shape[1:4], len(dy))
+    threads, memory = len(scratch), scratch.reshape(-1)
+    own = memory[: threads * plan.scratch].reshape(threads, -1)
+    parts = memory[own.size : own.size + plan.parts * total.size].reshape(plan.parts, *total.shape) if plan.parts > 1 else total[None]
+    gradient = depthwise_weight_gradient(*gradient_tile(window.extent))
+    gradient(x, dy, parts, _geometry(window), plan.together, own)
+    if plan.parts > 1:
+        add_parts(parts, total)
