@@ -1,0 +1,120 @@
+"""Means and variances of a batch, in two steps (compare :mod:`numbacnn.kernels.cuda.statistics`, whose formulas these are).
+
+*Parts* of the pixels, which follow from the shapes alone, leave for each channel how many numbers there are, a shift that is not far from
+their mean, and the sums of ``x - shift`` and of ``(x - shift) ** 2``; the parts are then put together in float64, in their order. A large
+mean costs no digits, and the bits do not depend on the number of threads. A pass over the array leaves them
+(:func:`numbacnn.kernels.norm.partial_statistics`), or the convolution that writes it, while it is still in a cache (:func:`gather`).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+
+from ..simd import LANES, fma, load, load_part, row_sum, splat, stride, zeros
+from .channels import VECTORS, WIDTH, access
+from .jit import inline, kernel, outline
+
+STATISTICS = 4  # numbers of a part and channel
+SAMPLE = 16  # pixels that the shift is the mean of
+TOGETHER = 4  # vectors that are added to sums in registers at a time: additions that wait for each other take as long
+
+
+@functools.cache
+def _panel(vectors):
+    """The function that finds the statistics of ``count`` channels, of at most so many vectors; its sums stay in registers."""
+    rows, width = TOGETHER // vectors, vectors * LANES
+    read, write = access(vectors)
+
+    @inline
+    def add(x, at, step, count, shift, place, plain, squares):
+        """``plain`` and ``squares`` with a tile of pixels, less the shift at ``shift[place]``."""
+        if count >= width:
+            d = load(x, at, step, rows, vectors) - load(shift, place, 0, rows, vectors)
+        else:
+            d = load_part(x, at, step, count, rows, vectors) - load_part(shift, place, 0, count, rows, vectors)
+        return plain + d, fma(d, d, squares)
+
+    @inline
+    def panel(x, at, lines, line_step, pixels, step, count, gathered, place, apart):
+        some_lines, some = min(lines, max(1, SAMPLE // pixels)), min(pixels, SAMPLE)
+        sums = zeros(x, 1, vectors)
+        for line in range(some_lines):
+            for p in range(some):
+                sums = sums + read(x, at + line * line_step + p * step, count)
+        write(sums / (some_lines * some), gathered, place + apart, count)
+        shift = read(gathered, place + apart, count)
+        plain, squares = zeros(x, rows, vectors), zeros(x, rows, vectors)
+        last_plain, last_squares = zeros(x, 1, vectors), zeros(x, 1, vectors)
+        for line in range(lines):
+            p = at + line * line_step
+            for _ in range(pixels // rows):
+                plain, squares = add(x, p, step, count, gathered, place + apart, plain, squares)
+                p += rows * step
+            for _ in range(pixels % rows):
+                d = read(x, p, count) - shift
+                last_plain, last_squares = last_plain + d, fma(d, d, last_squares)
+                p += step
+        write(splat(x, float(lines * pixels), 1, vectors), gathered, place, count)
+        write(row_sum(plain) + last_plain, gathered, place + 2 * apart, count)
+        write(row_sum(squares) + last_squares, gathered, place + 3 * apart, count)
+
+    return panel
+
+
+_wide, _narrow = _panel(VECTORS), _panel(1)
+
+
+@outline
+def gather(x, at, lines, line_step, pixels, step, first, last, gathered, n, plane, part):
+    """``gathered[:, n, plane, part, c]`` for the channels ``first`` to ``last``: number, shift, sum of ``x - shift`` and sum of
+    ``(x - shift) ** 2`` of ``lines`` of ``pixels``, the first of which is at ``x[at]``. The shift is the mean of the first pixels: if it is
+    ``D`` away from that of all, their standard deviation is at least ``D * sqrt(share of the first)``, so that little cancels."""
+    place, apart = n * stride(gathered, 1) + plane * stride(gathered, 2) + part * stride(gathered, 3), stride(gathered, 0)
+    c = first
+    while c + WIDTH <= last:
+        _wide(x, at + c, lines, line_step, pixels, step, WIDTH, gathered, place + c, apart)
+        c += WIDTH
+    while c + LANES <= last:
+        _narrow(x, at + c, lines, line_step, pixels, step, LANES, gathered, place + c, apart)
+        c += LANES
+    if c < last:
+        _narrow(x, at + c, lines, line_step, pixels, step, last - c, gathered, place + c, apart)
+
+
+@inline
+def _group_moments(partials, n, first, last, channels):
+    """Mean, sum of squared distances from it, and number of the values of the channels ``first`` to ``last`` of ``channels``. Sums go about
+    a pivot, the first shift."""
+    pivot = np.float64(partials[1, n, 0, first])
+    values, plain, squares = 0.0, 0.0, 0.0
+    for part in range(partials.shape[2]):
+        for start in range(0, partials.shape[3], channels):
+            for c in range(start + first, start + last):
+                count, rest = np.float64(partials[0, n, part, c]), np.float64(partials[2, n, part, c])
+                distance = partials[1, n, part, c] - pivot
+                values += count
+                plain += count * distance + rest
+                squares += partials[3, n, part, c] + distance * (count * distance + rest + rest)
+    away = plain / values
+    return pivot + away, max(0.0, squares - away * plain), values
+
+
+@kernel
+def merge_statistics(partials, groups, epsilon, mean, rstd, momentum, running_mean, running_var):
+    """``mean`` and ``rstd`` (1 / sqrt(variance + epsilon)), both ``(N, C)``, from ``partials (STATISTICS, N, parts, F * C)``, in which F
+    neighbouring pixels may count as one. With ``running_mean`` and ``running_var`` not of size 0 (then N is 1 and there is a group for each
+    channel), these move towards the mean and the unbiased variance: ``(1 - momentum) * old + momentum * new``."""
+    samples, channels = mean.shape
+    width = channels // groups
+    for n in range(samples):
+        for g in range(groups):
+            average, squares, values = _group_moments(partials, n, g * width, (g + 1) * width, channels)
+            for c in range(g * width, (g + 1) * width):
+                mean[n, c] = average
+                rstd[n, c] = 1.0 / math.sqrt(squares / values + epsilon)
+            if running_mean.size:
+                running_mean[g] = (1.0 - momentum) * running_mean[g] + momentum * average
+                running_var[g] = (1.0 - momentum) * running_var[g] + momentum * (squares / (values - 1))
