@@ -50,12 +50,15 @@ MINIMAL = {
 }
 
 
+def places_of(seen: conv.Window, size: tuple) -> Any:
+    spans = zip(size, seen.padding, seen.dilation, seen.extent, seen.stride)
+    return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in spans)
+
+
 def gathered_by(case: tuple, method: conv.Method, threads: int, dtype: Any = np.float32, mean: float = 0) -> tuple[np.ndarray, ...]:
     """Output, and the statistics that the convolution gathers of it."""
     seen, size, channels, outputs, batch = case
-    spans = zip(size, seen.padding, seen.dilation, seen.extent, seen.stride)
-    places = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in spans)
-    rng = np.random.default_rng(0)
+    places, rng = places_of(seen, size), np.random.default_rng(0)
     x = arrays.empty((batch, *size, channels), dtype)
     x[...] = rng.standard_normal(x.shape)
     fan_in = channels // seen.groups
@@ -89,17 +92,26 @@ each_kind = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize(("dtype", "mean"), [(np.float32, 0), (np.float32, 1e4), (np.float64, 1e4)], ids=["float32", "scaled", "float64"])
+each_scale = pytest.mark.parametrize(
+    ("dtype", "mean"), [(np.float32, 0), (np.float32, 1e4), (np.float64, 1e4)], ids=["float32", "scaled", "float64"]
+)
+
+
+@each_scale
 @each_kind
 def test_gathered_statistics_are_those_of_the_output(case: tuple, method: conv.Method, dtype: Any, mean: float) -> None:
-    y, found = gathered_by(case, method, 2, dtype, mean)
+    check_statistics(*gathered_by(case, method, 2, dtype, mean))
+
+
+def check_statistics(y: np.ndarray, found: np.ndarray) -> None:
+    """What is found are the statistics of ``y``, as NumPy and the pass over the array find them."""
     rows = y.reshape(-1, y.shape[-1]).astype(np.float64)
     np.testing.assert_array_equal(found[0].sum(axis=(0, 1)), len(rows))
     average, variance = merged(found)
-    precise = dtype == np.float64
+    precise = y.dtype == np.float64
     np.testing.assert_allclose(average, rows.mean(axis=0), rtol=1e-9 if precise else 1e-7, atol=1e-9 if precise else 1e-6)
     np.testing.assert_allclose(variance, rows.var(axis=0), rtol=1e-8 if precise else 2e-6, atol=1e-9)
-    apart = np.full((statistics.STATISTICS, 1, norm.chunks(len(rows)), y.shape[-1]), np.nan, dtype)
+    apart = np.full((statistics.STATISTICS, 1, norm.chunks(len(rows)), y.shape[-1]), np.nan, y.dtype)
     norm.partial_statistics(y.reshape(1, *rows.shape), apart)
     for a, b in zip((average, variance), merged(apart), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8 if precise else 2e-6, atol=1e-9 if precise else 1e-6)
@@ -136,6 +148,43 @@ def test_parts_are_few() -> None:
             assert math.prod(forward.gathered_shape) * MAX_ROWS <= 4 * size * size
 
 
+DEPTHWISE = {
+    "3x3": (window((1, 3, 3), padding=SAME), (1, 17, 13), 70, 3),
+    "a wide map": (window((1, 3, 3), padding=SAME), (1, 5, 301), 37, 2),
+    "5x5, stride": (window((1, 5, 5), stride=2, padding=(0, 2, 2)), (1, 31, 29), 24, 3),
+    "dilation": (window((1, 3, 3), dilation=2), (1, 11, 29), 5, 1),
+    "a pixel": (window((1, 3, 3), padding=SAME), (1, 1, 1), 3, 2),
+    "a line": (window((1, 1, 3)), (1, 1, 1000), 3, 2),
+    "planes": (window((3, 3, 3), padding=(1, 1, 1)), (4, 9, 6), 66, 2),
+}
+
+
+def gathered_depthwise(case: tuple, threads: int, dtype: Any = np.float32, mean: float = 0) -> tuple[np.ndarray, ...]:
+    """As :func:`gathered_by`."""
+    seen, size, channels, batch = case
+    places, rng = places_of(seen, size), np.random.default_rng(0)
+    x, w = rng.standard_normal((batch, *size, channels)).astype(dtype), rng.standard_normal((*seen.extent, 1, channels)).astype(dtype) / 3
+    scratch = np.full((threads, conv.depthwise_elements(seen, channels, places, batch, threads)), np.nan, dtype)
+    packed, y = np.empty(conv.depthwise_packed_elements(channels, seen.taps), dtype), np.full((batch, *places, channels), np.nan, dtype)
+    parts = math.prod(conv.depthwise_gathered_shape(seen, channels, places, batch))
+    found = np.full((statistics.STATISTICS, 1, parts, channels), np.nan, dtype)
+    with jit.record(threads=threads) as steps:
+        conv.pack_depthwise(w, seen, np.ones(channels, dtype), packed)
+        conv.depthwise_convolve(x, packed, np.full(channels, mean, dtype), y, seen, scratch, gathered=found)
+    jit.run(steps)
+    return y, found
+
+
+@each_scale
+@pytest.mark.parametrize("case", DEPTHWISE.values(), ids=DEPTHWISE)
+def test_depthwise_convolutions_gather_too(case: tuple, dtype: Any, mean: float) -> None:
+    y, found = gathered_depthwise(case, 1, dtype, mean)
+    check_statistics(y, found)
+    for threads in (2, 3):
+        for a, b in zip((y, found), gathered_depthwise(case, threads, dtype, mean), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 # In networks -----------------------------------------------------------------------------------------------------------
 
 SHAPE = (9, 11, 5)
@@ -165,7 +214,8 @@ def branches(x: Any) -> Any:
 
 def others(x: Any) -> Any:
     h = relu(nc.BatchNorm()(nc.SeparableConv2D(6, 3)(x)))
-    return nc.BatchNorm()(nc.DepthwiseConv2D(3, multiplier=2)(h))
+    h = nc.BatchNorm()(nc.DepthwiseConv2D(3, multiplier=2)(h))
+    return nc.BatchNorm()(nc.DepthwiseConv2D(3, stride=2)(h))
 
 
 NETWORKS = {"plain": plain, "residual": residual, "branches": branches, "others": others}

@@ -502,7 +502,10 @@ class _DepthwiseConvolution(_AnyConvolution):
         return self._grouped(x).packing(x, batch) if self.multiplier > 1 else 0
 
     def statistics_parts(self, x: Shape, batch: int) -> int:
-        return self._grouped(x).statistics_parts(x, batch) if self.multiplier > 1 else 0
+        if self.multiplier > 1:
+            return self._grouped(x).statistics_parts(x, batch)
+        places = kernels.conv.lift(self.output_shape(x)[:-1], 1)
+        return math.prod(kernels.conv.depthwise_gathered_shape(self.lifted_window(x), x[-1], places, batch))
 
     def summed_stretches(self, x: Shape) -> int:
         if self.multiplier > 1:
@@ -524,7 +527,9 @@ class _DepthwiseConvolution(_AnyConvolution):
             return
         conv, window = kernels.conv, grouped.lifted_window(shape)
         shift = constant_vector(shift, 0, shape[-1], y)
-        conv.depthwise_convolve(lifted(x), b["packed"], shift, lifted(y), window, b["scratch"], lifted(addend), scalar, sums, expansion)
+        conv.depthwise_convolve(
+            lifted(x), b["packed"], shift, lifted(y), window, b["scratch"], lifted(addend), scalar, sums, expansion, b.get(GATHERED)
+        )  # fmt: skip
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         grouped = self._grouped(x.shape[1:])

@@ -12,6 +12,7 @@ from numba import prange
 from ...simd import LANES, fma, load, load_part, outer, row_sum, store, store_part, stride, take, zeros
 from ..channels import VECTORS, WIDTH, channel_span
 from ..jit import inline, kernel
+from ..statistics import gather
 from .ending import ending, untouched
 from .tiles import LADDER, accumulate, clear_run, copy_run, inside
 
@@ -166,14 +167,15 @@ def depthwise(height, activation, before):
         else:
             store_part(total, y, y_at, y_step, count)
 
-    @kernel(parallel=True, views=("x", "addend", "y"))
+    @kernel(parallel=True, views=("x", "addend", "y", "gathered"))
     def convolve(
         x, weights, shift, floor, ceiling, heights, w, bias, residual, addend, low, high, y, sums,
-        offsets, lengths, geometry, block_rows, block_columns, scratch, queue, threads,
+        gathered, piece_rows, offsets, lengths, geometry, block_rows, block_columns, scratch, queue, threads,
     ):  # fmt: skip
         """``y = finish(depthwise conv(x, w) + bias + addend)``; ``w (blocks, taps, HELD)`` from :func:`pack_taps`, taps in the order of
         the runs; other arguments as of :func:`numbacnn.kernels.conv.direct.convolution`. ``sums (N, D * H * column tasks, C)``, if it is
-        not empty, gets the sums over the pixels of each stretch of ``block_columns`` of each line of ``y``.
+        not empty, gets the sums over the pixels of each stretch of ``block_columns`` of each line of ``y``; ``gathered (STATISTICS, N, D,
+        pieces, C)`` likewise gets the statistics of pieces of ``piece_rows`` such stretches, of which a task has whole ones.
 
         A task walks down the lines of a block of channels, and keeps a ring of as many input lines as a line of the output needs, in
         the first-level cache: ``[kd][line modulo ring][remainder][column][HELD]``, with columns sorted by their remainder modulo the
@@ -235,6 +237,13 @@ def depthwise(height, activation, before):
                                 y, to + repeated * y_step + at, y_step, block_columns - repeated, held - at,
                                 sums, stretch * channels + channel + at,
                             )  # fmt: skip
+                    if gathered.size > 0 and ((r + 1) % piece_rows == 0 or row + r + 1 == height_):
+                        lines = r % piece_rows + 1
+                        gather(
+                            y, to - channel - (lines - 1) * stride(y, 2) + repeated * y_step, lines, stride(y, 2),
+                            block_columns - repeated, y_step, channel, channel + held,
+                            gathered, n, plane, (row + r) // piece_rows * column_tasks + column_task,
+                        )  # fmt: skip
 
     return convolve
 

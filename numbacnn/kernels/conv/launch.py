@@ -560,6 +560,7 @@ class DepthwiseBlocks:
     height: int  # of tiles
     rows: int
     columns: int
+    piece_rows: int  # of a part of the statistics, as wide as a task, where they are gathered
     offsets: tuple[tuple[int, ...], ...]  # where runs of taps start, for each place of their first line in the ring of lines
     lengths: tuple[int, ...]  # of runs
     scratch: int  # elements per thread
@@ -574,10 +575,12 @@ class Expansion:
     scalar: Callable | None
 
 
-def depthwise_blocks(window: Window, channels: int, places: Triple, batch: int, threads: int, expanded: int = 0) -> DepthwiseBlocks:
+def depthwise_blocks(
+    window: Window, channels: int, places: Triple, batch: int, threads: int, expanded: int = 0, gathers: bool = False
+) -> DepthwiseBlocks:  # fmt: skip
     """Cut a depthwise convolution that gives ``places`` with ``channels``: enough tasks for all threads, whose lines fit the cache. Columns
     follow from the shape alone, and with them the stretches that are summed. ``expanded``: the channels that an :class:`Expansion` reads,
-    if there is one."""
+    if there is one; ``gathers``: tasks consist of whole pieces, of which statistics are gathered."""
     (kd, kh, kw), sw, (_, dh, dw) = window.extent, window.stride[2], window.dilation
     depth, height, width = places
     columns = _depthwise_columns(window, width)
@@ -588,6 +591,9 @@ def depthwise_blocks(window: Window, channels: int, places: Triple, batch: int, 
     parts = max(-(-TASKS_PER_THREAD * threads // tasks), height * window.stride[1] * across * expanded // EXPANDED_ELEMENTS)
     parts = min(parts, -(-height // LEAST_LINES))
     rows = -(-height // parts)
+    piece_rows = evened(height, max(1, GATHERED_PIXELS // columns))
+    if gathers:
+        rows = -(-rows // piece_rows) * piece_rows
     ring = _ring(window)
     runs = [(d, h, run[0] * dw) for d, h in np.ndindex(kd, kh) for run in _column_runs(window)]
     offsets = tuple(
@@ -595,7 +601,7 @@ def depthwise_blocks(window: Window, channels: int, places: Triple, batch: int, 
     )
     lengths = tuple(len(run) for run in _column_runs(window)) * (kd * kh)
     tall = min((h for h in HEIGHTS if h <= columns), key=lambda h: -(-columns // h) * (h + 1))
-    return DepthwiseBlocks(tall, rows, columns, offsets, lengths, _rounded(kd * ring * line))
+    return DepthwiseBlocks(tall, rows, columns, piece_rows, offsets, lengths, _rounded(kd * ring * line))
 
 
 def _depthwise_columns(window: Window, width: int) -> int:
@@ -646,23 +652,34 @@ def depthwise_stretches(window: Window, places: Triple) -> int:
     return places[0] * places[1] * -(-places[2] // _depthwise_columns(window, places[2]))
 
 
+def depthwise_gathered_shape(window: Window, channels: int, places: Triple, batch: int) -> Triple:
+    """The parts of the statistics that :func:`depthwise_convolve` gathers: images, planes, and parts of each."""
+    plan = depthwise_blocks(window, channels, places, batch, 1)
+    return batch, places[0], -(-places[1] // plan.piece_rows) * -(-places[2] // plan.columns)
+
+
 def depthwise_convolve(
     x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window, scratch: np.ndarray,
     addend: np.ndarray | None = None, activation: Callable | None = None, sums: np.ndarray | None = None,
-    expansion: Expansion | None = None,
+    expansion: Expansion | None = None, gathered: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """``y = activation(depthwise conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack_depthwise`. ``sums
     (N, stretches, C)`` gets the sums of ``y`` over each of :func:`depthwise_stretches`. The convolution is of what the ``expansion`` makes
-    of ``x``, if there is one."""
+    of ``x``, if there is one. What is ``gathered (STATISTICS, 1, parts, C)`` are the statistics of ``y``, by the parts of
+    :func:`depthwise_gathered_shape` in their order."""
     expanded = 0 if expansion is None else x.shape[4]
-    plan = depthwise_blocks(window, y.shape[4], y.shape[1:4], y.shape[0], scratch.shape[0], expanded)
+    plan = depthwise_blocks(window, y.shape[4], y.shape[1:4], y.shape[0], scratch.shape[0], expanded, gathered is not None)
+    statistics = nothing_gathered(y)
+    if gathered is not None:
+        parts = depthwise_gathered_shape(window, y.shape[4], y.shape[1:4], y.shape[0])
+        statistics = gathered.reshape(len(gathered), *parts, y.shape[4])
     assert plan.scratch <= scratch.shape[1], "a patch must fit the scratch of its thread"
     function, low, high = resolved(activation)
     before, weights, shift, floor, ceiling, longest = _expansion(expansion, packed, bias, x.shape[3])
     depthwise(plan.height, function, before)(
         x, weights, shift, floor, ceiling, tile_heights(longest, EXPANSION_LADDER),
         packed, bias, addend is not None, y if addend is None else addend, low, high, y,
-        np.empty((0, 0, 0), y.dtype) if sums is None else sums,
+        np.empty((0, 0, 0), y.dtype) if sums is None else sums, statistics, plan.piece_rows,
         np.array(plan.offsets, np.int64), _int_array(plan.lengths), _geometry(window), plan.rows, plan.columns, scratch,
     )  # fmt: skip
 
