@@ -78,8 +78,8 @@ def gathered_by(case: tuple, method: conv.Method, threads: int, dtype: Any = np.
 def merged(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of each channel."""
     channels = found.shape[-1]
-    mean, rstd, nothing = np.zeros((1, channels)), np.zeros((1, channels)), np.zeros(0)
-    statistics.merge_statistics(found.astype(np.float64), channels, 1.0, mean, rstd, 0.0, nothing, nothing)
+    mean, rstd, nothing, totals = np.zeros((1, channels)), np.zeros((1, channels)), np.zeros(0), np.zeros(statistics.TOTALS * channels)
+    statistics.merge_statistics(found, totals, channels, 1.0, mean, rstd, 0.0, nothing, nothing)
     return mean[0], 1 / rstd[0] ** 2 - 1
 
 

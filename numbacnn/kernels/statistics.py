@@ -11,13 +11,12 @@ from __future__ import annotations
 import functools
 import math
 
-import numpy as np
-
-from ..simd import LANES, fma, load, load_part, row_sum, splat, stride, zeros
-from .channels import VECTORS, WIDTH, access
+from ..simd import LANES, convert, fma, load, load_part, row_sum, splat, stride, zeros
+from .channels import VECTORS, WIDTH, access, read, write
 from .jit import inline, kernel, outline
 
 STATISTICS = 4  # numbers of a part and channel
+TOTALS = 3  # of a channel, while parts are put together
 SAMPLE = 16  # pixels that the shift is the mean of
 TOGETHER = 4  # vectors that are added to sums in registers at a time: additions that wait for each other take as long
 
@@ -85,33 +84,66 @@ def gather(x, at, lines, line_step, pixels, step, first, last, gathered, n, plan
 
 
 @inline
-def _group_moments(partials, n, first, last, channels):
-    """Mean, sum of squared distances from it, and number of the values of the channels ``first`` to ``last`` of ``channels``. Sums go about
-    a pivot, the first shift."""
-    pivot = np.float64(partials[1, n, 0, first])
-    values, plain, squares = 0.0, 0.0, 0.0
-    for part in range(partials.shape[2]):
-        for start in range(0, partials.shape[3], channels):
-            for c in range(start + first, start + last):
-                count, rest = np.float64(partials[0, n, part, c]), np.float64(partials[2, n, part, c])
-                distance = partials[1, n, part, c] - pivot
-                values += count
-                plain += count * distance + rest
-                squares += partials[3, n, part, c] + distance * (count * distance + rest + rest)
+def _merge_panel(partials, at, apart, parts, step, count, totals, c, channels):
+    """A panel of :func:`_merge_parts`."""
+    pivot = convert(read(partials, apart + at, count), totals)
+    values, plain, squares = zeros(totals, 1, VECTORS), zeros(totals, 1, VECTORS), zeros(totals, 1, VECTORS)
+    for _ in range(parts):
+        number = convert(read(partials, at, count), totals)
+        distance = convert(read(partials, apart + at, count), totals) - pivot
+        rest = convert(read(partials, 2 * apart + at, count), totals)
+        values = values + number
+        plain = plain + fma(number, distance, rest)
+        squares = squares + fma(distance, fma(number, distance, rest * 2.0), convert(read(partials, 3 * apart + at, count), totals))
+        at += step
     away = plain / values
-    return pivot + away, max(0.0, squares - away * plain), values
+    write(values, totals, c, count)
+    write(pivot + away, totals, channels + c, count)
+    write(squares - away * plain, totals, 2 * channels + c, count)
+
+
+@inline
+def _merge_parts(partials, n, totals):
+    """Of a sample, put the parts together for each channel by itself. ``totals`` has, one after the other for all ``F * C``, the numbers of
+    values, their means, and the sums of their squared distances from these. Sums go about a pivot, the first part's shift."""
+    samples, parts, channels = partials.shape[1:]
+    flat = partials.reshape(-1)
+    start, apart = n * parts * channels, samples * parts * channels
+    for c in range(0, channels, WIDTH):
+        if c + WIDTH <= channels:
+            _merge_panel(flat, start + c, apart, parts, channels, WIDTH, totals, c, channels)
+        else:
+            _merge_panel(flat, start + c, apart, parts, channels, channels - c, totals, c, channels)
+
+
+@inline
+def _group_moments(totals, first, last, channels, folded):
+    """Of the channels ``first`` to ``last`` of ``channels``, which there are several times in all ``folded``: the number of values, their
+    mean, and the sum of squared distances from it."""
+    values, weighted, squares = 0.0, 0.0, 0.0
+    for start in range(0, folded, channels):
+        for c in range(start + first, start + last):
+            values += totals[c]
+            weighted += totals[c] * totals[folded + c]
+    mean = weighted / values
+    for start in range(0, folded, channels):
+        for c in range(start + first, start + last):
+            squares += max(0.0, totals[2 * folded + c]) + totals[c] * (totals[folded + c] - mean) ** 2
+    return values, mean, squares
 
 
 @kernel
-def merge_statistics(partials, groups, epsilon, mean, rstd, momentum, running_mean, running_var):
+def merge_statistics(partials, totals, groups, epsilon, mean, rstd, momentum, running_mean, running_var):
     """``mean`` and ``rstd`` (1 / sqrt(variance + epsilon)), both ``(N, C)``, from ``partials (STATISTICS, N, parts, F * C)``, in which F
     neighbouring pixels may count as one. With ``running_mean`` and ``running_var`` not of size 0 (then N is 1 and there is a group for each
-    channel), these move towards the mean and the unbiased variance: ``(1 - momentum) * old + momentum * new``."""
+    channel), these move towards the mean and the unbiased variance: ``(1 - momentum) * old + momentum * new``. ``totals`` is scratch,
+    ``TOTALS * F * C`` numbers of float64 (or more)."""
     samples, channels = mean.shape
     width = channels // groups
     for n in range(samples):
+        _merge_parts(partials, n, totals)
         for g in range(groups):
-            average, squares, values = _group_moments(partials, n, g * width, (g + 1) * width, channels)
+            values, average, squares = _group_moments(totals, g * width, (g + 1) * width, channels, partials.shape[3])
             for c in range(g * width, (g + 1) * width):
                 mean[n, c] = average
                 rstd[n, c] = 1.0 / math.sqrt(squares / values + epsilon)

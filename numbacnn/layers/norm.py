@@ -70,6 +70,7 @@ class _PixelNorm(Layer):
         arrays = {} if training else self._statistics(x)
         arrays["affine"] = Buffer((3, samples, channels), per_sample=False)
         arrays["partials"] = Buffer((kernels.statistics.STATISTICS, samples, kernels.norm.chunks(pixels), channels), per_sample=False)
+        arrays["totals"] = Buffer((kernels.statistics.TOTALS * channels,), np.float64, per_sample=False)
         if training:
             arrays["slope"] = arrays["offset"] = Buffer((samples, channels), per_sample=False)
         return arrays
@@ -94,7 +95,7 @@ class _PixelNorm(Layer):
             partials = b["partials"]
             kernels.norm.partial_statistics(*self._views(x), partials)
         kernels.statistics.merge_statistics(
-            partials, self._group_count(mean.shape[1]), float(self.epsilon), mean, rstd, momentum, *running
+            partials, b["totals"], self._group_count(mean.shape[1]), float(self.epsilon), mean, rstd, momentum, *running
         )  # fmt: skip
 
     @staticmethod
