@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 import math
 
-from ..simd import LANES, convert, fma, load, load_part, row_sum, splat, stride, zeros
-from .channels import VECTORS, WIDTH, access, read, write
+from ..simd import LANES, convert, fma, load, load_part, row_sum, splat, store, store_part, stride, zeros
+from .channels import VECTORS, WIDTH
 from .jit import inline, kernel, outline
 
 STATISTICS = 4  # numbers of a part and channel
@@ -22,48 +22,50 @@ TOGETHER = 4  # vectors that are added to sums in registers at a time: additions
 
 
 @functools.cache
-def _panel(vectors):
-    """The function that finds the statistics of ``count`` channels, of at most so many vectors; its sums stay in registers."""
-    rows, width = TOGETHER // vectors, vectors * LANES
-    read, write = access(vectors)
+def _panel(vectors, whole):
+    """The function that finds the statistics of so many vectors of channels, whose sums stay in registers; not ``whole``: only ``count``
+    channels are there."""
+    rows = TOGETHER // vectors
 
     @inline
-    def add(x, at, step, count, shift, place, plain, squares):
-        """``plain`` and ``squares`` with a tile of pixels, less the shift at ``shift[place]``."""
-        if count >= width:
-            d = load(x, at, step, rows, vectors) - load(shift, place, 0, rows, vectors)
+    def read(array, at, step, count, rows):
+        return load(array, at, step, rows, vectors) if whole else load_part(array, at, step, count, rows, vectors)
+
+    @inline
+    def write(tile, array, at, count):
+        if whole:
+            store(tile, array, at, 0)
         else:
-            d = load_part(x, at, step, count, rows, vectors) - load_part(shift, place, 0, count, rows, vectors)
-        return plain + d, fma(d, d, squares)
+            store_part(tile, array, at, 0, count)
 
     @inline
     def panel(x, at, lines, line_step, pixels, step, count, gathered, place, apart):
-        some_lines, some = min(lines, max(1, SAMPLE // pixels)), min(pixels, SAMPLE)
+        few_lines, few = min(lines, max(1, SAMPLE // pixels)), min(pixels, SAMPLE)
         sums = zeros(x, 1, vectors)
-        for line in range(some_lines):
-            for p in range(some):
-                sums = sums + read(x, at + line * line_step + p * step, count)
-        write(sums / (some_lines * some), gathered, place + apart, count)
-        shift = read(gathered, place + apart, count)
+        for line in range(few_lines):
+            for p in range(few):
+                sums = sums + read(x, at + line * line_step + p * step, 0, count, 1)
+        write(splat(x, float(lines * pixels), 1, vectors), gathered, place, count)
+        write(sums / (few_lines * few), gathered, place + apart, count)
+        shift = read(gathered, place + apart, 0, count, rows)
         plain, squares = zeros(x, rows, vectors), zeros(x, rows, vectors)
-        last_plain, last_squares = zeros(x, 1, vectors), zeros(x, 1, vectors)
         for line in range(lines):
             p = at + line * line_step
             for _ in range(pixels // rows):
-                plain, squares = add(x, p, step, count, gathered, place + apart, plain, squares)
+                d = read(x, p, step, count, rows) - shift
+                plain, squares = plain + d, fma(d, d, squares)
                 p += rows * step
             for _ in range(pixels % rows):
-                d = read(x, p, count) - shift
-                last_plain, last_squares = last_plain + d, fma(d, d, last_squares)
+                d = (read(x, p, 0, count, rows) - shift) * (1.0 / rows)  # once in all
+                plain, squares = plain + d, fma(d, d * rows, squares)
                 p += step
-        write(splat(x, float(lines * pixels), 1, vectors), gathered, place, count)
-        write(row_sum(plain) + last_plain, gathered, place + 2 * apart, count)
-        write(row_sum(squares) + last_squares, gathered, place + 3 * apart, count)
+        write(row_sum(plain), gathered, place + 2 * apart, count)
+        write(row_sum(squares), gathered, place + 3 * apart, count)
 
     return panel
 
 
-_wide, _narrow = _panel(VECTORS), _panel(1)
+_wide, _narrow = _panel(VECTORS, True), _panel(1, False)
 
 
 @outline
@@ -76,30 +78,9 @@ def gather(x, at, lines, line_step, pixels, step, first, last, gathered, n, plan
     while c + WIDTH <= last:
         _wide(x, at + c, lines, line_step, pixels, step, WIDTH, gathered, place + c, apart)
         c += WIDTH
-    while c + LANES <= last:
-        _narrow(x, at + c, lines, line_step, pixels, step, LANES, gathered, place + c, apart)
+    while c < last:
+        _narrow(x, at + c, lines, line_step, pixels, step, min(LANES, last - c), gathered, place + c, apart)
         c += LANES
-    if c < last:
-        _narrow(x, at + c, lines, line_step, pixels, step, last - c, gathered, place + c, apart)
-
-
-@inline
-def _merge_panel(partials, at, apart, parts, step, count, totals, c, channels):
-    """A panel of :func:`_merge_parts`."""
-    pivot = convert(read(partials, apart + at, count), totals)
-    values, plain, squares = zeros(totals, 1, VECTORS), zeros(totals, 1, VECTORS), zeros(totals, 1, VECTORS)
-    for _ in range(parts):
-        number = convert(read(partials, at, count), totals)
-        distance = convert(read(partials, apart + at, count), totals) - pivot
-        rest = convert(read(partials, 2 * apart + at, count), totals)
-        values = values + number
-        plain = plain + fma(number, distance, rest)
-        squares = squares + fma(distance, fma(number, distance, rest * 2.0), convert(read(partials, 3 * apart + at, count), totals))
-        at += step
-    away = plain / values
-    write(values, totals, c, count)
-    write(pivot + away, totals, channels + c, count)
-    write(squares - away * plain, totals, 2 * channels + c, count)
 
 
 @inline
@@ -107,13 +88,24 @@ def _merge_parts(partials, n, totals):
     """Of a sample, put the parts together for each channel by itself. ``totals`` has, one after the other for all ``F * C``, the numbers of
     values, their means, and the sums of their squared distances from these. Sums go about a pivot, the first part's shift."""
     samples, parts, channels = partials.shape[1:]
-    flat = partials.reshape(-1)
-    start, apart = n * parts * channels, samples * parts * channels
-    for c in range(0, channels, WIDTH):
-        if c + WIDTH <= channels:
-            _merge_panel(flat, start + c, apart, parts, channels, WIDTH, totals, c, channels)
-        else:
-            _merge_panel(flat, start + c, apart, parts, channels, channels - c, totals, c, channels)
+    flat, apart = partials.reshape(-1), samples * parts * channels
+    for c in range(0, channels, LANES):
+        count, at = min(LANES, channels - c), n * parts * channels + c
+        pivot = convert(load_part(flat, apart + at, 0, count, 1, 1), totals)
+        values, plain, squares = zeros(totals, 1, 1), zeros(totals, 1, 1), zeros(totals, 1, 1)
+        for _ in range(parts):
+            number = convert(load_part(flat, at, 0, count, 1, 1), totals)
+            distance = convert(load_part(flat, apart + at, 0, count, 1, 1), totals) - pivot
+            rest = convert(load_part(flat, 2 * apart + at, 0, count, 1, 1), totals)
+            values = values + number
+            plain = plain + fma(number, distance, rest)
+            square = convert(load_part(flat, 3 * apart + at, 0, count, 1, 1), totals)
+            squares = squares + fma(distance, fma(number, distance, rest * 2.0), square)
+            at += channels
+        away = plain / values
+        store_part(values, totals, c, 0, count)
+        store_part(pivot + away, totals, channels + c, 0, count)
+        store_part(squares - away * plain, totals, 2 * channels + c, 0, count)
 
 
 @inline
