@@ -503,7 +503,7 @@ class Model:
         self, batch_size: int, input_gradients: bool, threads: int, recompute: str | None = None, accumulate: bool = False
     ) -> Plan:
         nodes, outputs = passes.for_training(self._nodes(), self.graph.outputs, self.store.specs, self.store.frozen, input_gradients)
-        return make_plan(
+        plan = make_plan(
             nodes,
             self.graph.inputs,
             outputs,
@@ -517,6 +517,8 @@ class Model:
             recompute=recompute,
             accumulate=accumulate,
         )
+        hand_over(plan, nodes)
+        return plan
 
     def _inference_plan(self, batch_size: int) -> InferencePlan | Walk | DeviceInferencePlan:
         if self.device != "cpu":

@@ -4,9 +4,7 @@ Batch, group and instance normalisation are one thing: arrays ``(N, P, C)`` of s
 taken per sample and group of channels. Batch normalisation is the case of one "sample" that holds all pixels of the batch, with a
 group for each channel. Layer normalisation works on rows ``(R, C)``, with statistics of each row.
 
-Statistics are of the numerically careful kind: a fixed partition of the pixels into chunks; for each chunk the sums of ``x - shift``
-and of ``(x - shift) ** 2`` about a shift that is not far from the chunk's mean; the chunks are then put together in float64, in their
-order. A large mean costs no digits, and the bits do not depend on the number of threads.
+Statistics are of the numerically careful kind (:mod:`.statistics`), of a fixed partition of the pixels into chunks.
 
 S. Ioffe, C. Szegedy, "Batch normalization" (2015); J. Ba, J. Kiros, G. Hinton, "Layer normalization" (2016); D. Ulyanov, A. Vedaldi,
 V. Lempitsky, "Instance normalization" (2016); Y. Wu, K. He, "Group normalization" (2018); A. Krizhevsky, I. Sutskever, G. Hinton,
@@ -29,10 +27,10 @@ from ..simd import columns, fma, load, load_part, row_sum, splat, store, store_p
 from . import activations, scalar
 from .channels import VECTORS, WIDTH, channel_span, read, write
 from .jit import inline, kernel
+from .statistics import SAMPLE
 from .streaming import stream
 
 CHUNK = 512  # pixels per partial sum
-SAMPLE = 16  # of them that the shift is the mean of
 ROWS = 2  # pixels of a tile
 BLOCK = 64 * 1024  # elements per task of an elementwise pass
 TOGETHER = 4  # rows that layer normalisation adds to a partial sum at a time
@@ -134,15 +132,15 @@ def _add_shifted(x, at, step, c, count, shift, plain, squares, place):
 
 @kernel(parallel=True)
 def partial_statistics(x, partials, queue, threads):
-    """``partials[:, n, k, c]`` = shift, sum of ``x - shift`` and sum of ``(x - shift) ** 2`` of chunk ``k``. The shift is the mean of its
-    first pixels: if it is ``D`` away from that of all, their standard deviation is at least ``D * sqrt(SAMPLE / CHUNK)``, so that little
-    cancels."""
+    """``partials (STATISTICS, N, chunks, C)``: for each chunk of pixels what :func:`numbacnn.kernels.statistics.gather` leaves, here in one
+    walk along memory."""
     samples, pixels, channels = x.shape
     parts = partials.shape[2]
     pieces = samples * parts
     span = channel_span(channels, pieces, threads)
     spans = (channels + span - 1) // span
-    shift, plain, squares = partials[0].reshape(-1), partials[1].reshape(-1), partials[2].reshape(-1)
+    counts, shift = partials[0].reshape(-1), partials[1].reshape(-1)
+    plain, squares = partials[2].reshape(-1), partials[3].reshape(-1)
     queue[0] = 0
     for _ in prange(threads):
         while True:
@@ -159,6 +157,7 @@ def partial_statistics(x, partials, queue, threads):
                 sums = zeros(x, 1, VECTORS)
                 for p in range(sample):
                     sums = sums + read(x, at + p * channels + c, count)
+                write(splat(x, float(length), 1, VECTORS), counts, place + c, count)
                 write(sums / sample, shift, place + c, count)
                 write(zeros(x, 1, VECTORS), plain, place + c, count)
                 write(zeros(x, 1, VECTORS), squares, place + c, count)
@@ -170,51 +169,6 @@ def partial_statistics(x, partials, queue, threads):
                         _add_shifted(x, at + p * channels, step * channels, c, WIDTH, shift, plain, squares, place)
                     else:
                         _add_shifted(x, at + p * channels, step * channels, c, last - c, shift, plain, squares, place)
-
-
-@inline
-def _group_mean(partials, n, first, last, channels, pixels):
-    """Mean over the channels ``first`` to ``last`` of ``channels`` of a sample of so many (folded) pixels."""
-    weighted = 0.0
-    for k in range(partials.shape[2]):
-        length = min(CHUNK, pixels - k * CHUNK)
-        for start in range(0, partials.shape[3], channels):
-            for c in range(start + first, start + last):
-                weighted += length * np.float64(partials[0, n, k, c]) + partials[1, n, k, c]
-    return weighted / (pixels * (partials.shape[3] // channels) * (last - first))
-
-
-@inline
-def _group_squares(partials, n, first, last, channels, pixels, mean):
-    """Sum of the squared distances from ``mean``, each chunk's about its own mean first."""
-    squares = 0.0
-    for k in range(partials.shape[2]):
-        length = min(CHUNK, pixels - k * CHUNK)
-        for start in range(0, partials.shape[3], channels):
-            for c in range(start + first, start + last):
-                rest = np.float64(partials[1, n, k, c]) / length
-                distance = partials[0, n, k, c] - mean + rest
-                squares += max(0.0, partials[2, n, k, c] - length * rest * rest) + length * distance * distance
-    return squares
-
-
-@kernel
-def merge_statistics(partials, pixels, groups, epsilon, mean, rstd, momentum, running_mean, running_var):
-    """``mean`` and ``rstd`` (1 / sqrt(variance + epsilon)), both ``(N, C)``, from the partial sums over so many folded ``pixels``. With
-    ``running_mean`` and ``running_var`` not of size 0 (then N is 1 and there is a group for each channel), these move towards the mean
-    and the unbiased variance: ``(1 - momentum) * old + momentum * new``."""
-    samples, channels = mean.shape
-    width, values = channels // groups, pixels * (partials.shape[3] // channels) * (channels // groups)
-    for n in range(samples):
-        for g in range(groups):
-            average = _group_mean(partials, n, g * width, (g + 1) * width, channels, pixels)
-            squares = _group_squares(partials, n, g * width, (g + 1) * width, channels, pixels, average)
-            for c in range(g * width, (g + 1) * width):
-                mean[n, c] = average
-                rstd[n, c] = 1.0 / math.sqrt(squares / values + epsilon)
-            if running_mean.size:
-                running_mean[g] = (1.0 - momentum) * running_mean[g] + momentum * average
-                running_var[g] = (1.0 - momentum) * running_var[g] + momentum * (squares / (values - 1))
 
 
 @kernel

@@ -12,6 +12,9 @@ from typing import Any, ClassVar
 
 from ..errors import ConfigError, ShapeError
 
+GATHERED = "gathered"
+"""The name, in the arrays of both, of statistics that one layer finds for another (see :meth:`Layer.statistics_parts`)."""
+
 Shape = tuple[int, ...]
 """A shape without the batch axis, channels last, such as ``(height, width, channels)``."""
 
@@ -98,6 +101,8 @@ class Layer:
     ``residual_sum``    the layer is ``x[0] + x[1]``, which an epilogue may take over.
     ``cuda``            where what computes the layer on a GPU is found, as ``"package.module:Class"`` of a subclass of
                         :class:`numbacnn.layers.cuda.twin.Twin`. A layer without one runs on the CPU only.
+    ``takes_statistics``  ``forward``, in training, takes statistics of its first input from the layer that makes that, if this can gather
+                        them while it writes (see :meth:`behind`).
     ``inference_identity``  in inference ``y`` is ``x`` (Dropout): the layer is left out.
     ``stem``            of automatic names: ``"conv"`` gives ``conv1``, ``conv2``... in a model.
     ``version``         of the layer's configuration, written into saved models.
@@ -120,6 +125,7 @@ class Layer:
     foldable: ClassVar[bool] = False
     elementwise: ClassVar[bool] = False
     residual_sum: ClassVar[bool] = False
+    takes_statistics: ClassVar[bool] = False
     inference_identity: ClassVar[bool] = False
     cuda: ClassVar[str | None] = None
     stem: ClassVar[str] = "layer"
@@ -189,6 +195,17 @@ class Layer:
         finds the buffers as ``forward`` left them, and leaves them alone."""
         self.forward(x, y, p, b, True)
 
+    def statistics_parts(self, x: Any, batch: int) -> int:
+        """For input shape(s) ``x``: how many parts of the statistics of its output ``forward``, in training, leaves in ``b["gathered"]``,
+        where that is there; 0: it leaves none. ``gathered (4, 1, parts, channels)`` holds for each part, whatever the number of threads,
+        how many numbers there are, a shift, and the sums of what they differ from it by and of the squares of that."""
+        return 0
+
+    def behind(self, maker: Layer, x: Any) -> Layer:
+        """Of a layer that ``takes_statistics``: this one behind the ``maker`` of its first input, which has input shape(s) ``x``. It has
+        scratch called ``gathered`` for them, if there are :meth:`statistics_parts`."""
+        raise NotImplementedError(f"{type(self).__name__} does not define behind")
+
     def with_fixed_state(self) -> Layer:
         """This layer as it is trained while its state (parameters that are not learned, such as running statistics) is frozen."""
         return self
@@ -243,6 +260,23 @@ class Layer:
     def config(self) -> dict[str, Any]:
         """The fields by name: what makes an equal layer, ``type(layer)(**layer.config())``."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+
+def gathers(layer: Layer) -> bool:
+    """Whether a layer may gather statistics of what it writes. One that computes in another way than the class whose
+    ``statistics_parts`` it has does not."""
+    return declared(type(layer), "forward", "run", name="statistics_parts") not in (None, Layer.statistics_parts)
+
+
+def declared(kind: type, *methods: str, name: str = "cuda") -> Any:
+    """What a class says by that name, in ``cuda`` if nothing is given, unless it or a base between defines one of the methods anew, and so
+    changes what is computed."""
+    for base in kind.__mro__:
+        if name in vars(base):
+            return vars(base)[name]
+        if any(method in vars(base) for method in methods):
+            return None
+    return None
 
 
 def document(classes: tuple[type, ...], common: type) -> None:

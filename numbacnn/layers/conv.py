@@ -17,7 +17,7 @@ import numpy as np
 from .. import kernels
 from ..errors import ConfigError, ShapeError
 from . import checks
-from .base import Buffer, Layer, Methods, Parameter, Shape, document
+from .base import GATHERED, Buffer, Layer, Methods, Parameter, Shape, document
 from .epilogue import Fusable, constant_vector
 from .lifting import lifted
 from .padding import check_padding, per_axis, resolve_padding, window_places
@@ -194,9 +194,12 @@ class _Convolution(_ChannelMixing):
     def prepared(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         return _packing(self._pass(x, batch), threads)
 
+    def statistics_parts(self, x: Shape, batch: int) -> int:
+        return math.prod(self._pass(x, batch).gathered_shape)
+
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         conv, shapes = kernels.conv, self._shapes(x, batch)
-        elements = self._pass(x, batch).scratch_elements(threads)
+        elements = self._pass(x, batch).scratch_elements(threads, gathers=training)
         if not training:
             return {"scratch": Buffer((threads, elements), per_sample=False)}
         backward = conv.DataGradient(*shapes)
@@ -220,7 +223,7 @@ class _Convolution(_ChannelMixing):
         self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict, prologue: Any = None
     ) -> None:
         forward, shift = self._pass(x.shape[1:], len(x)), constant_vector(shift, 0, self.filters, y)
-        forward.run(lifted(x), b["packed"], shift, lifted(y), b["scratch"], lifted(addend), scalar, prologue)
+        forward.run(lifted(x), b["packed"], shift, lifted(y), b["scratch"], lifted(addend), scalar, prologue, b.get(GATHERED))
 
     def backward(
         self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict, adds: bool = False
@@ -498,6 +501,12 @@ class _DepthwiseConvolution(_AnyConvolution):
     def packing(self, x: Shape, batch: int) -> int:
         return self._grouped(x).packing(x, batch) if self.multiplier > 1 else 0
 
+    def statistics_parts(self, x: Shape, batch: int) -> int:
+        if self.multiplier > 1:
+            return self._grouped(x).statistics_parts(x, batch)
+        places = kernels.conv.lift(self.output_shape(x)[:-1], 1)
+        return math.prod(kernels.conv.depthwise_gathered_shape(self.lifted_window(x), x[-1], places, batch))
+
     def summed_stretches(self, x: Shape) -> int:
         if self.multiplier > 1:
             return 0
@@ -518,7 +527,9 @@ class _DepthwiseConvolution(_AnyConvolution):
             return
         conv, window = kernels.conv, grouped.lifted_window(shape)
         shift = constant_vector(shift, 0, shape[-1], y)
-        conv.depthwise_convolve(lifted(x), b["packed"], shift, lifted(y), window, b["scratch"], lifted(addend), scalar, sums, expansion)
+        conv.depthwise_convolve(
+            lifted(x), b["packed"], shift, lifted(y), window, b["scratch"], lifted(addend), scalar, sums, expansion, b.get(GATHERED)
+        )  # fmt: skip
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         grouped = self._grouped(x.shape[1:])
@@ -631,6 +642,10 @@ class _SeparableConvolution(_AnyConvolution):
         both = prefixed(first.scratch(x, batch, threads, training), second.scratch(middle, batch, threads, training))
         return {**both, "d_middle" if training else "middle": Buffer(middle)}
 
+    def statistics_parts(self, x: Shape, batch: int) -> int:
+        _, second, middle = self.stages(x)
+        return second.statistics_parts(middle, batch)
+
     def pack(self, x: Shape, batch: int, p: dict, b: dict, scale: np.ndarray | None) -> None:
         first, second, middle = self.stages(x)
         first.pack(x, batch, {"weight": p["depthwise_weight"]}, of_stage(b, "first"), None)
@@ -639,7 +654,8 @@ class _SeparableConvolution(_AnyConvolution):
     def run(self, x: np.ndarray, y: np.ndarray, shift: np.ndarray | None, addend: np.ndarray | None, scalar: Any, b: dict) -> None:
         first, second, _ = self.stages(x.shape[1:])
         first.run(x, b["middle"], None, None, None, of_stage(b, "first"))
-        second.run(b["middle"], y, shift, addend, scalar, of_stage(b, "second"))
+        gathered = {GATHERED: b[GATHERED]} if GATHERED in b else {}
+        second.run(b["middle"], y, shift, addend, scalar, {**of_stage(b, "second"), **gathered})
 
     def backward(self, x: Any, y: Any, dy: np.ndarray, dx: np.ndarray | None, p: dict, dp: dict, b: dict) -> None:
         first, second, _ = self.stages(x.shape[1:])

@@ -4,6 +4,7 @@ between the batch and them."""
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import math
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from .. import kernels
 from ..errors import ConfigError, ShapeError
 from . import checks
 from .activation import Elementwise, Scalar
-from .base import Buffer, Layer, Parameter, Shape
+from .base import GATHERED, Buffer, Layer, Parameter, Shape
 from .lifting import reshaped
 
 
@@ -68,7 +69,8 @@ class _PixelNorm(Layer):
         samples, pixels, channels = self._folded(batch, x)
         arrays = {} if training else self._statistics(x)
         arrays["affine"] = Buffer((3, samples, channels), per_sample=False)
-        arrays["partials"] = Buffer((3, samples, kernels.norm.chunks(pixels), channels), per_sample=False)
+        arrays["partials"] = Buffer((kernels.statistics.STATISTICS, samples, kernels.norm.chunks(pixels), channels), per_sample=False)
+        arrays["totals"] = Buffer((kernels.statistics.TOTALS * channels,), np.float64, per_sample=False)
         if training:
             arrays["slope"] = arrays["offset"] = Buffer((samples, channels), per_sample=False)
         return arrays
@@ -88,11 +90,13 @@ class _PixelNorm(Layer):
         return tuple(reshaped(array, shape) for array in arrays)
 
     def _find_statistics(self, x: np.ndarray, b: dict, momentum: float, running: tuple[np.ndarray, np.ndarray]) -> None:
-        norm, (x,), (mean, rstd) = kernels.norm, self._views(x), self._per_set(b)
-        norm.partial_statistics(x, b["partials"])
-        norm.merge_statistics(
-            b["partials"], x.shape[1], self._group_count(mean.shape[1]), float(self.epsilon), mean, rstd, momentum, *running
-        )
+        (mean, rstd), partials = self._per_set(b), b.get(GATHERED)
+        if partials is None:
+            partials = b["partials"]
+            kernels.norm.partial_statistics(*self._views(x), partials)
+        kernels.statistics.merge_statistics(
+            partials, b["totals"], self._group_count(mean.shape[1]), float(self.epsilon), mean, rstd, momentum, *running
+        )  # fmt: skip
 
     @staticmethod
     def _per_set(b: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -197,6 +201,13 @@ class FusedNorm(Layer):
     cuda: ClassVar[str | None] = "numbacnn.layers.cuda.norm:FusedNorm"
 
     @property
+    def takes_statistics(self) -> bool:  # type: ignore[override]
+        return self.base.takes_statistics
+
+    def behind(self, maker: Layer, x: Any) -> FusedNorm:
+        return dataclasses.replace(self, base=self.base.behind(maker, x))  # type: ignore[arg-type]
+
+    @property
     def arity(self) -> int:  # type: ignore[override]
         return 1 + self.residual
 
@@ -281,6 +292,7 @@ class BatchNorm(_PixelNorm):
     reads_views: ClassVar[bool] = True
     foldable: ClassVar[bool] = True
     cuda: ClassVar[str | None] = "numbacnn.layers.cuda.norm:BatchNorm"
+    maker: ClassVar[tuple[Layer, Any] | None] = None  # only layers that :meth:`behind` made for a plan have one, and its input shape(s)
 
     def __post_init__(self) -> None:
         checks.number(self, "momentum", least=0, most=1)
@@ -296,6 +308,23 @@ class BatchNorm(_PixelNorm):
 
     def with_fixed_state(self) -> BatchNorm:
         return dataclasses.replace(self, frozen=True)
+
+    @property
+    def takes_statistics(self) -> bool:  # type: ignore[override]
+        return not self.frozen
+
+    def behind(self, maker: Layer, x: Any) -> BatchNorm:
+        """It is no field: where a layer finds its statistics is not part of what it is."""
+        twin = copy.copy(self)
+        object.__setattr__(twin, "maker", (maker, x))
+        return twin
+
+    def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
+        arrays = super().scratch(x, batch, threads, training)
+        parts = 0 if self.maker is None else self.maker[0].statistics_parts(self.maker[1], batch)
+        if parts:
+            arrays[GATHERED] = Buffer((kernels.statistics.STATISTICS, 1, parts, x[-1]), per_sample=False)
+        return arrays
 
     def channel_affine(self, p: dict) -> tuple[np.ndarray, np.ndarray]:
         scale = p.get("weight", 1.0) / np.sqrt(p["running_var"].astype(np.float64) + self.epsilon)

@@ -14,7 +14,8 @@ from ..kernels.cuda import optim
 from ..kernels.cuda.memory import DeviceArray, empty, on_device
 from ..kernels.cuda.runtime import Replay
 from ..kernels.cuda.staging import Drain, Feed, Fetched, Sent
-from ..layers.cuda.twin import declared, provider
+from ..layers.base import declared
+from ..layers.cuda.twin import provider
 from ..plugin import registry
 from .batch import Given, Outcome, alike, cut, initial_totals
 from .optimizers import Optimizer, Updater, partition

@@ -10,7 +10,7 @@ from ...layers.base import Parameter
 from ..build import Node
 from ..tensor import Tensor
 from .constant import constant_part, fix_state
-from .device import for_cuda, gather_statistics
+from .device import for_cuda
 from .drop import drop_identities
 from .expansion import fuse_expansions
 from .fuse import fuse_epilogues
@@ -18,6 +18,7 @@ from .norm import fuse_norms
 from .prologue import fuse_prologues
 from .split import split_activations
 from .squeeze import fuse_squeezes
+from .statistics import gather_statistics
 
 Rewritten = tuple[list[Node], list[Tensor]]
 
@@ -39,7 +40,7 @@ def for_training(
 ) -> Rewritten:
     """Nodes and outputs as they are trained. What comes before everything that is not ``frozen`` is rewritten as for inference, unless
     gradients go through it to the inputs."""
-    return _training(nodes, outputs, specs, frozen, input_gradients, _fused), list(outputs)
+    return gather_statistics(_training(nodes, outputs, specs, frozen, input_gradients, _fused)), list(outputs)
 
 
 def for_training_on_cuda(

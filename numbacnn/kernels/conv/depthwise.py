@@ -12,6 +12,7 @@ from numba import prange
 from ...simd import LANES, VECTOR_BITS, fma, load, load_part, outer, prefetch, row_sum, store, store_part, stride, take, zeros
 from ..channels import VECTORS, WIDTH, access, channel_span
 from ..jit import inline, kernel
+from ..statistics import gather
 from .ending import ending, untouched
 from .tiles import LADDER, clear_run, copy_run, inside
 
@@ -209,18 +210,19 @@ def depthwise(height, activation, before):
         else:
             store_part(total, y, y_at, y_step, count)
 
-    @kernel(parallel=True, views=("x", "addend", "y"))
+    @kernel(parallel=True, views=("x", "addend", "y", "gathered"))
     def convolve(
         x, weights, shift, floor, ceiling, heights, w, bias, residual, addend, low, high, y, sums,
-        offsets, lengths, phases, geometry, block_rows, block_columns, scratch, queue, threads,
+        gathered, piece_rows, offsets, lengths, phases, geometry, block_rows, block_columns, scratch, queue, threads,
     ):  # fmt: skip
         """``y = finish(depthwise conv(x, w) + bias + addend)``; other arguments as of
         :func:`numbacnn.kernels.conv.direct.convolution`. ``sums (N, D * H * column tasks, C)``, if it is not empty, gets the sums over the
-        pixels of each stretch of ``block_columns`` of each line of ``y``.
+        pixels of each stretch of ``block_columns`` of each line of ``y``; ``gathered (STATISTICS, N, D, pieces, C)`` likewise gets the
+        statistics of pieces of ``piece_rows`` such stretches, of which a task has whole ones.
 
         ``phases``: convolutions of the same ``x``, whose outputs are those lines and columns of ``y`` with one remainder each modulo
         ``geometry[2, 1:]``. Of each: its remainders, its lines and columns, its runs, where its weights ``(blocks, taps, HELD)`` from
-        :func:`pack_taps` start, taps in the order of the runs, and its taps.
+        :func:`pack_taps` start, taps in the order of the runs, and its taps. Sums and statistics are those of a single one.
 
         A task walks down the lines of a block of channels, and keeps a ring of as many input lines as a line of the output needs, in
         the first-level cache: ``[kd][line modulo ring][remainder][column][HELD]``, with columns sorted by their remainder modulo the
@@ -298,6 +300,13 @@ def depthwise(height, activation, before):
                                     y, to + repeated * y_step + at, y_step, pixels - repeated, held - at,
                                     sums, stretch * channels + channel + at,
                                 )  # fmt: skip
+                        if gathered.size > 0 and ((r + 1) % piece_rows == 0 or row + r + 1 == height_):
+                            lines = r % piece_rows + 1
+                            gather(
+                                y, to - channel - (lines - 1) * stride(y, 2) + repeated * y_step, lines, stride(y, 2),
+                                pixels - repeated, y_step, channel, channel + held,
+                                gathered, n, plane, (row + r) // piece_rows * column_tasks + column_task,
+                            )  # fmt: skip
                     oldest += turn if oldest + turn < ring else turn - ring
 
     return convolve

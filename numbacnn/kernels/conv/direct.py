@@ -18,6 +18,7 @@ from numba import prange
 from ...simd import LANES, clamp, fma, load, memory, store, stride, take, transpose, zeros
 from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel
+from ..statistics import gather
 from .tiles import MAX_ROWS, accumulate, clear_run, copy_run, correlations, inside, strips
 
 SUM_BLOCK = 512  # pixels that are summed before they are added to the total
@@ -66,10 +67,11 @@ def convolution(narrow, adjacent, activation, later):
     """
     strip = strips(narrow, adjacent, activation, later)
 
-    @kernel(parallel=True, views=("x", "addend", "y"))
+    @kernel(parallel=True, views=("x", "addend", "y", "gathered"))
     def convolve(
         x, packed, prologue, gain, offset, floor, ceiling, w, bias, residual, addend, low, high, y, offsets, length, heights,
-        groups, geometry, block_rows, block_columns, one_line, task_panels, pass_panels, scratch, queue, threads,
+        groups, geometry, block_rows, block_columns, one_line, task_panels, pass_panels, gathered, piece_rows, piece_columns,
+        scratch, queue, threads,
     ):  # fmt: skip
         """``y = finish(conv(x, w) + bias + addend)``, the addend only where ``residual``; if ``prologue`` (of a pointwise convolution that
         is ``packed``), of ``clamp(x * gain + offset, floor, ceiling)`` in place of ``x``, ``gain`` having a row for all images or for each.
@@ -79,8 +81,9 @@ def convolution(narrow, adjacent, activation, later):
         ``[group][panel][len(offsets) * length][WIDTH]``; ``offsets`` where each run of ``length`` inputs starts, relative to a pixel's
         first; ``heights`` of tiles (:func:`tile_heights`); ``geometry`` int64 rows strides, padding (in front), dilation and kernel extent
         (places) along depth, height, width; a task makes ``block_rows x block_columns`` pixels (of patches and ``y`` all of whose lines
-        follow each other, if ``one_line``) of ``task_panels`` panels, ``pass_panels`` at a time; ``scratch (threads, elements)`` holds the
-        patch.
+        follow each other, if ``one_line``) of ``task_panels`` panels, ``pass_panels`` at a time; ``gathered (STATISTICS, N, OD, pieces,
+        CO)``, if it is not empty, gets the statistics of ``y`` by pieces of ``piece_rows x piece_columns`` pixels, of which a task has
+        whole ones; ``scratch (threads, elements)`` holds the patch.
         """
         queue[0] = 0
         planes, height, width, out_channels = y.shape[1], y.shape[2], y.shape[3], y.shape[4] // groups
@@ -97,6 +100,7 @@ def convolution(narrow, adjacent, activation, later):
         flat_kernel = extent[0] == 1 and not one_line
         line_runs = offsets.size // max(1, extent[1])
         y_step, addend_step = stride(y, 3), stride(addend, 3)
+        line_pieces = -(-width // piece_columns)
         many_weights = w.size > FEW_WEIGHTS
         for thread in prange(threads):
             own = scratch[thread]
@@ -139,10 +143,8 @@ def convolution(narrow, adjacent, activation, later):
                     first_pixel = n * stride(x, 0) + plane * stride(x, 1) + row * stride(x, 2) + column * stride(x, 3) + group * channels
                     row_step = stride(x, 2)
                     pixel_step = stride(x, 3)
-                if one_line:
-                    column_count *= row_count
-                    row_count = 1
-                x_fetch = 0 if packed or length > FETCHED_CHANNELS or column_count <= MAX_ROWS else 2 * WIDTH
+                line_count, line_length = (1, row_count * column_count) if one_line else (row_count, column_count)
+                x_fetch = 0 if packed or length > FETCHED_CHANNELS or line_length <= MAX_ROWS else 2 * WIDTH
                 first_channel = group * out_channels
                 last_panel = min(panels, (panel_task + 1) * task_panels)
                 last_channel = first_channel + min(out_channels, last_panel * WIDTH)
@@ -159,15 +161,15 @@ def convolution(narrow, adjacent, activation, later):
                     following = w_at + pass_panels * panel_step if panel + pass_panels < last_panel else next_task_w
                     w_ahead, w_fetch = w_at, 0
                     if many_weights and following < w.size and following != w_at:  # all of it, over all tiles
-                        w_ahead, w_fetch = following, 4 * WIDTH // (row_count * (column_count // MAX_ROWS + 1)) + 1
-                    for r in range(row_count):
+                        w_ahead, w_fetch = following, 4 * WIDTH // (line_count * (line_length // MAX_ROWS + 1)) + 1
+                    for r in range(line_count):
                         runs, w_from = offsets, w_at
                         if packed and flat_kernel:
                             kh_from, kh_to = inside((row + r) * strides[1] - padding[1], dilation[1], extent[1], x.shape[2])
                             runs, w_from = offsets[kh_from * line_runs : kh_to * line_runs], w_at + kh_from * line_runs * length * WIDTH
                         done = 0
-                        while done < column_count:
-                            rows = heights[column_count - done]
+                        while done < line_length:
+                            rows = heights[line_length - done]
                             from_pixel = first_pixel + r * row_step + done * pixel_step
                             to_pixel = to + r * stride(y, 2) + done * y_step + channel
                             addend_pixel = more + r * stride(addend, 2) + done * addend_step + channel
@@ -177,6 +179,14 @@ def convolution(narrow, adjacent, activation, later):
                             )  # fmt: skip
                             done += rows
                             w_ahead += pass_panels * (panel_step // (4 * WIDTH)) * w_fetch
+                    if gathered.size > 0:
+                        for r in range(0, row_count, piece_rows):
+                            for c in range(0, column_count, piece_columns):
+                                gather(
+                                    y, to + r * stride(y, 2) + c * y_step, min(piece_rows, row_count - r), stride(y, 2),
+                                    min(piece_columns, column_count - c), y_step, channel, end,
+                                    gathered, n, plane, (row + r) // piece_rows * line_pieces + (column + c) // piece_columns,
+                                )  # fmt: skip
 
     return convolve
 

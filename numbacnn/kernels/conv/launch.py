@@ -23,6 +23,7 @@ PATCH_ELEMENTS = 48 * 1024  # of input that a task holds, and
 PASS_ELEMENTS = 64 * 1024  # of weights that meet them at a time: together they should stay in a second-level cache
 PART_COST = 400  # a part costs as much time as one part in so many of all
 LEAST_PIXELS = 8 * MAX_ROWS  # of a task: with fewer, weights come from afar for too few products
+GATHERED_PIXELS = 256  # at most, of a part of the statistics that a convolution gathers
 FEW_PRODUCTS = 300_000  # a convolution of less runs in the caller's thread: waking others would take longer
 TASKS_PER_THREAD = 4  # enough to even out threads that get less of the machine
 DEPTHWISE_ELEMENTS = 6 * 1024  # of the lines that a task of a depthwise convolution holds
@@ -67,6 +68,8 @@ class Blocks:
     whole_lines: bool  # in a task's patch, lines follow each other as pixels do
     rows: int
     columns: int
+    piece_rows: int  # of a part of the statistics, where they are gathered; they follow from the shape alone
+    piece_columns: int
     task_panels: int
     pass_panels: int
     offsets: tuple[int, ...]  # where runs start
@@ -74,21 +77,27 @@ class Blocks:
     scratch: int  # elements per thread
 
 
-def blocks(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int, even: bool) -> Blocks:
+def blocks(
+    window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int, even: bool, gathers: bool = False
+) -> Blocks:  # fmt: skip
     """Cut a convolution of ``size`` places with ``channels`` into ``places`` with ``outputs`` channels; ``even``: in each array, all
-    pixels are equally far from the next one."""
+    pixels are equally far from the next one; ``gathers``: tasks consist of whole pieces, of which statistics are gathered."""
     channels, outputs = channels // window.groups, outputs // window.groups
     wanted = TASKS_PER_THREAD * threads
     if _leaves_out(window, size, places):
         size, window = places, dataclasses.replace(window, stride=(1, 1, 1))
     flat = even and _as_one_line(window, size, places)
     if flat:
-        rows, columns = 1, _line_block(channels, batch * math.prod(places), threads)
-        pixel_tasks = -(-batch * math.prod(places) // columns)
+        pixels = batch * math.prod(places)
+        piece_rows, piece_columns = 1, evened(pixels, min(GATHERED_PIXELS, _longest_line(channels)))
+        rows, columns = 1, _line_block(channels, pixels, threads, piece_columns if gathers else 1)
+        pixel_tasks = -(-pixels // columns)
         offsets: tuple[int, ...] = (0,)
         length, scratch = channels, 1
     else:
-        columns, rows = _patch_block(window, channels, places, batch, threads)
+        columns, most = _largest_patch(window, channels, places)
+        piece_rows, piece_columns = evened(places[1], min(most, max(1, GATHERED_PIXELS // columns))), columns
+        rows = _patch_rows(columns, most, places, batch, threads, piece_rows if gathers else 1)
         pixel_tasks = batch * places[0] * -(-places[1] // rows) * -(-places[2] // columns)
         lines, line = _patch(window, rows, columns, channels)
         offsets, length = _runs(window, lines, line, channels)
@@ -97,7 +106,9 @@ def blocks(window: Window, size: Triple, channels: int, places: Triple, outputs:
     task_panels = -(-panels // min(panels, -(-wanted // (pixel_tasks * window.groups))))
     pass_panels = min(task_panels, max(1, PASS_ELEMENTS // (max(1, window.taps * channels) * WIDTH)))
     whole_lines = window.taps == 1 and window.stride == (1, 1, 1) and columns == places[2]
-    return Blocks(flat, whole_lines, rows, columns, task_panels, pass_panels, offsets, length, _rounded(scratch))
+    return Blocks(
+        flat, whole_lines, rows, columns, piece_rows, piece_columns, task_panels, pass_panels, offsets, length, _rounded(scratch)
+    )  # fmt: skip
 
 
 def _as_one_line(window: Window, size: Triple, places: Triple) -> bool:
@@ -105,12 +116,22 @@ def _as_one_line(window: Window, size: Triple, places: Triple) -> bool:
     return window.taps == 1 and window.stride == (1, 1, 1) and not any(window.padding) and size == places
 
 
-def _line_block(channels: int, pixels: int, threads: int) -> int:
-    """Pixels of a task, where all are one line."""
-    most = min(TASK_PIXELS, max(LEAST_PIXELS, PATCH_ELEMENTS // channels))
+def _longest_line(channels: int) -> int:
+    """Pixels of a task, at most, where all are one line."""
+    return min(TASK_PIXELS, max(LEAST_PIXELS, PATCH_ELEMENTS // channels))
+
+
+def _line_block(channels: int, pixels: int, threads: int, piece: int) -> int:
+    """Pixels of a task, in whole pieces, where all are one line."""
+    most = _longest_line(channels) // piece
     if pixels <= threads * LEAST_PIXELS:
-        return min(pixels, most)
-    return _fair(pixels, most, 1, threads)
+        return min(pixels, most * piece)
+    return piece * _fair(-(-pixels // piece), most, 1, threads)
+
+
+def evened(length: int, most: int) -> int:
+    """The size of parts, of at most so much, that are about equally large."""
+    return -(-length // -(-length // most))
 
 
 def _fair(length: int, most: int, others: int, threads: int) -> int:
@@ -132,19 +153,24 @@ def _patch(window: Window, rows: int, columns: int, channels: int) -> tuple[int,
     return lines, line * channels
 
 
-def _patch_block(window: Window, channels: int, places: Triple, batch: int, threads: int) -> tuple[int, int]:
-    """Columns and rows of output whose patch is about :data:`PATCH_ELEMENTS`, at most :data:`TASK_PIXELS` in all, equally many for all
-    threads."""
+def _largest_patch(window: Window, channels: int, places: Triple) -> tuple[int, int]:
+    """Columns and, at most, rows of output whose patch is about :data:`PATCH_ELEMENTS`, at most :data:`TASK_PIXELS` in all."""
     _, height, width = places
-    columns = -(-width // -(-width // TASK_PIXELS))
+    columns = evened(width, TASK_PIXELS)
     while columns > 4 * MAX_ROWS and window.extent[0] * math.prod(_patch(window, 1, columns, channels)) > PATCH_ELEMENTS:
         columns = -(-columns // 2)
     rows, most = 1, min(height, TASK_PIXELS // columns)
     while rows < most and window.extent[0] * math.prod(_patch(window, rows + 1, columns, channels)) <= PATCH_ELEMENTS:
         rows += 1
-    if rows * columns <= LEAST_PIXELS:
-        return columns, -(-height // -(-height // rows))
-    return columns, _fair(height, rows, batch * places[0] * -(-width // columns), threads)
+    return columns, rows
+
+
+def _patch_rows(columns: int, most: int, places: Triple, batch: int, threads: int, piece: int) -> int:
+    """Rows of output of a task, in whole pieces, equally many for all threads."""
+    depth, height, width = places
+    if most * columns <= LEAST_PIXELS:
+        return evened(height, most)  # a piece
+    return piece * _fair(-(-height // piece), most // piece, batch * depth * -(-width // columns), threads)
 
 
 def _runs(window: Window, lines: int, line: int, channels: int) -> tuple[tuple[int, ...], int]:
@@ -170,9 +196,25 @@ def _geometry(window: Window) -> np.ndarray:
     return np.array([window.stride, window.padding, window.dilation, window.extent], np.int64)
 
 
-def forward_elements(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int) -> int:
-    """Scratch elements per thread that :func:`convolve` needs."""
-    return max(blocks(window, size, channels, places, outputs, batch, threads, even).scratch for even in (False, True))
+def forward_elements(
+    window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int, gathers: bool = False
+) -> int:  # fmt: skip
+    """Scratch elements per thread that :func:`convolve` needs; ``gathers``: also where it gathers statistics."""
+    cuts = itertools.product((False, True), (False, True) if gathers else (False,))
+    return max(blocks(window, size, channels, places, outputs, batch, threads, *cut).scratch for cut in cuts)
+
+
+def gathered_shape(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int) -> Triple:
+    """The parts of the statistics that :func:`convolve` gathers of dense arrays: images, planes, and parts of each."""
+    plan = blocks(window, size, channels, places, outputs, batch, 1, _as_one_line(window, size, places), gathers=True)
+    if plan.flat:
+        return 1, 1, -(-batch * math.prod(places) // plan.piece_columns)
+    return batch, places[0], -(-places[1] // plan.piece_rows) * -(-places[2] // plan.piece_columns)
+
+
+def nothing_gathered(like: np.ndarray) -> np.ndarray:
+    """What kernels take where they gather no statistics."""
+    return np.empty((0,) * 5, like.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,13 +234,17 @@ def takes_prologue(window: Window, size: Triple, places: Triple) -> bool:
 def convolve(
     x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window, scratch: np.ndarray,
     addend: np.ndarray | None = None, activation: Callable | None = None, prologue: Prologue | None = None,
+    gathered: np.ndarray | None = None,
 ) -> None:  # fmt: skip
-    """``y = activation(conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack` (none: the sum is zero)."""
+    """``y = activation(conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack` (none: the sum is zero). What is
+    ``gathered (STATISTICS, *gathered_shape, CO)`` are the statistics of ``y``."""
     more = y if addend is None else addend
+    gathers, in_place = gathered is not None, _as_one_line(window, x.shape[1:4], y.shape[1:4])
     x, window = _without_gaps(x, y.shape[1:4], window)
-    even = prologue is None and None not in (pixel_step(x), pixel_step(y), pixel_step(more))
-    plan = blocks(window, x.shape[1:4], x.shape[4], y.shape[1:4], y.shape[4], x.shape[0], scratch.shape[0], even)
+    even = prologue is None and None not in (pixel_step(x), pixel_step(y), pixel_step(more)) and (in_place or not gathers)
+    plan = blocks(window, x.shape[1:4], x.shape[4], y.shape[1:4], y.shape[4], x.shape[0], scratch.shape[0], even, gathers)
     assert plan.scratch <= scratch.shape[1], "a patch must fit the scratch of its thread"
+    assert not gathers or plan.flat == in_place, "statistics are gathered of dense arrays"
     if plan.flat:
         x, y, more = (as_line(array) for array in (x, y, more))
     narrow = _vectors(window, y.shape[4]) == 1
@@ -209,7 +255,8 @@ def convolve(
     convolution(narrow, adjacent, function, is_long(activation))(
         x, not plan.flat, *_before(prologue, bias), packed, bias, addend is not None, more, low, high, y,
         _int_array(plan.offsets), plan.length, heights, window.groups,
-        _geometry(window), plan.rows, plan.columns, one_line, plan.task_panels, plan.pass_panels, scratch,
+        _geometry(window), plan.rows, plan.columns, one_line, plan.task_panels, plan.pass_panels,
+        nothing_gathered(y) if gathered is None else gathered, plan.piece_rows, plan.piece_columns, scratch,
         alone=y.size * window.taps * x.shape[4] // window.groups <= FEW_PRODUCTS,
     )  # fmt: skip
 
@@ -516,6 +563,7 @@ class DepthwiseBlocks:
     height: int  # of tiles
     rows: int
     columns: int
+    piece_rows: int  # of a part of the statistics, as wide as a task, where they are gathered
     offsets: np.ndarray  # where runs of taps start, for each part and each place of their first line in the ring of lines
     lengths: np.ndarray  # of runs
     phases: Sequence[tuple[int, ...]]  # what the kernel takes of each part
@@ -533,11 +581,11 @@ class Expansion:
 
 
 def depthwise_blocks(
-    parts: Sequence[Residue], spread: Triple, channels: int, batch: int, threads: int, expanded: int = 0
-) -> DepthwiseBlocks:
+    parts: Sequence[Residue], spread: Triple, channels: int, batch: int, threads: int, expanded: int = 0, gathers: bool = False
+) -> DepthwiseBlocks:  # fmt: skip
     """Cut depthwise convolutions of one input with ``channels``, whose places are ``spread`` apart: enough tasks for all threads, whose
     lines fit the cache. Columns follow from the shape alone, and with them the stretches that are summed. ``expanded``: the channels that
-    an :class:`Expansion` reads, if there is one."""
+    an :class:`Expansion` reads, if there is one; ``gathers``: tasks consist of whole pieces, of which statistics are gathered."""
     window = _around(parts)
     depth, height, width = parts[0].places
     (kd, ring, reach), (_, sh, sw) = window.extent, window.stride
@@ -548,6 +596,9 @@ def depthwise_blocks(
     tasks = batch * depth * -(-channels // HELD) * -(-width // columns)
     cuts = max(-(-TASKS_PER_THREAD * threads // tasks), height * sh * across * expanded // EXPANDED_ELEMENTS)
     rows = -(-height // min(cuts, -(-height // LEAST_LINES)))
+    piece_rows = evened(height, max(1, GATHERED_PIXELS // columns))
+    if gathers:
+        rows = -(-rows // piece_rows) * piece_rows
     most = max(len(_runs_of(residue.window)) for residue in parts)
     offsets, lengths = np.zeros((len(parts), ring, most), np.int64), np.zeros((len(parts), most), np.int64)
     phases, weights = [], 0
@@ -564,7 +615,7 @@ def depthwise_blocks(
     narrowest = max(1, columns - (width - min(residue.places[2] for residue in parts)))
     tall = min((h for h in HEIGHTS if h <= narrowest), key=lambda h: -(-columns // h) * (h + 1))
     geometry = (window.stride, window.padding, spread, window.extent, window.dilation)
-    return DepthwiseBlocks(tall, rows, columns, offsets, lengths, phases, geometry, _rounded(kd * ring * line))
+    return DepthwiseBlocks(tall, rows, columns, piece_rows, offsets, lengths, phases, geometry, _rounded(kd * ring * line))
 
 
 def _runs_of(window: Window) -> list[tuple[int, int, list[int]]]:
@@ -638,33 +689,43 @@ def depthwise_stretches(window: Window, places: Triple) -> int:
     return places[0] * places[1] * -(-places[2] // _depthwise_columns(window, places[2]))
 
 
+def depthwise_gathered_shape(window: Window, channels: int, places: Triple, batch: int) -> Triple:
+    """The parts of the statistics that :func:`depthwise_convolve` gathers: images, planes, and parts of each."""
+    plan = depthwise_blocks(_whole(window, places), ONE, channels, batch, 1)
+    return batch, places[0], -(-places[1] // plan.piece_rows) * -(-places[2] // plan.columns)
+
+
 def depthwise_convolve(
     x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window, scratch: np.ndarray,
     addend: np.ndarray | None = None, activation: Callable | None = None, sums: np.ndarray | None = None,
-    expansion: Expansion | None = None,
+    expansion: Expansion | None = None, gathered: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """``y = activation(depthwise conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack_depthwise`. ``sums
     (N, stretches, C)`` gets the sums of ``y`` over each of :func:`depthwise_stretches`. The convolution is of what the ``expansion`` makes
-    of ``x``, if there is one."""
+    of ``x``, if there is one. What is ``gathered (STATISTICS, 1, parts, C)`` are the statistics of ``y``, by the parts of
+    :func:`depthwise_gathered_shape` in their order."""
+    if gathered is not None:
+        pieces = depthwise_gathered_shape(window, y.shape[4], y.shape[1:4], y.shape[0])
+        gathered = gathered.reshape(len(gathered), *pieces, y.shape[4])
     parts = _whole(window, y.shape[1:4])
-    _convolve_parts(x, packed, bias, y, parts, ONE, scratch, addend, activation, sums, expansion)
+    _convolve_parts(x, packed, bias, y, parts, ONE, scratch, addend, activation, sums, expansion, gathered)
 
 
 def _convolve_parts(
     x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, parts: Sequence[Residue], spread: Triple, scratch: np.ndarray,
     addend: np.ndarray | None = None, activation: Callable | None = None, sums: np.ndarray | None = None,
-    expansion: Expansion | None = None,
+    expansion: Expansion | None = None, gathered: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """:func:`depthwise_convolve` for several ``parts`` of the places of ``y``, whose lines and columns are ``spread`` apart."""
     expanded = 0 if expansion is None else x.shape[4]
-    plan = depthwise_blocks(parts, spread, y.shape[4], y.shape[0], scratch.shape[0], expanded)
+    plan = depthwise_blocks(parts, spread, y.shape[4], y.shape[0], scratch.shape[0], expanded, gathered is not None)
     assert plan.scratch <= scratch.shape[1], "a patch must fit the scratch of its thread"
     function, low, high = resolved(activation)
     before, weights, shift, floor, ceiling, longest = _expansion(expansion, packed, bias, x.shape[3])
     depthwise(plan.height, function, before)(
         x, weights, shift, floor, ceiling, tile_heights(longest, EXPANSION_LADDER),
         packed, bias, addend is not None, y if addend is None else addend, low, high, y,
-        np.empty((0, 0, 0), y.dtype) if sums is None else sums,
+        np.empty((0, 0, 0), y.dtype) if sums is None else sums, nothing_gathered(y) if gathered is None else gathered, plan.piece_rows,
         plan.offsets, plan.lengths, np.array(plan.phases, np.int64), np.array(plan.geometry, np.int64),
         plan.rows, plan.columns, scratch,
     )  # fmt: skip

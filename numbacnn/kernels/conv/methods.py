@@ -86,12 +86,14 @@ class _Pass:
         """Scratch elements per thread of ``pack``."""
         return winograd.weight_elements(*self._tile_and_kernel) if self.tile else 0
 
-    def _minimal_elements(self, threads: int) -> int:
+    def _minimal_elements(self, threads: int, gathers: bool = False) -> int:
         """Scratch elements per thread of Winograd's method."""
-        return minimal.scratch_elements(self.tile, self._block(threads), self._convolution, threads)
+        return minimal.scratch_elements(self.tile, self._block(threads, gathers), self._convolution, threads)
 
-    def _block(self, threads: int) -> int:
-        return self.settled(threads).block or 0
+    def _block(self, threads: int, gathers: bool = False) -> int:
+        """Tiles of a task, at least as many as a part of the statistics has that it ``gathers``; 0 for phases."""
+        block = self.settled(threads).block or 0
+        return max(block, minimal.part_of_tiles(self.tile, self.places)[1]) if block and gathers else block
 
     def _transform(self, weight: np.ndarray, transposed: bool, scale: np.ndarray, packed: np.ndarray, scratch: np.ndarray | None) -> None:
         winograd.transform_weights(*self._tile_and_kernel)(weight.reshape(-1, *weight.shape[-2:]), transposed, scale, packed, scratch)
@@ -123,11 +125,18 @@ class Forward(_Pass):
             return minimal.packed_elements(self.tile, self._convolution)
         return launch.packed_elements(self.channels, self.outputs, self._seen.taps, self.window.groups)
 
-    def scratch_elements(self, threads: int) -> int:
-        """Scratch elements per thread of :meth:`run`."""
+    def scratch_elements(self, threads: int, gathers: bool = False) -> int:
+        """Scratch elements per thread of :meth:`run`; ``gathers``: also where it gathers statistics."""
         if self.tile:
-            return self._minimal_elements(threads)
-        return launch.forward_elements(self._seen, self.size, self.channels, self.places, self.outputs, self.batch, threads)
+            return self._minimal_elements(threads, gathers)
+        return launch.forward_elements(self._seen, self.size, self.channels, self.places, self.outputs, self.batch, threads, gathers)
+
+    @property
+    def gathered_shape(self) -> Triple:
+        """The parts of the statistics that :meth:`run` gathers: images, planes, and parts of each, whatever the number of threads."""
+        if self.tile:
+            return minimal.gathered_shape(self.tile, self.places, self.batch)
+        return launch.gathered_shape(self._seen, self.size, self.channels, self.places, self.outputs, self.batch)
 
     def pack(self, weight: np.ndarray, scale: np.ndarray, packed: np.ndarray, scratch: np.ndarray | None = None) -> None:
         """Pack ``weight (kernel..., C / groups, CO)``, output channels multiplied by ``scale``; ``scratch`` of :attr:`packing_elements`
@@ -145,13 +154,17 @@ class Forward(_Pass):
     def run(
         self, x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, scratch: np.ndarray,
         addend: np.ndarray | None = None, activation: Callable | None = None, prologue: launch.Prologue | None = None,
+        gathered: np.ndarray | None = None,
     ) -> None:  # fmt: skip
-        """Arrays ``(N, D, H, W, C)``."""
+        """Arrays ``(N, D, H, W, C)``; ``gathered (STATISTICS, 1, parts, CO)`` gets the statistics of ``y``, by the parts of
+        :attr:`gathered_shape` in their order (see :mod:`numbacnn.kernels.statistics`)."""
+        if gathered is not None:
+            gathered = gathered.reshape(len(gathered), *self.gathered_shape, self.outputs)
         if self.tile:
-            block = self._block(len(scratch))
-            minimal.convolve(self.tile, block, x, packed, bias, y, self.window, scratch, addend, activation)
+            block = self._block(len(scratch), gathered is not None)
+            minimal.convolve(self.tile, block, x, packed, bias, y, self.window, scratch, addend, activation, gathered)
         else:
-            launch.convolve(x, packed, bias, y, self._seen, scratch, addend, activation, prologue)
+            launch.convolve(x, packed, bias, y, self._seen, scratch, addend, activation, prologue, gathered)
 
 
 class DataGradient(_Pass):

@@ -13,6 +13,7 @@ from ...simd import LANES, VECTOR_BITS
 from ..channels import WIDTH
 from . import winograd
 from .ending import resolved
+from .launch import evened, nothing_gathered
 from .tiles import MAX_ROWS, ladder_of, tile_heights
 from .window import Triple, Window
 
@@ -147,7 +148,7 @@ def _phased_group(tile: int, convolution: Convolution) -> tuple[int, int]:
     *_, places, _, batch = convolution
     images = max(1, PHASED_BYTES // (4 * Extents.of(tile, *_part(convolution, 1, places[0])).phased))
     fitting = (n for n in range(places[0], 1, -1) if 4 * Extents.of(tile, *_part(convolution, 1, n)).phased <= PHASED_BYTES)
-    return _evened(batch, images), _evened(places[0], next(fitting, 1))
+    return evened(batch, images), evened(places[0], next(fitting, 1))
 
 
 def _part(convolution: Convolution, images: int, planes: int) -> Convolution:
@@ -156,17 +157,27 @@ def _part(convolution: Convolution, images: int, planes: int) -> Convolution:
     return window, (min(size[0], reach(window, planes)), *size[1:]), channels, (planes, *places[1:]), outputs, images
 
 
-def _evened(length: int, most: int) -> int:
-    """The size of parts, of at most so much, that are about equally large."""
-    return -(-length // -(-length // most))
-
-
 def block_size(tile: int, convolution: Convolution, threads: int) -> int:
     """Tiles that a task takes through all steps: as many as fit the cache, and equally many for all threads."""
     found = Extents.of(tile, *convolution)
     most = max(FEW_TILES, BLOCK_BYTES // (4 * found.fused(1)) // MAX_ROWS * MAX_ROWS)
     tasks = -(-found.tiles // (most * threads)) * threads
     return -(-found.tiles // tasks)
+
+
+def part_of_tiles(tile: int, places: Triple) -> tuple[int, int]:
+    """How the tiles of a plane fall into parts whose statistics are gathered: after how many tiles parts start anew, and tiles of one. They
+    are pieces of a line of tiles, or some lines."""
+    down, wide = -(-places[1] // tile), -(-places[2] // tile)
+    if wide > MAX_ROWS:
+        return wide, evened(wide, MAX_ROWS)
+    return down * wide, evened(down, MAX_ROWS // wide) * wide
+
+
+def gathered_shape(tile: int, places: Triple, batch: int) -> Triple:
+    """The parts of the statistics that :func:`convolve` gathers: images, planes, and parts of each."""
+    run, length = part_of_tiles(tile, places)
+    return batch, places[0], -(-places[1] // tile) * -(-places[2] // tile) // run * -(-run // length)
 
 
 # Launches ------------------------------------------------------------------------------------------------------------
@@ -190,20 +201,29 @@ def scratch_elements(tile: int, block: int, convolution: Convolution, threads: i
 
 def convolve(
     tile: int, block: int, x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window, scratch: np.ndarray,
-    addend: np.ndarray | None, activation: Callable | None,
+    addend: np.ndarray | None, activation: Callable | None, gathered: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """``y = activation(conv(x) + bias + addend)`` by F(tile x tile, taps), ``block`` tiles at a time or, for 0, in phases; arrays
-    ``(N, D, H, W, C)``, weights from :func:`numbacnn.kernels.conv.winograd.transform_weights`."""
+    ``(N, D, H, W, C)``, weights from :func:`numbacnn.kernels.conv.winograd.transform_weights`. What is ``gathered (STATISTICS,
+    *gathered_shape, CO)`` are the statistics of ``y``."""
+    statistics = nothing_gathered(y) if gathered is None else gathered
     more = y if addend is None else addend
     function, low, high = resolved(activation)
     convolution = window, x.shape[1:4], x.shape[4], y.shape[1:4], y.shape[4], len(x)
     if block:
         epilogue, padding = (bias, addend is not None, more, low, high), np.array(window.padding[1:])
         found = Extents.of(tile, *convolution)
+        run, length, together = found.tiles, block, 1
+        if gathered is not None:
+            run, length = part_of_tiles(tile, y.shape[1:4])
+            together = block // length
+        block = together * length
         walk, offsets = _walk(window, x.shape[1:4], y.shape[1:4], found.ring, block * found.row)
         narrow, heights = _tiling(y.shape[4], block)
         convolve_fused = winograd.fused(tile, found.across, _several(walk), narrow, function)
-        convolve_fused(x, packed, *epilogue, y, heights, padding, walk, offsets, found.ring, found.kernel, block, scratch)
+        convolve_fused(
+            x, packed, *epilogue, y, heights, padding, walk, offsets, found.ring, found.kernel, run, length, together, statistics, scratch
+        )
         return
     images, planes = _phased_group(tile, convolution)
     for image, plane in itertools.product(range(0, len(x), images), range(0, y.shape[1], planes)):
@@ -213,12 +233,13 @@ def convolve(
         end = max(start + 1, first + reach(window, planes))
         part = dataclasses.replace(window, padding=(start - first, *window.padding[1:]))
         epilogue = bias, addend is not None, more[written], low, high
-        _in_phases(tile, x[written[0], start:end], packed, epilogue, y[written], part, scratch, function)
+        of_part = statistics if gathered is None else gathered[:, *written]
+        _in_phases(tile, x[written[0], start:end], packed, epilogue, y[written], part, scratch, function, of_part)
 
 
 def _in_phases(
     tile: int, x: np.ndarray, packed: np.ndarray, epilogue: tuple, y: np.ndarray, window: Window, scratch: np.ndarray,
-    function: Callable | None,
+    function: Callable | None, gathered: np.ndarray,
 ) -> None:  # fmt: skip
     """Transform all inputs, then multiply them, then transform all sums back."""
     threads = len(scratch)
@@ -232,7 +253,8 @@ def _in_phases(
     narrow, heights = _tiling(y.shape[4], found.tiles)
     multiply_places = winograd.multiply_places(_several(walk), narrow)
     multiply_places(transformed, packed, sums, heights, walk, offsets, found.kernel)
-    winograd.transform_outputs(tile, found.across, function)(sums, *epilogue, y, own)
+    run, length = part_of_tiles(tile, y.shape[1:4]) if gathered.size else (found.tiles, 1)
+    winograd.transform_outputs(tile, found.across, function)(sums, *epilogue, y, run, length, gathered, own)
 
 
 def _walk(window: Window, size: Triple, places: Triple, slots: int, slot_step: int) -> tuple[np.ndarray, np.ndarray]:

@@ -32,6 +32,7 @@ from numba import prange
 from ...simd import LANES, load, load_part, store, stride, take, transpose, zeros
 from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel, outline
+from ..statistics import gather
 from .direct import pack_line
 from .ending import ending
 from .tiles import copy_run, products
@@ -239,6 +240,37 @@ def output_step(size, across, activation):
     return step
 
 
+# Statistics of the output ---------------------------------------------------------------------------------------------
+#
+# A *part* is a rectangle of tiles that follow each other: a piece of a line of tiles, or some whole lines. Tiles fall into runs (lines of
+# tiles, or images) in which parts of ``length`` tiles start anew.
+
+
+@inline
+def _first_tile(part, run, length):
+    """The first tile of a part."""
+    run_parts = (run + length - 1) // length
+    return part // run_parts * run + part % run_parts * length
+
+
+@functools.cache
+def _gathering(size):
+    """The function that gathers the statistics of a part of a plane of ``y``, for tiles of ``size``."""
+
+    @inline
+    def gather_part(y, plane, part, run, length, gathered):
+        down, wide = (y.shape[2] + size - 1) // size, (y.shape[3] + size - 1) // size
+        first, behind = _first_tile(part, run, length), _first_tile(part + 1, run, length)
+        n, rest = divmod(first, down * wide)
+        i, j = divmod(rest, wide)
+        lines = min(max(1, (behind - first) // wide) * size, y.shape[2] - i * size)
+        pixels = min(min(behind - first, wide) * size, y.shape[3] - j * size)
+        at = n * stride(y, 0) + plane * stride(y, 1) + i * size * stride(y, 2) + j * size * stride(y, 3)
+        gather(y, at, lines, stride(y, 2), pixels, stride(y, 3), 0, y.shape[4], gathered, n, plane, part % gathered.shape[3])
+
+    return gather_part
+
+
 # Fused ---------------------------------------------------------------------------------------------------------------
 
 
@@ -248,15 +280,18 @@ def fused(size, across, several, narrow, activation):
     :func:`numbacnn.kernels.conv.tiles.products` and ``activation`` as of :func:`numbacnn.kernels.conv.ending.ending`."""
     places = across * across
     multiply = products(several, narrow)
-    transform_input, transform_output = input_step(across), output_step(size, across, activation)
+    transform_input, transform_output, gather_part = input_step(across), output_step(size, across, activation), _gathering(size)
 
-    @kernel(parallel=True, views=("x", "addend", "y"))
+    @kernel(parallel=True, views=("x", "addend", "y", "gathered"))
     def convolve(
-        x, u, bias, residual, addend, low, high, y, heights, padding, walk, offsets, slots, extent, block, scratch, queue, threads
+        x, u, bias, residual, addend, low, high, y, heights, padding, walk, offsets, slots, extent,
+        run, length, together, gathered, scratch, queue, threads,
     ):  # fmt: skip
         """``y = finish(conv(x) + bias + addend)``, the addend only where ``residual``, of views ``(N, D, H, W, C)``; ``u`` transformed
-        weights (:func:`transform_weights`), ``heights`` as of the direct convolution, ``padding`` (height, width) in front, ``block`` tiles
-        at a time, ``scratch (threads, elements)``.
+        weights (:func:`transform_weights`), ``heights`` as of the direct convolution, ``padding`` (height, width) in front,
+        ``scratch (threads, elements)``. A task takes ``together`` parts of ``length`` tiles (see above; tiles are numbered through all
+        images, and fall into whole runs of ``run``). ``gathered (STATISTICS, N, OD, parts of an image, CO)``, if it is not empty, gets the
+        statistics of ``y``, by the same parts.
 
         Inputs are transformed into a ring of ``slots`` planes. ``walk (OD, 5)`` holds for each plane of ``y`` the first and behind-last
         plane of ``x`` to be transformed for it, after those for the planes before, where its ``offsets`` of slots begin and end, and the
@@ -267,16 +302,19 @@ def fused(size, across, several, narrow, activation):
         row, w_step = depth + GAP, extent * depth * WIDTH
         panels = (out_channels + WIDTH - 1) // WIDTH
         down, wide = (y.shape[2] + size - 1) // size, (y.shape[3] + size - 1) // size
-        tiles = y.shape[0] * down * wide
+        block = together * length
+        parts = y.shape[0] * down * wide // run * ((run + length - 1) // length)
         for thread in prange(threads):
             transformed = scratch[thread]
             sums = transformed[places * slots * block * row :]
             lines = sums[places * panels * block * WIDTH :]
             while True:
-                first = take(queue, block)
-                if first >= tiles:
+                part = take(queue, together)
+                if part >= parts:
                     break
-                count = min(block, tiles - first)
+                last_part = min(parts, part + together)
+                first = _first_tile(part, run, length)
+                count = _first_tile(last_part, run, length) - first
                 for plane in range(y.shape[1]):
                     for read_plane in range(walk[plane, 0], walk[plane, 1]):
                         slot = read_plane % slots * block
@@ -310,6 +348,9 @@ def fused(size, across, several, narrow, activation):
                             sums, t * WIDTH, panels * block * WIDTH, block * WIDTH, bias, residual, addend, low, high,
                             y, n, plane, i * size, j * size, lines,
                         )  # fmt: skip
+                    if gathered.size > 0:
+                        for k in range(part, last_part):
+                            gather_part(y, plane, k, run, length, gathered)
 
     return convolve
 
@@ -389,29 +430,34 @@ def multiply_places(several, narrow):
 @functools.cache
 def transform_outputs(size, across, activation):
     """The kernel of the third phase; ``activation`` as of :func:`numbacnn.kernels.conv.ending.ending`."""
-    transform_output = output_step(size, across, activation)
+    transform_output, gather_part = output_step(size, across, activation), _gathering(size)
 
-    @kernel(parallel=True, views=("addend", "y"))
-    def transform(sums, bias, residual, addend, low, high, y, scratch, queue, threads):
-        """``y (N, D, H, W, CO)`` from ``sums (places, panels, D, tiles, WIDTH)``."""
+    @kernel(parallel=True, views=("addend", "y", "gathered"))
+    def transform(sums, bias, residual, addend, low, high, y, run, length, gathered, scratch, queue, threads):
+        """``y (N, D, H, W, CO)`` from ``sums (places, panels, D, tiles, WIDTH)``; ``run``, ``length`` and ``gathered`` as of
+        :func:`fused`."""
         queue[0] = 0
         down, wide = (y.shape[2] + size - 1) // size, (y.shape[3] + size - 1) // size
         panels, planes, tiles = sums.shape[1:4]
         panel_step = planes * tiles * WIDTH
+        parts = tiles // run * ((run + length - 1) // length)
         flat = sums.reshape(-1)
         for thread in prange(threads):
             own = scratch[thread]
             while True:
-                tile = take(queue, 1)
-                if tile >= planes * tiles:
+                task = take(queue, 1)
+                if task >= planes * parts:
                     break
-                plane, rest = divmod(tile, tiles)
-                n, rest = divmod(rest, down * wide)
-                i, j = divmod(rest, wide)
-                transform_output(
-                    flat, tile * WIDTH, panels * panel_step, panel_step, bias, residual, addend, low, high,
-                    y, n, plane, i * size, j * size, own,
-                )  # fmt: skip
+                plane, part = divmod(task, parts)
+                for tile in range(_first_tile(part, run, length), _first_tile(part + 1, run, length)):
+                    n, rest = divmod(tile, down * wide)
+                    i, j = divmod(rest, wide)
+                    transform_output(
+                        flat, (plane * tiles + tile) * WIDTH, panels * panel_step, panel_step, bias, residual, addend, low, high,
+                        y, n, plane, i * size, j * size, own,
+                    )  # fmt: skip
+                if gathered.size > 0:
+                    gather_part(y, plane, part, run, length, gathered)
 
     return transform
 

@@ -6,7 +6,7 @@ import functools
 from typing import Any, ClassVar
 
 from ...kernels.cuda.ending import Ending, fold_bias
-from ..base import Buffer
+from ..base import GATHERED, Buffer
 from .twin import Twin, on_cuda
 
 
@@ -20,7 +20,7 @@ class FusableTwin(Twin):
         raise NotImplementedError(f"{type(self).__name__} does not define run")
 
     def forward(self, x: Any, y: Any, p: dict, b: dict, training: bool) -> None:
-        self.run(x, y, Ending(shift=p.get("bias"), statistics=b.get("gathered")), p, b)
+        self.run(x, y, Ending(shift=p.get("bias"), statistics=b.get(GATHERED)), p, b)
 
 
 class FusedEpilogue(Twin):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...kernels import scalar as scalars
 from ...kernels.cuda import layer_norm, norm, response, statistics
-from ..base import Buffer, Shape
+from ..base import GATHERED, Buffer, Layer, Shape
 from .twin import Twin, on_cuda, rows
 
 
@@ -57,7 +57,7 @@ class PixelNorm(Twin):
 
     def find_statistics(self, x: Any, p: dict, b: dict, momentum: float = 0.0, running: Any = None) -> None:
         """Fill ``mean`` and ``rstd``; ``x`` as kernels see it."""
-        partials = b.get("gathered")
+        partials = b.get(GATHERED)
         if partials is None:
             partials = b["partials"]
             statistics.partial_statistics(x, partials)
@@ -108,20 +108,20 @@ class BatchNorm(PixelNorm):
     """Statistics of the whole batch; where running statistics are used instead, what follows from them is prepared. ``maker`` is the layer
     before with its input shape(s), where that gathers the statistics."""
 
-    maker: tuple[Twin, Any] | None = None
+    maker: tuple[Layer, Any] | None = None
 
     @property
-    def takes_statistics(self) -> bool:
+    def takes_statistics(self) -> bool:  # type: ignore[override]
         return self._computes_statistics(True)
 
-    def behind(self, maker: Twin, x: Any) -> BatchNorm:
+    def behind(self, maker: Layer, x: Any) -> BatchNorm:
         return dataclasses.replace(self, maker=(maker, x))
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         arrays = super().scratch(x, batch, threads, training)
         parts = 0 if self.maker is None else self.maker[0].statistics_parts(self.maker[1], batch)
         if parts:
-            arrays["gathered"] = Buffer((statistics.STATISTICS, 1, parts, x[-1]), per_sample=False)
+            arrays[GATHERED] = Buffer((statistics.STATISTICS, 1, parts, x[-1]), per_sample=False)
         return arrays
 
     def _computes_statistics(self, training: bool) -> bool:
@@ -157,13 +157,13 @@ class BatchNorm(PixelNorm):
 class FusedNorm(Twin):
     """A normalisation and what comes after it, for training. ``maker`` as of :class:`BatchNorm`."""
 
-    maker: tuple[Twin, Any] | None = None
+    maker: tuple[Layer, Any] | None = None
 
     @property
-    def takes_statistics(self) -> bool:
+    def takes_statistics(self) -> bool:  # type: ignore[override]
         return self._base.takes_statistics
 
-    def behind(self, maker: Twin, x: Any) -> FusedNorm:
+    def behind(self, maker: Layer, x: Any) -> FusedNorm:
         return dataclasses.replace(self, maker=(maker, x))
 
     @functools.cached_property

@@ -8,7 +8,7 @@ import importlib
 from typing import Any, ClassVar
 
 from ...errors import DeviceError, PluginError
-from ..base import Buffer, Layer, Parameter
+from ..base import Buffer, Layer, Parameter, declared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,21 +29,6 @@ class Twin(Layer):
     precision: str = "float32"
 
     recordable: ClassVar[bool] = True
-
-    @property
-    def takes_statistics(self) -> bool:
-        """Whether ``forward``, in training, takes statistics of its first input from the layer that makes that (see :meth:`behind`)."""
-        return False
-
-    def behind(self, maker: Twin, x: Any) -> Twin:
-        """Of a twin that :attr:`takes_statistics`: this one behind the ``maker`` of its first input, which has input shape(s) ``x``. It has
-        scratch called ``gathered`` for them, ``(4, 1, parts, channels)`` of the maker's :meth:`statistics_parts`."""
-        raise NotImplementedError(f"{type(self).__name__} does not define behind")
-
-    def statistics_parts(self, x: Any, batch: int) -> int:
-        """For input shape(s) ``x``: how many parts of the statistics of its output ``forward`` leaves in ``b["gathered"]``, where that is
-        there (see :mod:`numbacnn.kernels.cuda.statistics`). 0: it leaves none."""
-        return 0
 
     @property
     def input_dtype(self) -> str | None:  # type: ignore[override]
@@ -114,23 +99,6 @@ def _class_of(kind: type[Layer]) -> type[Twin]:
             f"{kind.__name__} layers, of {provider(kind)}, say that their kernels for the GPU are {place!r}: {error}."
         ) from None
     return found
-
-
-def gathers(layer: Layer) -> bool:
-    """Whether a layer is a twin that may gather statistics of what it writes. One that computes in another way than the class whose
-    ``statistics_parts`` it has does not."""
-    return declared(type(layer), "forward", "run", name="statistics_parts") not in (None, Twin.statistics_parts)
-
-
-def declared(kind: type, *methods: str, name: str = "cuda") -> Any:
-    """What a class says by that name, in ``cuda`` if nothing is given, unless it or a base between defines one of the methods anew, and so
-    changes what is computed."""
-    for base in kind.__mro__:
-        if name in vars(base):
-            return vars(base)[name]
-        if any(method in vars(base) for method in methods):
-            return None
-    return None
 
 
 def provider(kind: type) -> str:
