@@ -58,9 +58,13 @@ class Host:
         """Within the block, what is launched is collected."""
         return kernels.jit.record(threads)
 
+    def program(self, steps: Sequence[tuple]) -> Sequence[tuple]:
+        """What was collected, made ready to be run again and again."""
+        return kernels.program.Program(steps)
+
     def run(self, steps: Sequence[tuple]) -> None:
         """Run what was collected."""
-        kernels.jit.run(steps)
+        kernels.program.run(steps)
 
     def guard(self) -> contextlib.AbstractContextManager:
         """Held around runs."""
@@ -131,6 +135,9 @@ class Cuda:
             steps: list[tuple] = []
             yield steps
             steps += [(launch, ()) for launch in launches]
+
+    def program(self, steps: Sequence[tuple]) -> Sequence[tuple]:
+        return steps
 
     def run(self, steps: Sequence[tuple]) -> None:
         for step, arguments in steps:

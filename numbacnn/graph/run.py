@@ -110,9 +110,9 @@ class InferencePlan(_Bound):
     def _prepared_arrays(self) -> dict[Node, dict[str, np.ndarray]]:
         return {node: packed.arrays for node, packed in self.packed.items()}
 
-    def _forward_steps(self, elsewhere: Mapping[Block, np.ndarray]) -> list[Step]:
+    def _forward_steps(self, elsewhere: Mapping[Block, np.ndarray]) -> kernels.program.Program:
         self._elsewhere = elsewhere
-        return [step for run in self.plan.forward for step in self._bind(run)]
+        return kernels.program.Program(step for run in self.plan.forward for step in self._bind(run))
 
     def _bind(self, run: Forward) -> list[Step]:
         node = run.node
@@ -145,7 +145,7 @@ class InferencePlan(_Bound):
     def run(self, turn: int = 0) -> None:
         """Fill ``outputs`` from ``inputs``, the arrays of this plan, or those of a turn that lie elsewhere. What shares its arena may
         overwrite them. Whoever runs it guards launches, and has entered its ``weights``."""
-        kernels.jit.run(self._turns[turn])
+        self._turns[turn].run()
 
 
 class Walk:
@@ -225,8 +225,8 @@ class TrainingPlan(_Bound):
         self._random = {
             node: {"random": self._counters[0][1][k : k + 1].reshape(2), "first": self._counters[1][1]} for k, node in enumerate(random)
         }
-        self._forward_steps = [step for run in plan.forward for step in self._bind_forward(run)]
-        self._backward_steps = [step for run in plan.backward for step in self._bind_back(run)]
+        self._forward_steps = self.device.program([step for run in plan.forward for step in self._bind_forward(run)])
+        self._backward_steps = self.device.program([step for run in plan.backward for step in self._bind_back(run)])
 
     @property
     def nbytes(self) -> int:

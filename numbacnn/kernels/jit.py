@@ -15,6 +15,7 @@ number of axes, dense or strided), never per shape, and keeps the machine code i
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import dis
 import enum
@@ -52,7 +53,7 @@ from .. import simd  # noqa: F401  before simd_python, which starts from it
 from ..errors import ConfigError
 from ..paths import cache_folder
 from ..simd_python import plain
-from .linking import attach_environments, linked_later
+from .linking import attach_environments, linked_later, packed_entry_name
 
 FASTMATH = {"contract", "nsz"}  # fused multiply-add, and no care for the sign of zero; NaN and infinity stay exact
 FLAGS: dict[str, Any] = dict(_nrt=False, nogil=True, error_model="numpy", fastmath=FASTMATH, no_cfunc_wrapper=True)
@@ -466,6 +467,10 @@ def builds() -> Iterator[list[Build]]:
 _build_lists: list[list[Build]] = []
 
 
+packed_entries: dict[Callable, int] = {}
+"""Of compiled functions, the addresses of their entries for :mod:`numbacnn.kernels.program`."""
+
+
 def _nothing(*_: Any) -> None:
     """A launch that is postponed."""
 
@@ -523,7 +528,9 @@ class Kernel:
         with linked_later(self.function.__qualname__, INLINED):
             new, started = signature not in self.dispatcher.overloads, time.perf_counter()
             entry = self.dispatcher.compile(signature)
-        attach_environments(self.dispatcher.overloads[signature].library)
+        overload = self.dispatcher.overloads[signature]
+        attach_environments(overload.library)
+        packed_entries[entry] = overload.library.get_pointer_to_function(packed_entry_name(overload.fndesc))
         build = Build(self.function.__qualname__, bool(self.dispatcher._cache_hits[signature]), time.perf_counter() - started)
         if new:  # else another thread was faster
             for listed in _build_lists:
@@ -554,33 +561,39 @@ class Limited:
 
 def run(steps: Sequence[Step]) -> None:
     """Run launches one after the other. The number of threads is set where it changes: small networks feel each time."""
-    current = before = 0 if JIT_DISABLED else _numba_threads()
+    current = before = 0 if JIT_DISABLED else numba_threads()
     try:
         for function, arguments in steps:
             if type(function) is Limited:
                 if function.threads != current:
                     current = function.threads
-                    _set_numba_threads(current)
+                    set_numba_threads(current)
                 function.entry(*arguments)
             else:
                 if current != before:
                     current = before
-                    _set_numba_threads(before)
+                    set_numba_threads(before)
                 function(*arguments)
     finally:
         if current != before:
-            _set_numba_threads(before)
+            set_numba_threads(before)
 
 
-def _numba_threads() -> int:
+def numba_threads() -> int:
     """As :func:`numba.get_num_threads`, which checks each time whether threads were started."""
     _start_threads()
     return parallel._get_num_threads()
 
 
-def _set_numba_threads(count: int) -> None:
+def set_numba_threads(count: int) -> None:
     """As :func:`numba.set_num_threads`, without its checks of a number that comes from here."""
     parallel._set_num_threads(count)
+
+
+def threads_setter() -> int:
+    """The address of the C function behind :func:`set_numba_threads`."""
+    _start_threads()
+    return ctypes.cast(parallel._set_num_threads, ctypes.c_void_p).value or 0
 
 
 def _kind(argument: Any, view: bool = False) -> Any:

@@ -12,6 +12,9 @@ import ctypes
 from collections.abc import Iterator
 from typing import Any
 
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
 from numba.core.codegen import CPUCodeLibrary, JITCodeLibrary
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.environment import lookup_environment
@@ -73,15 +76,53 @@ def linked_later(kernel: str, inlined: str) -> Iterator[None]:
             if codegen._engine.get_global_value_address(name):
                 set_environment(name, environment)
 
-        def wrap_public(library: Any, *arguments: Any, **options: Any) -> None:
+        def wrap_public(library: Any, descriptor: Any, *arguments: Any, **options: Any) -> None:
             if not library.name.endswith(inlined):
-                wrap(library, *arguments, **options)
+                wrap(library, descriptor, *arguments, **options)
+            if library.name == kernel:
+                add_packed_entry(library, descriptor)
 
         codegen._library_class, codegen.set_env, target.create_cpython_wrapper = library, set_generated, wrap_public
         try:
             yield
         finally:
             codegen._library_class, codegen.set_env, target.create_cpython_wrapper = eager, set_environment, wrap
+
+
+def packed_entry_name(descriptor: Any) -> str:
+    """The symbol of :func:`add_packed_entry`."""
+    return f"packed.{descriptor.llvm_func_name}"
+
+
+def add_packed_entry(library: Any, descriptor: Any) -> None:
+    """Add a function to a kernel's library that takes the kernel's arguments from memory, and returns its status: words of 64 bits, one for
+    each number, and for each array how many elements it has, their size, its address, shape and strides (in bytes)."""
+    target = cpu_target.target_context
+    module = target.create_module("packed entry")
+    kernel = ir.Function(module, target.call_conv.get_function_type(descriptor.restype, descriptor.argtypes), descriptor.llvm_func_name)
+    word = ir.IntType(64)
+    entry = ir.Function(module, ir.FunctionType(ir.IntType(32), [word.as_pointer()]), packed_entry_name(descriptor))
+    builder = ir.IRBuilder(entry.append_basic_block())
+    words = (builder.load(cgutils.gep_inbounds(builder, entry.args[0], place)) for place in range(1 << 30))
+    values = [_unpacked(target, builder, kind, words) for kind in descriptor.argtypes]
+    status, _ = target.call_conv.call_function(builder, kernel, descriptor.restype, descriptor.argtypes, values)
+    builder.ret(status.code)
+    library.add_ir_module(module)
+
+
+def _unpacked(target: Any, builder: Any, kind: Any, words: Iterator[Any]) -> Any:
+    """The next argument, of that type."""
+    if isinstance(kind, types.Array):
+        array = target.make_array(kind)(target, builder)
+        array.meminfo, array.parent = (cgutils.get_null_value(field.type) for field in (array.meminfo, array.parent))
+        array.nitems, array.itemsize = next(words), next(words)
+        array.data = builder.inttoptr(next(words), array.data.type)
+        array.shape, array.strides = (cgutils.pack_array(builder, [next(words) for _ in range(kind.ndim)]) for _ in range(2))
+        return array._getvalue()
+    value = next(words)
+    if kind == types.boolean:
+        return builder.icmp_unsigned("!=", value, value.type(0))
+    return builder.bitcast(value, ir.DoubleType()) if kind == types.float64 else value
 
 
 def attach_environments(library: Any) -> None:
