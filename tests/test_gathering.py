@@ -88,12 +88,18 @@ METHODS = {"direct": (DIRECT, conv.Method()), **{f"F({t}x{t}) fused": (MINIMAL, 
 }
 each_kind = pytest.mark.parametrize(
     ("case", "method"),
-    [pytest.param(case, method, id=f"{name}: {kind}") for name, (cases, method) in METHODS.items() for kind, case in cases.items()],
+    [
+        pytest.param(case, method, id=f"{name}: {kind}", marks=[pytest.mark.nightly] if method.tile == 2 else [])
+        for name, (cases, method) in METHODS.items()
+        for kind, case in cases.items()
+    ],
 )
 
 
 each_scale = pytest.mark.parametrize(
-    ("dtype", "mean"), [(np.float32, 0), (np.float32, 1e4), (np.float64, 1e4)], ids=["float32", "scaled", "float64"]
+    ("dtype", "mean"),
+    [(np.float32, 0), (np.float32, 1e4), pytest.param(np.float64, 1e4, marks=pytest.mark.nightly)],
+    ids=["float32", "scaled", "float64"],
 )
 
 
@@ -300,7 +306,7 @@ def test_gradients_are_differences_of_the_loss(head: Callable) -> None:
     np.testing.assert_allclose((gradient * direction).sum(), difference, rtol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["cheap", "blocks"])
+@pytest.mark.parametrize("mode", [pytest.param("cheap", marks=pytest.mark.nightly), "blocks"])
 @each_network
 def test_recomputation_gives_the_same_bits(head: Callable, mode: str) -> None:
     expected, found = trained(network(head)), trained(network(head), recompute=mode)

@@ -62,7 +62,7 @@ def scratch(method, dtype, threads=None):
 
 @pytest.mark.parametrize("blocks", [True, False], ids=["fused", "phased"])
 @pytest.mark.parametrize(("tile", "taps"), FILTERS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_forward(shape, dtype, tile, taps, blocks):
     x, weight, bias, scale, addend = numbers(shape, dtype, taps)

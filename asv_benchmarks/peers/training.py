@@ -41,7 +41,8 @@ CASES = (  # name, input shape, batch
     ("efficientnet_b0", (224, 224, 3), 8),
     ("convnext_tiny", (64, 64, 3), 16),
 )
-CURVES = ("lenet5", "resnet20", "vgg16_bn", "convnext_tiny")
+CURVE_CASES = (*CASES, ("alexnet", (64, 64, 3), 16))
+CURVES = ("lenet5", "alexnet", "convnext_tiny", "resnet20")
 ENGINES = ("numbacnn", "torch", "torch channels-last")
 COMPILED = "torch compiled"
 RECOMPUTING = {f"numbacnn {mode}": mode for mode in ("cheap", "blocks")}  # engines, and the Trainer's recompute
@@ -269,11 +270,12 @@ def main(
     curves: bool, steps: int, dtype: str, path: str | None,
 ) -> None:  # fmt: skip
     """Time training steps beside PyTorch, or measure memory, or compare losses."""
-    unknown = set(networks) - {name for name, _, _ in CASES}
+    known = CURVE_CASES if curves else CASES
+    unknown = set(networks) - {name for name, _, _ in known}
     if unknown:
-        raise click.UsageError(f"There is no case of {', '.join(sorted(unknown))}; there are {', '.join(sorted({c[0] for c in CASES}))}.")
-    wanted = networks or (CURVES if curves else [name for name, _, _ in CASES])
-    cases = [case for case in CASES if case[0] in wanted]
+        raise click.UsageError(f"There is no case of {', '.join(sorted(unknown))}; there are {', '.join(sorted({c[0] for c in known}))}.")
+    wanted = networks or (CURVES if curves else [name for name, _, _ in known])
+    cases = [case for case in known if case[0] in wanted]
     engines = [*ENGINES, *([COMPILED] if compiled else []), *(engine for engine, mode in RECOMPUTING.items() if mode in recompute)]
     count = threads or len(os.sched_getaffinity(0))
     if curves:
