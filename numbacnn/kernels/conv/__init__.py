@@ -1,10 +1,7 @@
 """Convolution: the kernels (direct, Winograd, depthwise), their launches, and the choice between them."""
 
-from .direct import channel_sums, fold_bias
-from .ending import is_clamp
-from .launch import (
+from .depthwise_launch import (
     Expansion,
-    Prologue,
     depthwise_convolve,
     depthwise_data_gradient,
     depthwise_data_gradient_elements,
@@ -18,6 +15,9 @@ from .launch import (
     pack_depthwise,
     takes_expansion,
 )
+from .direct import channel_sums, fold_bias
+from .ending import is_clamp
+from .launch import Prologue
 from .methods import DataGradient, Forward, Method, WeightGradient
 from .window import POINTWISE, Window, lift
 

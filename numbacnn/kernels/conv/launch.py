@@ -11,7 +11,6 @@ import numpy as np
 
 from ...simd import LANES
 from ..channels import VECTORS, WIDTH
-from .depthwise import EXPANSION_LADDER, HEIGHTS, HELD, depthwise, depthwise_weight_gradient, gradient_tile, pack_taps
 from .direct import add_parts, convolution, pack_weights, weight_gradient
 from .ending import EVERYTHING, is_long, resolved
 from .narrow import narrow_weight_gradient
@@ -26,18 +25,6 @@ LEAST_PIXELS = 8 * MAX_ROWS  # of a task: with fewer, weights come from afar for
 GATHERED_PIXELS = 256  # at most, of a part of the statistics that a convolution gathers
 FEW_PRODUCTS = 300_000  # a convolution of less runs in the caller's thread: waking others would take longer
 TASKS_PER_THREAD = 4  # enough to even out threads that get less of the machine
-DEPTHWISE_ELEMENTS = 6 * 1024  # of the lines that a task of a depthwise convolution holds
-EXPANDED_ELEMENTS = 80 * 1024  # of what it expands for each block of channels, from the second-level cache
-MOST_EXPANDED = 128  # channels of which another convolution makes the input of a depthwise one line by line,
-LEAST_EXPANSION = 64 * 1024  # elements of that input, and
-EXPANDED_COLUMNS = 14  # of the output: shorter lines leave too much of tiles empty
-DEPTHWISE_RUN = 3  # taps that share what they read
-LEAST_LINES = 4  # of a task's output: it reads some more lines of input, and
-LEAST_COLUMNS = 28  # some more columns
-GRADIENT_PARTS = 16  # at most, of the weight gradient of a depthwise convolution, and
-GRADIENT_LINES = 8  # at least, of one,
-GRADIENT_PART = 448  # pixels at least, and
-GRADIENT_TOGETHER = 8  # lines that it takes before the next channels
 GRADIENT_PIXELS = 256  # pixels per block of the weight gradient, at most, and
 PANEL_PIXELS = 168  # of a pointwise one: a panel of inputs and one of gradients should stay in a first-level cache
 GRADIENT_ELEMENTS = 96 * 1024  # of input and gradients that a task of it holds at a time
@@ -48,7 +35,6 @@ NARROW_PIXELS = 512  # at least, of one, and
 NARROW_WEIGHTS = 64 * 1024  # at most, of all of them
 NARROW_BLOCK = 64  # pixels at least, of images whose groups have two vectors
 COPY_COST = 4  # of a vector: as much as so many times LANES products
-ONE: Triple = (1, 1, 1)
 ROUND = 16  # scratch rows start at multiples of a cache line
 
 
@@ -86,7 +72,7 @@ def blocks(
     wanted = TASKS_PER_THREAD * threads
     if _leaves_out(window, size, places):
         size, window = places, dataclasses.replace(window, stride=(1, 1, 1))
-    flat = even and _as_one_line(window, size, places)
+    flat = even and as_one_line(window, size, places)
     if flat:
         pixels = batch * math.prod(places)
         piece_rows, piece_columns = 1, evened(pixels, min(GATHERED_PIXELS, _longest_line(channels)))
@@ -107,11 +93,11 @@ def blocks(
     pass_panels = min(task_panels, max(1, PASS_ELEMENTS // (max(1, window.taps * channels) * WIDTH)))
     whole_lines = window.taps == 1 and window.stride == (1, 1, 1) and columns == places[2]
     return Blocks(
-        flat, whole_lines, rows, columns, piece_rows, piece_columns, task_panels, pass_panels, offsets, length, _rounded(scratch)
+        flat, whole_lines, rows, columns, piece_rows, piece_columns, task_panels, pass_panels, offsets, length, rounded(scratch)
     )  # fmt: skip
 
 
-def _as_one_line(window: Window, size: Triple, places: Triple) -> bool:
+def as_one_line(window: Window, size: Triple, places: Triple) -> bool:
     """Whether each pixel of the output is made of the same pixel of the input."""
     return window.taps == 1 and window.stride == (1, 1, 1) and not any(window.padding) and size == places
 
@@ -182,16 +168,16 @@ def _runs(window: Window, lines: int, line: int, channels: int) -> tuple[tuple[i
     return tuple(start + i * dw * channels for start in per_line for i in range(kw)), channels
 
 
-def _rounded(elements: int) -> int:
+def rounded(elements: int) -> int:
     return -(-elements // ROUND) * ROUND
 
 
-def _int_array(values: Sequence[int]) -> np.ndarray:
+def int_array(values: Sequence[int]) -> np.ndarray:
     """Numbers for a kernel, also where there are none."""
     return np.array(values, np.int64)
 
 
-def _geometry(window: Window) -> np.ndarray:
+def geometry_of(window: Window) -> np.ndarray:
     """What kernels take of a window."""
     return np.array([window.stride, window.padding, window.dilation, window.extent], np.int64)
 
@@ -206,7 +192,7 @@ def forward_elements(
 
 def gathered_shape(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int) -> Triple:
     """The parts of the statistics that :func:`convolve` gathers of dense arrays: images, planes, and parts of each."""
-    plan = blocks(window, size, channels, places, outputs, batch, 1, _as_one_line(window, size, places), gathers=True)
+    plan = blocks(window, size, channels, places, outputs, batch, 1, as_one_line(window, size, places), gathers=True)
     if plan.flat:
         return 1, 1, -(-batch * math.prod(places) // plan.piece_columns)
     return batch, places[0], -(-places[1] // plan.piece_rows) * -(-places[2] // plan.piece_columns)
@@ -239,7 +225,7 @@ def convolve(
     """``y = activation(conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack` (none: the sum is zero). What is
     ``gathered (STATISTICS, *gathered_shape, CO)`` are the statistics of ``y``."""
     more = y if addend is None else addend
-    gathers, in_place = gathered is not None, _as_one_line(window, x.shape[1:4], y.shape[1:4])
+    gathers, in_place = gathered is not None, as_one_line(window, x.shape[1:4], y.shape[1:4])
     x, window = _without_gaps(x, y.shape[1:4], window)
     even = prologue is None and None not in (pixel_step(x), pixel_step(y), pixel_step(more)) and (in_place or not gathers)
     plan = blocks(window, x.shape[1:4], x.shape[4], y.shape[1:4], y.shape[4], x.shape[0], scratch.shape[0], even, gathers)
@@ -254,8 +240,8 @@ def convolve(
     function, low, high = resolved(activation)
     convolution(narrow, adjacent, function, is_long(activation))(
         x, not plan.flat, *_before(prologue, bias), packed, bias, addend is not None, more, low, high, y,
-        _int_array(plan.offsets), plan.length, heights, window.groups,
-        _geometry(window), plan.rows, plan.columns, one_line, plan.task_panels, plan.pass_panels,
+        int_array(plan.offsets), plan.length, heights, window.groups,
+        geometry_of(window), plan.rows, plan.columns, one_line, plan.task_panels, plan.pass_panels,
         nothing_gathered(y) if gathered is None else gathered, plan.piece_rows, plan.piece_columns, scratch,
         alone=y.size * window.taps * x.shape[4] // window.groups <= FEW_PRODUCTS,
     )  # fmt: skip
@@ -307,7 +293,7 @@ def as_line(array: np.ndarray) -> np.ndarray:
 def pack(weight: np.ndarray, taps: Sequence[int], scale: np.ndarray, packed: np.ndarray, groups: int) -> None:
     """Pack these taps of ``weight (kernel..., C / groups, CO)``, output channels multiplied by ``scale``, for :func:`convolve`."""
     if taps:
-        pack_weights(weight.reshape(-1, *weight.shape[-2:]), _int_array(taps), groups, False, scale, packed)
+        pack_weights(weight.reshape(-1, *weight.shape[-2:]), int_array(taps), groups, False, scale, packed)
 
 
 # Data gradient -------------------------------------------------------------------------------------------------------
@@ -372,7 +358,7 @@ def pack_transposed(weight: np.ndarray, scale: np.ndarray, packed: np.ndarray, w
     for part in _parts(window, size, places):
         if part.taps:
             elements = packed_elements(flat.shape[2], channels, len(part.taps), window.groups)
-            pack_weights(flat, _int_array(part.taps), window.groups, True, scale, packed[at : at + elements])
+            pack_weights(flat, int_array(part.taps), window.groups, True, scale, packed[at : at + elements])
             at += elements
 
 
@@ -436,7 +422,7 @@ def gradient_blocks(window: Window, channels: int, places: Triple, outputs: int,
     fitting = [cut for cut in cuts if scratch(*cut) <= GRADIENT_ELEMENTS] or [min(cuts, key=lambda cut: scratch(*cut))]
     block, some = min(fitting, key=lambda cut: cost(*cut))
     total = batch * math.prod(places) * VECTORS * cost(block, some)
-    return GradientBlocks(rows, columns, block, some, total, _rounded(scratch(block, some)))
+    return GradientBlocks(rows, columns, block, some, total, rounded(scratch(block, some)))
 
 
 def counts(length: int) -> list[int]:
@@ -458,7 +444,7 @@ class NarrowBlocks:
 
     def elements(self, threads: int) -> int:
         """Scratch elements per thread, and a thread's share of the parts."""
-        return self.scratch + _rounded(-(-self.parts * self.weights // threads))
+        return self.scratch + rounded(-(-self.parts * self.weights // threads))
 
 
 def narrow_blocks(window: Window, channels: int, places: Triple, outputs: int, batch: int) -> NarrowBlocks:
@@ -481,7 +467,7 @@ def narrow_blocks(window: Window, channels: int, places: Triple, outputs: int, b
     pixels = batch * math.prod(places)
     parts = max(1, min(NARROW_PARTS, pixels // NARROW_PIXELS, NARROW_WEIGHTS // weights))
     scratch = held(rows, block) + math.prod(window.extent[1:]) * block * width + width
-    return NarrowBlocks(rows, columns, block, parts, weights, _rounded(scratch))
+    return NarrowBlocks(rows, columns, block, parts, weights, rounded(scratch))
 
 
 def _vectors(window: Window, outputs: int) -> int:
@@ -504,7 +490,7 @@ def _panelled(window: Window) -> bool:
 
 def weight_gradient_elements(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int) -> int:
     """Scratch elements per thread that :func:`weight_gradients` needs."""
-    if _as_one_line(window, size, places):
+    if as_one_line(window, size, places):
         places, batch = (1, 1, batch * math.prod(places)), 1
     elif _leaves_out(window, size, places):
         window = dataclasses.replace(window, stride=(1, 1, 1))
@@ -515,7 +501,7 @@ def weight_gradient_elements(window: Window, size: Triple, channels: int, places
 
 def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window, scratch: np.ndarray) -> None:
     """``dw (kernel..., C / groups, CO)`` of the convolution of ``x`` with ``window``, from ``dy``."""
-    if _as_one_line(window, x.shape[1:4], dy.shape[1:4]):
+    if as_one_line(window, x.shape[1:4], dy.shape[1:4]):
         x, dy = x.reshape(1, 1, 1, -1, x.shape[4]), dy.reshape(1, 1, 1, -1, dy.shape[4])
     else:
         x, window = _without_gaps(x, dy.shape[1:4], window)
@@ -530,7 +516,7 @@ def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Wind
         flat,
         tile_heights(plan.channels * window.extent[2]),
         window.groups,
-        _geometry(window),
+        geometry_of(window),
         _panelled(window),
         plan.rows,
         plan.columns,
@@ -546,282 +532,8 @@ def _narrow_weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, wind
     own = memory[: threads * plan.scratch].reshape(threads, -1)
     parts = memory[own.size : own.size + plan.parts * dw.size].reshape(plan.parts, *dw.shape) if plan.parts > 1 else dw[None]
     heights = tile_heights(plan.channels * window.extent[2])
-    geometry = _geometry(window)
+    geometry = geometry_of(window)
     kernel = narrow_weight_gradient(_vectors(window, dy.shape[4]))
     kernel(x, dy, parts, heights, window.groups, geometry, plan.rows, plan.columns, plan.channels, own)
     if plan.parts > 1:
         add_parts(parts, dw)
-
-
-# Depthwise -----------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class DepthwiseBlocks:
-    """How a depthwise convolution is cut into tasks."""
-
-    height: int  # of tiles
-    rows: int
-    columns: int
-    piece_rows: int  # of a part of the statistics, as wide as a task, where they are gathered
-    offsets: np.ndarray  # where runs of taps start, for each part and each place of their first line in the ring of lines
-    lengths: np.ndarray  # of runs
-    phases: Sequence[tuple[int, ...]]  # what the kernel takes of each part
-    geometry: tuple[Triple, ...]
-    scratch: int  # elements per thread
-
-
-@dataclasses.dataclass(frozen=True)
-class Expansion:
-    """A pointwise convolution that makes the input of a depthwise one: ``scalar(x @ weights + bias)``, weights from :func:`pack`."""
-
-    packed: np.ndarray
-    bias: np.ndarray
-    scalar: Callable | None
-
-
-def depthwise_blocks(
-    parts: Sequence[Residue], spread: Triple, channels: int, batch: int, threads: int, expanded: int = 0, gathers: bool = False
-) -> DepthwiseBlocks:  # fmt: skip
-    """Cut depthwise convolutions of one input with ``channels``, whose places are ``spread`` apart: enough tasks for all threads, whose
-    lines fit the cache. Columns follow from the shape alone, and with them the stretches that are summed. ``expanded``: the channels that
-    an :class:`Expansion` reads, if there is one; ``gathers``: tasks consist of whole pieces, of which statistics are gathered."""
-    window = _around(parts)
-    depth, height, width = parts[0].places
-    (kd, ring, reach), (_, sh, sw) = window.extent, window.stride
-    columns = _depthwise_columns(window, width)
-    across = (columns - 1) * sw + reach
-    part = -(-across // sw) * HELD
-    line = min(sw, across) * part
-    tasks = batch * depth * -(-channels // HELD) * -(-width // columns)
-    cuts = max(-(-TASKS_PER_THREAD * threads // tasks), height * sh * across * expanded // EXPANDED_ELEMENTS)
-    rows = -(-height // min(cuts, -(-height // LEAST_LINES)))
-    piece_rows = evened(height, max(1, GATHERED_PIXELS // columns))
-    if gathers:
-        rows = -(-rows // piece_rows) * piece_rows
-    most = max(len(_runs_of(residue.window)) for residue in parts)
-    offsets, lengths = np.zeros((len(parts), ring, most), np.int64), np.zeros((len(parts), most), np.int64)
-    phases, weights = [], 0
-    for k, residue in enumerate(parts):
-        own, runs = residue.window, _runs_of(residue.window)
-        down, right = (around - padding for around, padding in zip(window.padding[1:], own.padding[1:]))
-        for run, (d, h, taps) in enumerate(runs):
-            low, start = h * own.dilation[1] + down, taps[0] * own.dilation[2] + right
-            column = start % sw * part + start // sw * HELD
-            offsets[k, :, run] = [(d * ring + (first + low) % ring) * line + column for first in range(ring)]
-            lengths[k, run] = len(taps)
-        phases.append((*residue.start[1:], *residue.places[1:], len(runs), weights, len(residue.taps)))
-        weights += depthwise_packed_elements(channels, len(residue.taps))
-    narrowest = max(1, columns - (width - min(residue.places[2] for residue in parts)))
-    tall = min((h for h in HEIGHTS if h <= narrowest), key=lambda h: -(-columns // h) * (h + 1))
-    geometry = (window.stride, window.padding, spread, window.extent, window.dilation)
-    return DepthwiseBlocks(tall, rows, columns, piece_rows, offsets, lengths, phases, geometry, _rounded(kd * ring * line))
-
-
-def _runs_of(window: Window) -> list[tuple[int, int, list[int]]]:
-    """Plane, line and taps of the runs of a window."""
-    return [(d, h, taps) for d, h in np.ndindex(window.extent[:2]) for taps in _column_runs(window)]
-
-
-def _around(parts: Sequence[Residue]) -> Window:
-    """The window over all that any of these convolutions reads for one place, without dilation of lines and columns. They have the same
-    stride, and their planes are the same."""
-    windows = [part.window for part in parts if part.taps] or [part.window for part in parts]
-    front = [max(window.padding[axis] for window in windows) for axis in range(3)]
-    lines, columns = (
-        max((window.extent[axis] - 1) * window.dilation[axis] - window.padding[axis] for window in windows) + front[axis] + 1
-        for axis in (1, 2)
-    )
-    first = windows[0]
-    return Window((first.extent[0], lines, columns), first.stride, (first.dilation[0], 1, 1), tuple(front))  # type: ignore[arg-type]
-
-
-def _depthwise_columns(window: Window, width: int) -> int:
-    """Columns of a task, of ``width``: as many as have their lines of input in the first-level cache."""
-    inputs = DEPTHWISE_ELEMENTS // (max(1, window.extent[0]) * _ring(window) * HELD)
-    most = (inputs - (window.extent[2] - 1) * window.dilation[2] - 1) // window.stride[2] + 1
-    return -(-width // -(-width // max(LEAST_COLUMNS, most)))
-
-
-def _ring(window: Window) -> int:
-    """Lines of input between the first and the last one that a line of output is made of."""
-    return max(1, (window.extent[1] - 1) * window.dilation[1] + 1)
-
-
-def _column_runs(window: Window) -> list[list[int]]:
-    """The taps along a line, cut into runs of at most three whose inputs are neighbours, where columns are sorted by their remainder modulo
-    the stride."""
-    step, dilation = window.stride[2], window.dilation[2]
-    together = step // math.gcd(step, dilation)  # so many taps further, the remainder is the same
-    near = math.lcm(step, dilation) // step == 1
-    runs = []
-    for first in range(min(together, window.extent[2])):
-        taps = list(range(first, window.extent[2], together))
-        length = DEPTHWISE_RUN if near else 1
-        runs += [taps[k : k + length] for k in range(0, len(taps), length)]
-    return runs
-
-
-def depthwise_elements(window: Window, channels: int, places: Triple, batch: int, threads: int) -> int:
-    """Scratch elements per thread that :func:`depthwise_convolve` needs."""
-    return depthwise_blocks(_whole(window, places), ONE, channels, batch, threads).scratch
-
-
-def _whole(window: Window, places: Triple) -> list[Residue]:
-    """All of a convolution that gives ``places``, as the one residue of a data gradient without a stride."""
-    return [Residue((0, 0, 0), places, window, tuple(range(window.taps)))]
-
-
-def makes_expansion(window: Window, size: Triple, channels: int, places: Triple, outputs: int) -> bool:
-    """Whether a convolution can be an :class:`Expansion`, and is faster as one: where its output would hardly stay in the second-level
-    cache, and its weights for a block of channels stay in the first-level one."""
-    pointwise = window.groups == 1 and _as_one_line(window, size, places)
-    return pointwise and channels <= MOST_EXPANDED and math.prod(size) * outputs >= LEAST_EXPANSION
-
-
-def takes_expansion(places: Triple) -> bool:
-    """Whether :func:`depthwise_convolve` that gives ``places`` is faster with an :class:`Expansion`."""
-    return places[2] >= EXPANDED_COLUMNS
-
-
-def depthwise_stretches(window: Window, places: Triple) -> int:
-    """How many stretches of lines of pixels :func:`depthwise_convolve` sums, whatever the number of threads."""
-    return places[0] * places[1] * -(-places[2] // _depthwise_columns(window, places[2]))
-
-
-def depthwise_gathered_shape(window: Window, channels: int, places: Triple, batch: int) -> Triple:
-    """The parts of the statistics that :func:`depthwise_convolve` gathers: images, planes, and parts of each."""
-    plan = depthwise_blocks(_whole(window, places), ONE, channels, batch, 1)
-    return batch, places[0], -(-places[1] // plan.piece_rows) * -(-places[2] // plan.columns)
-
-
-def depthwise_convolve(
-    x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window, scratch: np.ndarray,
-    addend: np.ndarray | None = None, activation: Callable | None = None, sums: np.ndarray | None = None,
-    expansion: Expansion | None = None, gathered: np.ndarray | None = None,
-) -> None:  # fmt: skip
-    """``y = activation(depthwise conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack_depthwise`. ``sums
-    (N, stretches, C)`` gets the sums of ``y`` over each of :func:`depthwise_stretches`. The convolution is of what the ``expansion`` makes
-    of ``x``, if there is one. What is ``gathered (STATISTICS, 1, parts, C)`` are the statistics of ``y``, by the parts of
-    :func:`depthwise_gathered_shape` in their order."""
-    if gathered is not None:
-        pieces = depthwise_gathered_shape(window, y.shape[4], y.shape[1:4], y.shape[0])
-        gathered = gathered.reshape(len(gathered), *pieces, y.shape[4])
-    parts = _whole(window, y.shape[1:4])
-    _convolve_parts(x, packed, bias, y, parts, ONE, scratch, addend, activation, sums, expansion, gathered)
-
-
-def _convolve_parts(
-    x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, parts: Sequence[Residue], spread: Triple, scratch: np.ndarray,
-    addend: np.ndarray | None = None, activation: Callable | None = None, sums: np.ndarray | None = None,
-    expansion: Expansion | None = None, gathered: np.ndarray | None = None,
-) -> None:  # fmt: skip
-    """:func:`depthwise_convolve` for several ``parts`` of the places of ``y``, whose lines and columns are ``spread`` apart."""
-    expanded = 0 if expansion is None else x.shape[4]
-    plan = depthwise_blocks(parts, spread, y.shape[4], y.shape[0], scratch.shape[0], expanded, gathered is not None)
-    assert plan.scratch <= scratch.shape[1], "a patch must fit the scratch of its thread"
-    function, low, high = resolved(activation)
-    before, weights, shift, floor, ceiling, longest = _expansion(expansion, packed, bias, x.shape[3])
-    depthwise(plan.height, function, before)(
-        x, weights, shift, floor, ceiling, tile_heights(longest, EXPANSION_LADDER),
-        packed, bias, addend is not None, y if addend is None else addend, low, high, y,
-        np.empty((0, 0, 0), y.dtype) if sums is None else sums, nothing_gathered(y) if gathered is None else gathered, plan.piece_rows,
-        plan.offsets, plan.lengths, np.array(plan.phases, np.int64), np.array(plan.geometry, np.int64),
-        plan.rows, plan.columns, scratch,
-    )  # fmt: skip
-
-
-def _expansion(expansion: Expansion | None, packed: np.ndarray, bias: np.ndarray, columns: int) -> tuple:
-    """What the kernel is made for, and what it takes, of an expansion of lines of ``columns``: weights, bias, clamp and longest line."""
-    if expansion is None:
-        return None, packed, bias, *EVERYTHING, 0
-    function, low, high = resolved(expansion.scalar)
-    return (function, is_long(expansion.scalar)), expansion.packed, expansion.bias, low, high, columns
-
-
-def depthwise_packed_elements(channels: int, taps: int) -> int:
-    """Elements of packed weights."""
-    return -(-channels // HELD) * taps * HELD
-
-
-def pack_depthwise(weight: np.ndarray, window: Window, scale: np.ndarray, packed: np.ndarray) -> None:
-    """Pack ``weight (kernel..., 1, C)`` times ``scale (C,)`` for :func:`depthwise_convolve` with ``window``."""
-    flat = weight.reshape(-1, weight.shape[-1])
-    _pack_taps(flat, tuple(range(flat.shape[0])), window, scale, packed)
-
-
-def _pack_taps(weight: np.ndarray, taps: tuple[int, ...], window: Window, scale: np.ndarray, packed: np.ndarray) -> None:
-    """Pack the ``taps`` of a ``window``, in the order of its runs."""
-    lines = window.extent[0] * window.extent[1]
-    chosen = [taps[line * window.extent[2] + tap] for line in range(lines) for run in _column_runs(window) for tap in run]
-    pack_taps(weight, _int_array(chosen), scale, packed.reshape(-1, len(taps), HELD))
-
-
-def depthwise_data_gradient_elements(window: Window, size: Triple, channels: int, batch: int, threads: int) -> int:
-    """Scratch elements per thread that :func:`depthwise_data_gradient` needs."""
-    return max(depthwise_blocks(parts, window.stride, channels, batch, threads).scratch for parts in _plane_residues(window, size))
-
-
-def _plane_residues(window: Window, size: Triple) -> list[list[Residue]]:
-    """The residues, those of the same planes together: they read the same planes."""
-    return [list(parts) for _, parts in itertools.groupby(residues(window, size), lambda part: part.start[0])]
-
-
-def depthwise_data_gradient(
-    dy: np.ndarray, weight: np.ndarray, packed: np.ndarray, dx: np.ndarray, window: Window, scratch: np.ndarray
-) -> None:
-    """``dx`` of a depthwise convolution with ``weight (kernel..., 1, C)``; ``packed`` is scratch as large as packed weights."""
-    channels = weight.shape[-1]
-    flat = weight.reshape(-1, channels)
-    ones, zeros = np.ones(channels, dx.dtype), np.zeros(channels, dx.dtype)
-    at = 0
-    for parts in _plane_residues(window, dx.shape[1:4]):
-        first = at
-        for part in parts:
-            taps = packed[at : at + depthwise_packed_elements(channels, len(part.taps))]
-            at += taps.size
-            if part.taps:
-                _pack_taps(flat, part.taps, part.window, ones, taps)
-        _convolve_parts(dy, packed[first:], zeros, dx[:, parts[0].start[0] :: window.stride[0]], parts, window.stride, scratch)
-
-
-@dataclasses.dataclass(frozen=True)
-class DepthwiseGradientBlocks:
-    """How the weight gradient of a depthwise convolution is cut into tasks: all follows from the shape, so that the bits do not depend on
-    the number of threads."""
-
-    together: int  # lines that a task takes through all of its channels before the next ones
-    parts: int
-    scratch: int  # elements per thread
-
-    def elements(self, window: Window, channels: int, threads: int) -> int:
-        """Scratch elements per thread, and a thread's share of the parts."""
-        return self.scratch + _rounded(-(-self.parts * window.taps * channels // threads))
-
-
-def depthwise_gradient_blocks(window: Window, channels: int, places: Triple, batch: int) -> DepthwiseGradientBlocks:
-    """Cut the weight gradient of a depthwise convolution that gave ``places``."""
-    taps, _, vectors = gradient_tile(window.extent)
-    sums = (
-        3 * window.extent[0] * window.extent[1] * -(-window.extent[2] // taps) * taps * -(-channels // (vectors * LANES)) * vectors * LANES
-    )
-    parts = max(1, min(GRADIENT_PARTS, batch * math.prod(places) // GRADIENT_PART, batch * places[0] * places[1] // GRADIENT_LINES))
-    return DepthwiseGradientBlocks(GRADIENT_TOGETHER, parts, _rounded(sums))
-
-
-def depthwise_gradient_elements(window: Window, channels: int, places: Triple, batch: int, threads: int) -> int:
-    """Scratch elements per thread that :func:`depthwise_weight_gradients` needs."""
-    return depthwise_gradient_blocks(window, channels, places, batch).elements(window, channels, threads)
-
-
-def depthwise_weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window, scratch: np.ndarray) -> None:
-    """``dw (kernel..., 1, C)`` of a depthwise convolution."""
-    total = dw.reshape(window.taps, -1)
-    plan = depthwise_gradient_blocks(window, dy.shape[4], dy.shape[1:4], len(dy))
-    threads, memory = len(scratch), scratch.reshape(-1)
-    own = memory[: threads * plan.scratch].reshape(threads, -1)
-    parts = memory[own.size : own.size + plan.parts * total.size].reshape(plan.parts, *total.shape) if plan.parts > 1 else total[None]
-    gradient = depthwise_weight_gradient(*gradient_tile(window.extent))
-    gradient(x, dy, parts, _geometry(window), plan.together, own)
-    if plan.parts > 1:
-        add_parts(parts, total)
