@@ -16,6 +16,7 @@ from numbacnn.kernels import conv, jit, norm, statistics
 from numbacnn.kernels.conv import minimal
 from numbacnn.kernels.conv.tiles import MAX_ROWS
 from numbacnn.layers.base import GATHERED
+from tests.norm_networks import branches, relu, residual
 
 BATCH = 3
 
@@ -196,26 +197,10 @@ def test_depthwise_convolutions_gather_too(case: tuple, dtype: Any, mean: float)
 SHAPE = (9, 11, 5)
 
 
-def relu(x: Any) -> Any:
-    return nc.Activation("relu")(x)
-
-
 def plain(x: Any) -> Any:
     h = relu(nc.BatchNorm()(nc.Conv2D(16, 3, padding="same", bias=False)(x)))
     h = relu(nc.BatchNorm()(nc.Conv2D(20, 3, padding="same")(h)))  # minimal filtering
     return nc.BatchNorm()(nc.Conv2D(5, 3, stride=2)(h))
-
-
-def residual(x: Any) -> Any:
-    h = relu(nc.BatchNorm()(nc.Conv2D(8, 3, padding="same")(x)))
-    return relu(nc.Add()(nc.BatchNorm()(nc.Conv2D(8, 3, padding="same", groups=2)(h)), h))
-
-
-def branches(x: Any) -> Any:
-    """Statistics that wait while others are gathered, of which two norms read some."""
-    a, b = nc.Conv2D(4, 1)(x), nc.Conv2D(4, 3, padding="same")(x)
-    both = nc.Add()(nc.Conv2D(4, 1)(a), b)
-    return nc.Concatenate()(nc.BatchNorm()(a), relu(nc.BatchNorm()(b)), nc.BatchNorm(momentum=0.5)(a), both)
 
 
 def others(x: Any) -> Any:

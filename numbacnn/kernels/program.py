@@ -17,6 +17,7 @@ from numba import types
 from numba.core.extending import intrinsic
 
 from . import jit
+from .jit import kernel
 
 ENTRY, WORDS, THREADS = range(3)  # columns of a program
 SETTER, NOW, BEFORE, FAILED = range(4)  # places of its state
@@ -47,7 +48,7 @@ def _set_threads(typing_context, setter, count):
     return types.void(types.int64, types.int64), generate
 
 
-@jit.kernel
+@kernel
 def drive(program, state):
     """Run the launches of ``program (launches, 3)``: the address of an entry, that of its words, and on how many threads, 0 for as many as
     there were ``BEFORE``. ``state`` has the address that sets their number, their number ``NOW``, and gets the launch that ``FAILED``."""

@@ -14,6 +14,7 @@ from numbacnn.kernels.cuda.conv.tiles import TILES, Cut
 from numbacnn.kernels.cuda.ending import Ending
 from numbacnn.kernels.cuda.pointwise import add
 from numbacnn.layers.cuda.conv import Convolution
+from tests.norm_networks import branches, relu, residual
 
 from .test_layers import simulated
 
@@ -35,25 +36,9 @@ def network(head: Callable[[Any], Any]) -> nc.Model:
     return model
 
 
-def relu(x: Any) -> Any:
-    return nc.Activation("relu")(x)
-
-
 def plain(x: Any) -> Any:
     h = relu(nc.BatchNorm()(nc.Conv2D(8, 3, padding="same", bias=False)(x)))
     return nc.BatchNorm()(nc.Conv2D(5, 3, stride=2)(h))
-
-
-def residual(x: Any) -> Any:
-    h = relu(nc.BatchNorm()(nc.Conv2D(8, 3, padding="same")(x)))
-    return relu(nc.Add()(nc.BatchNorm()(nc.Conv2D(8, 3, padding="same", groups=2)(h)), h))
-
-
-def branches(x: Any) -> Any:
-    """Statistics that wait while others are gathered, of which two norms read some."""
-    a, b = nc.Conv2D(4, 1)(x), nc.Conv2D(4, 3, padding="same")(x)
-    both = nc.Add()(nc.Conv2D(4, 1)(a), b)
-    return nc.Concatenate()(nc.BatchNorm()(a), relu(nc.BatchNorm()(b)), nc.BatchNorm(momentum=0.5)(a), both)
 
 
 def others(x: Any) -> Any:
