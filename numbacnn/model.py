@@ -246,7 +246,7 @@ class Model:
         batch_size = _checked_batch_size(batch_size)
         if self.device != "cpu":
             raise ConfigError("release_parameters packs weights for the CPU, and the model runs on the GPU: model.to('cpu') comes first.")
-        with kernels.jit.launch_guard(), self._lock:
+        with self._lock:
             if self.store.released:
                 return
             if self.store.handed_out:

@@ -390,7 +390,7 @@ def test_doctor():
     result = run("doctor", "--json")
     assert result.exit_code == 0
     findings = json.loads(result.stdout)
-    assert {"versions", "cpu", "cpu_features", "vector_width", "threads", "threading_layer", "cache", "gpu"} <= set(findings)
+    assert {"versions", "cpu", "cpu_features", "vector_width", "threads", "cache", "gpu"} <= set(findings)
     assert findings["versions"]["numpy"] == np.__version__
     assert findings["gpu"].startswith("No GPU can be used: ")
     text = run("doctor").stdout

@@ -1,7 +1,7 @@
 """Several threads of one process predict at once: the same bits as alone, no deadlock, no memory that stays.
 
-Each threading layer runs in a process of its own, since a process loads one. The processes have two threads for a launch however many
-cores there are, and networks whose launches are large enough to use them.
+Each test runs in a process of its own, with two threads for a launch however many cores there are, and networks whose launches are large
+enough to use them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import textwrap
-from importlib.util import find_spec
 
 import pytest
 
@@ -21,8 +20,6 @@ pytestmark = pytest.mark.skipif(jit.JIT_DISABLED, reason="without compiled code 
 
 CALLERS, CALLS = 8, 1000
 SECONDS = 300  # of a process, after which it shows where its threads stand, and ends
-MODULES = {"omp": "omppool", "tbb": "tbbpool", "workqueue": "workqueue"}
-LAYERS = [name for name, module in MODULES.items() if find_spec(f"numba.np.ufunc.{module}")]
 
 COMMON = """
     import faulthandler, json, os, sys, threading
@@ -31,7 +28,7 @@ COMMON = """
     from numbacnn import model as models
 
     faulthandler.dump_traceback_later({seconds}, exit=True)
-    nc.set_num_threads(2)  # so that this thread starts Numba's: TBB with one core does not end after another one did
+    nc.set_num_threads(2)
 
     def network(seed, filters):
         x = nc.Input((16, 16, 3))
@@ -75,22 +72,17 @@ COMMON = """
         return work
 
     def told(**found):
-        import numba
-        print(json.dumps(dict(found, layer=numba.threading_layer())))
+        print(json.dumps(found))
 """
 
 
-def run(program: str, layer: str, threads: int = 2) -> dict:
+def run(program: str) -> dict:
     """What a program that starts as COMMON does tells."""
     text = textwrap.dedent(COMMON).format(seconds=SECONDS) + textwrap.dedent(program)
-    environment = {**os.environ, "NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", text], env=environment, check=False, capture_output=True, text=True, timeout=SECONDS + 60)
-    if "No threading layer could be loaded" in done.stderr:
-        pytest.skip(f"the library of {layer} is not installed")
     assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout)
-    assert found.pop("layer") == layer
-    return found
+    return json.loads(done.stdout)
 
 
 EIGHT_CALLERS = """
@@ -116,10 +108,9 @@ EIGHT_CALLERS = """
 """
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_eight_threads_call_one_model(layer):
+def test_eight_threads_call_one_model():
     """With as many batch sizes, in another order each: different plans at the same time, and the same plan one after the other."""
-    found = run(EIGHT_CALLERS.format(callers=CALLERS, calls=CALLS), layer)
+    found = run(EIGHT_CALLERS.format(callers=CALLERS, calls=CALLS))
     assert found["wrong"] == []
     assert found["plans"] == CALLERS
     if found["sizes"]:
@@ -137,7 +128,7 @@ DROPPED_PLANS = """
 
 
 def test_plans_are_dropped_while_other_threads_run_them():
-    assert run(DROPPED_PLANS, "omp") == {"wrong": [], "plans": 2}
+    assert run(DROPPED_PLANS) == {"wrong": [], "plans": 2}
 
 
 TWO_MODELS = """
@@ -161,10 +152,9 @@ TWO_MODELS = """
 """
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_two_threads_begin_with_a_model_each(layer):
+def test_two_threads_begin_with_a_model_each():
     """Both plan, and compile or load the same kernels, at the same time."""
-    assert run(TWO_MODELS, layer) == {"wrong": [], "same": True, "numba_is_as_it_was": True}
+    assert run(TWO_MODELS) == {"wrong": [], "same": True, "numba_is_as_it_was": True}
 
 
 WITHIN = """
@@ -188,20 +178,17 @@ WITHIN = """
 """
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_a_layer_that_predicts_with_a_model_that_others_call(layer):
-    """Locks are taken in one order, also where launches must not overlap."""
-    assert run(WITHIN, layer) == {"wrong": []}
+def test_a_layer_that_predicts_with_a_model_that_others_call():
+    """Locks are taken in one order."""
+    assert run(WITHIN) == {"wrong": []}
 
 
 CHOICES = """
-    from numba import get_num_threads, prange
     from numbacnn.kernels.jit import kernel, set_num_threads
 
     @kernel(parallel=True, serial=0)
-    def working(y, queue, threads):
-        for thread in prange(threads):
-            y[thread] = get_num_threads()
+    def working(y, threads, thread):
+        y[thread] = threads
 
     def asked():
         y = np.zeros(4)
@@ -229,7 +216,5 @@ CHOICES = """
 """
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_a_number_of_threads_counts_for_launches_of_all_callers(layer):
-    """Numba keeps a number per Python thread, which only those that launch with it would see."""
-    assert run(CHOICES, layer) == {"wrong": [], "counts": [[1], [1], [2, 2], [2, 2]]}
+def test_a_number_of_threads_counts_for_launches_of_all_callers():
+    assert run(CHOICES) == {"wrong": [], "counts": [[1], [1], [2, 2], [2, 2]]}

@@ -10,17 +10,17 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 import types as python_types
 
 import numba
 import numpy as np
 import pytest
-from numba import prange, types
+from numba import types
 from numba.core.registry import cpu_target
 
 from numbacnn.errors import ConfigError
 from numbacnn.kernels import jit
+from numbacnn.kernels.fingerprint import UnknownValueError, fingerprint
 from numbacnn.kernels.jit import inline, kernel
 from numbacnn.kernels.linking import linked_later
 from numbacnn.simd import take
@@ -34,16 +34,14 @@ def double(x, y):
         y[i] = x[i] * 2
 
 
-@kernel(parallel=True)
+@kernel(parallel=True, serial=0)
 def count(y, queue, threads):
     """How many threads there are, and each task once."""
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            if task >= y.size - 1:
-                break
-            y[1 + task] += 1
+    while True:
+        task = take(queue, 1)
+        if task >= y.size - 1:
+            break
+        y[1 + task] += 1
     y[0] = threads
 
 
@@ -100,29 +98,29 @@ def test_parallel_kernels_get_a_queue_and_the_number_of_threads():
         jit.set_num_threads(before)
 
 
-@compiled_only
-def test_only_explicit_loops_are_parallel():
-    """In every kernel, not just the first that is compiled."""
+@pytest.mark.parametrize("parallel", [False, True])
+def test_what_is_supplied_comes_last_and_only_to_parallel_kernels(parallel):
+    def early(queue, y):
+        y[0] = queue[0]
 
-    def filled(y, queue, threads):
-        for _ in prange(threads):
-            y[0] = 1.0
-        y[1:] = 2.0
+    def late(y, queue):
+        y[0] = queue[0]
 
-    for _ in range(2):
-        each = kernel(parallel=True)(filled)
-        each.dispatcher._cache.disable()
-        each(np.zeros(4))
-        (compiled,) = each.dispatcher.overloads.values()
-        assert len(compiled.metadata["parfor_diagnostics"].initial_parfors) == 1
+    def without(y):
+        y[0] = 1
+
+    for function in (early, without) if parallel else (early, late):
+        with pytest.raises(
+            TypeError, match=rf"kernel {re.escape(function.__qualname__)}: a kernel that is parallel, and no other, ends with"
+        ):
+            kernel(parallel=parallel)(function)
 
 
 @compiled_only
 @pytest.mark.skipif(jit.num_threads() == 1, reason="there is one thread anyway")
 def test_small_launches_stay_in_one_thread():
-    def woken(y, queue, threads):
-        for thread in prange(threads):
-            y[thread] = thread
+    def woken(y, thread):
+        y[thread] = thread
 
     for serial in (jit.SERIAL_ELEMENTS, 100):
         for elements, expected in ((serial, 1), (serial + 1, jit.num_threads())):
@@ -142,46 +140,6 @@ def test_numbers_of_threads_that_cannot_be():
     assert jit.num_threads() == before
 
 
-LAUNCH_SPY = """
-    import os
-    from numba.np.ufunc import parallel
-
-    launch, spins = parallel._launch_threads, []
-
-    def spy():
-        spins.append(os.environ.get("GOMP_SPINCOUNT"))
-        launch()
-
-    parallel._launch_threads = spy
-    from numbacnn.kernels import jit
-
-    jit.set_num_threads(1)
-    print(spins[0], "GOMP_SPINCOUNT" in os.environ)
-"""
-
-
-def test_choosing_the_number_of_threads_starts_them_as_a_launch_would():
-    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
-    command = [sys.executable, "-c", textwrap.dedent(LAUNCH_SPY)]
-    result = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=120)
-    assert result.stdout.split() == [jit.SPINS, "False"], result.stderr
-
-
-def test_threads_that_start_at_once(monkeypatch):
-    """Both find the variable unset, and both take it away again."""
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    monkeypatch.setattr(jit.parallel, "_launch_threads", lambda: time.sleep(0.05))
-    starters = [threading.Thread(target=jit._start_threads.__wrapped__) for _ in range(4)]
-    errors = []
-    monkeypatch.setattr(threading, "excepthook", errors.append)
-    for starter in starters:
-        starter.start()
-    for starter in starters:
-        starter.join()
-    assert not errors
-    assert "GOMP_SPINCOUNT" not in os.environ
-
-
 def test_a_recording_has_its_own_number_of_threads():
     """That of the scratch memory, whatever is set meanwhile."""
     before, y = jit.num_threads(), np.zeros(4)
@@ -191,10 +149,10 @@ def test_a_recording_has_its_own_number_of_threads():
             assert jit.num_threads() == before
         count(y)
     assert jit.num_threads() == before
-    assert steps[0][1][-1] == before + 1
+    assert steps[0][0].threads == before + 1
     with jit.record() as steps:
         count(y)
-    assert steps[0][1][-1] == before
+    assert steps[0][0].threads == before
 
 
 def test_record_collects_without_running():
@@ -283,14 +241,14 @@ def test_fingerprints_see_what_a_function_is_made_of():
         return names["function"]
 
     twice, thrice = inline(lambda x: 2 * x), inline(lambda x: 3 * x)
-    same = [jit.fingerprint(made(1.0, twice)), jit.fingerprint(made(1.0, inline(lambda x: 2 * x)))]
+    same = [fingerprint(made(1.0, twice)), fingerprint(made(1.0, inline(lambda x: 2 * x)))]
     assert len(set(same)) == 1
     others = [made(2.0, twice), made(1.0, thrice), made((1.0, 2.0), twice), made(np.ones(2), twice)]
-    assert len({jit.fingerprint(function) for function in others} | set(same)) == 5
+    assert len({fingerprint(function) for function in others} | set(same)) == 5
     by_global = [text("def function(x): return x + N", N=n) for n in (1, 2)]
-    assert jit.fingerprint(by_global[0]) != jit.fingerprint(by_global[1])
+    assert fingerprint(by_global[0]) != fingerprint(by_global[1])
     by_default = [text(f"def function(x, n={n}): return x + n") for n in (1, 2)]
-    assert jit.fingerprint(by_default[0]) != jit.fingerprint(by_default[1])
+    assert fingerprint(by_default[0]) != fingerprint(by_default[1])
 
 
 def _text(source, **names):
@@ -322,7 +280,7 @@ def abs_of(x):
 )
 def test_fingerprints_tell_values_apart(one, other):
     def holding(value):
-        return jit.fingerprint(lambda: value)
+        return fingerprint(lambda: value)
 
     assert holding(one) != holding(other)
 
@@ -338,7 +296,7 @@ def test_fingerprints_see_which_function_is_met_again():
         names = {}
         exec(textwrap.dedent(source), names)
         names["A"], names["B"], names["C"] = choose(names["f"], names["g"])
-        return jit.fingerprint(names["function"])
+        return fingerprint(names["function"])
 
     assert ordered(lambda f, g: (f, g, f)) != ordered(lambda f, g: (f, g, g))
 
@@ -352,7 +310,7 @@ def test_fingerprints_see_what_is_read_through_modules():
         settings.SPARE = values.pop("spare", 0)
         for name, value in values.items():
             setattr(inner if name == "SHIFT" else settings, name, value)
-        return jit.fingerprint(_text(source, settings=settings))
+        return fingerprint(_text(source, settings=settings))
 
     source = "def function(x): return settings.helper(settings.SLOPE * x + settings.inner.SHIFT)"
     assert by(source) == by(source, spare=1)
@@ -370,8 +328,8 @@ def test_what_has_no_fingerprint_is_not_kept(tmp_path, monkeypatch):
     def known(x, y):
         y[0] = x[0] + 1
 
-    with pytest.raises(jit.UnknownValueError, match="of type DUFunc"):
-        jit.fingerprint(unknown)
+    with pytest.raises(UnknownValueError, match="of type DUFunc"):
+        fingerprint(unknown)
     for function, files in ((unknown, 0), (known, 1)):
         y = np.zeros(1)
         kernel(function)(np.ones(1), y)
@@ -384,10 +342,10 @@ def test_what_has_no_fingerprint_is_not_kept(tmp_path, monkeypatch):
 def test_forked_processes_number_functions_from_elsewhere():
     script = """
         import itertools, os
-        from numbacnn.kernels import jit
+        from numbacnn.kernels import disk_cache
 
         def number():
-            return next(jit.FunctionIdentity._unique_ids)
+            return next(disk_cache.FunctionIdentity._unique_ids)
 
         if os.fork() == 0:
             print(number(), flush=True)
@@ -423,7 +381,6 @@ def test_kernels_and_functions_with_the_name_of_a_helper():
 # From process to process ---------------------------------------------------------------------------------------------
 
 MODULE = """
-from numba import prange
 from numbacnn.kernels.jit import inline, kernel
 from numbacnn.simd import LANES, load_part, store_part, take
 from helper import FACTOR, SPARE, scaled
@@ -444,14 +401,12 @@ def composed(function):
     body = inline(function)
 
     @kernel(parallel=True)
-    def by_function(x, y, queue, threads):
-        queue[0] = 0
-        for _ in prange(threads):
-            while True:
-                at = take(queue, 1) * LANES
-                if at >= x.size:
-                    break
-                store_part(body(load_part(x, at, 0, x.size - at, 1, 1)), y, at, 0, x.size - at)
+    def by_function(x, y, queue):
+        while True:
+            at = take(queue, 1) * LANES
+            if at >= x.size:
+                break
+            store_part(body(load_part(x, at, 0, x.size - at, 1, 1)), y, at, 0, x.size - at)
     return by_function
 
 KERNELS = {
@@ -661,22 +616,3 @@ def test_threads_that_compile_at_once_leave_numba_as_it_was():
     for thread in threads:
         thread.join()
     assert codegen._library_class is before
-
-
-@compiled_only
-@pytest.mark.skipif(jit.num_threads() == 1, reason="there is one thread anyway")
-def test_launches_set_threads_and_leave_them_as_they_were():
-    seen = []
-
-    def note(*_):
-        seen.append(numba.get_num_threads())
-
-    def fail(*_):
-        raise ValueError("a launch that fails")
-
-    before = numba.get_num_threads()
-    jit.run([(jit.Limited(note, 1), ()), (note, ()), (jit.Limited(note, 1), ()), (jit.Limited(note, 1), ())])
-    assert seen == [1, before, 1, 1]
-    with pytest.raises(ValueError, match="a launch that fails"):
-        jit.Limited(fail, 1)()
-    assert numba.get_num_threads() == before

@@ -13,7 +13,7 @@ import pytest
 import numbacnn as nc
 from numbacnn.errors import ConfigError, ShapeError, UnknownNameError
 from numbacnn.graph.run import InferencePlan
-from numbacnn.kernels import jit
+from numbacnn.kernels import disk_cache, jit
 from numbacnn.layers.initializers import Initializer, Normal
 from tests.small_layers import Affine, Noise, Sum, Tanh, Twice
 
@@ -333,14 +333,14 @@ def test_another_batch_size_compiles_nothing():
     model.predict(batch)
     step(model, batch)
     compiled = []
-    original = jit.DiskCache.load_overload
+    original = disk_cache.DiskCache.load_overload
     try:
-        jit.DiskCache.load_overload = lambda self, *rest: compiled.append(self) or original(self, *rest)
+        disk_cache.DiskCache.load_overload = lambda self, *rest: compiled.append(self) or original(self, *rest)
         for size in (1, 2, 3, 5, 7):
             model.predict(batch[:size])
             step(model, batch[:size])
     finally:
-        jit.DiskCache.load_overload = original
+        disk_cache.DiskCache.load_overload = original
     assert not compiled
 
 
@@ -436,13 +436,13 @@ def test_freeze_patterns():
 
 def test_kernels_run_on_as_many_threads_as_have_scratch(monkeypatch):
     """Also where another number is set between planning and binding."""
-    model = nc.Sequential([nc.Conv2D(3, 3)]).build((8, 8, 2))
+    model = nc.Sequential([nc.Conv2D(3, 3)]).build((96, 96, 2))
     monkeypatch.setattr(jit, "_thread_count", 3)
     plan = model._plan(1, False, False, jit.num_threads())
     monkeypatch.setattr(jit, "_thread_count", 5)
     ((step,),) = InferencePlan(plan, model.store)._turns
-    *_, scratch, _, threads = step[1]
-    assert (len(scratch), threads) == (3, 3)
+    *_, scratch, queue, thread = step[1]
+    assert (len(scratch), len(queue), thread) == (3, 3 * jit.QUEUE_STEP, 0)
 
 
 def test_threads_may_predict_at_once():

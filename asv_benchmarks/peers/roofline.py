@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import prange
 
 from numbacnn import arrays
 from numbacnn.kernels import jit
@@ -30,32 +29,29 @@ MATRIX_LAYERS = ("numbacnn.layers.conv", "numbacnn.layers.dense")  # whose opera
 
 
 @kernel(parallel=True, serial=0)
-def multiply_add(results, repeats, queue, threads):
+def multiply_add(results, repeats, threads, thread):
     """``UNROLLED * repeats`` times ``tile * 0.5 + 1`` in each thread, on as many sums as a convolution keeps in registers. ``results``
     float32 ``(threads, TILE)``."""
-    for thread in prange(threads):
-        tile = load(results, thread * TILE, WIDTH, MAX_ROWS, VECTORS)
-        for _ in range(repeats):
-            tile = fma(tile, 0.5, 1.0)
-            tile = fma(tile, 0.5, 1.0)
-            tile = fma(tile, 0.5, 1.0)
-            tile = fma(tile, 0.5, 1.0)
-        store(tile, results, thread * TILE, WIDTH)
+    tile = load(results, thread * TILE, WIDTH, MAX_ROWS, VECTORS)
+    for _ in range(repeats):
+        tile = fma(tile, 0.5, 1.0)
+        tile = fma(tile, 0.5, 1.0)
+        tile = fma(tile, 0.5, 1.0)
+        tile = fma(tile, 0.5, 1.0)
+    store(tile, results, thread * TILE, WIDTH)
 
 
 @kernel(parallel=True, serial=0)
-def read_all(x, results, queue, threads):
+def read_all(x, results, queue, thread):
     """Add up float32 ``x``, whole blocks of ``BLOCK`` elements, so that all of it is read. ``results`` as of :func:`multiply_add`."""
-    queue[0] = 0
-    for thread in prange(threads):
-        tile = zeros(x, MAX_ROWS, VECTORS)
-        while True:
-            at = take(queue, 1) * BLOCK
-            if at >= x.size:
-                break
-            for place in range(at, at + BLOCK, TILE):
-                tile = tile + load(x, place, WIDTH, MAX_ROWS, VECTORS)
-        store(tile, results, thread * TILE, WIDTH)
+    tile = zeros(x, MAX_ROWS, VECTORS)
+    while True:
+        at = take(queue, 1) * BLOCK
+        if at >= x.size:
+            break
+        for place in range(at, at + BLOCK, TILE):
+            tile = tile + load(x, place, WIDTH, MAX_ROWS, VECTORS)
+    store(tile, results, thread * TILE, WIDTH)
 
 
 def peak(threads: int, seconds: float = 0.5) -> float:

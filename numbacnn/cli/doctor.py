@@ -33,7 +33,7 @@ def command(threads: int | None, device: str, as_json: bool) -> None:
 
 
 def examine() -> dict[str, Any]:
-    """Findings by name. Loads Numba and its threading layer."""
+    """Findings by name. Loads Numba."""
     from llvmlite import binding
 
     from .. import simd
@@ -47,7 +47,6 @@ def examine() -> dict[str, Any]:
         "cpu_features": [name for name in FEATURES if features.get(name)],
         "vector_width": f"{simd.VECTOR_BITS} bits, {simd.LANES} float32 numbers",
         "threads": jit.num_threads(),
-        "threading_layer": jit.threading_layer(),
         "jit": "off (NUMBA_DISABLE_JIT)" if jit.JIT_DISABLED else "on",
         "cache": cache_state(),
         "gpu": _gpu(),

@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from ..errors import ConfigError
-from ..kernels import jit
+from ..kernels import jit, team
 from .models import new_model
 
 OPTIMIZERS = ("sgd", "adam")  # that training is prepared for
@@ -69,6 +69,7 @@ def wanted(use: Use) -> dict[str, Any]:
     the names of their files in the disk cache."""
     if use.capability is None:
         with jit.postponed() as noted:
+            team.compile_all()
             _run(use, "cpu")
         return {kernel.key: kernel for kernel in noted}
     from ..kernels.cuda import launch, runtime

@@ -66,10 +66,6 @@ class Host:
         """Run what was collected."""
         kernels.program.run(steps)
 
-    def guard(self) -> contextlib.AbstractContextManager:
-        """Held around runs."""
-        return kernels.jit.launch_guard()
-
     def copy(self, source: Any, target: Any) -> None:
         """``target = source``."""
         kernels.rearrange.copy(source, target)
@@ -142,9 +138,6 @@ class Cuda:
     def run(self, steps: Sequence[tuple]) -> None:
         for step, arguments in steps:
             step(*arguments)
-
-    def guard(self) -> contextlib.AbstractContextManager:
-        return contextlib.nullcontext()
 
     def copy(self, source: Any, target: Any) -> None:
         target.copy_from(source)

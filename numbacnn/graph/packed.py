@@ -41,11 +41,12 @@ class Packed:
         self._derived = [(derived, derived.arrays(plan.dtype)) for derived in node.derived]
         self.vectors = {name: array for _, found in self._derived for name, array in found.items()}
         self._version: int | None = None
-        self._steps = []
+        self._steps = kernels.program.Program([])
         store.check_kept(self.sources)
         if self.arrays:
             parameters = {**store.views_of(node), **self.vectors}
-            self._steps = steps_of(node, plan.threads, node.layer.prepare, node.shapes, plan.batch, parameters, self.arrays, False)
+            steps = steps_of(node, plan.threads, node.layer.prepare, node.shapes, plan.batch, parameters, self.arrays, False)
+            self._steps = kernels.program.Program(steps)
 
     @property
     def nbytes(self) -> int:
@@ -59,7 +60,7 @@ class Packed:
         store.check_kept(self.sources)
         for derived, found in self._derived:
             derived.compute(store.view_unless_released, found)
-        kernels.jit.run(self._steps)
+        self._steps.run()
         self._version = version
 
 

@@ -127,7 +127,7 @@ class InferencePlan(_Bound):
 
     def forward(self, batch: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> None:
         """Run on a batch (one array per input) and copy the outputs into ``results``. One thread at a time; others wait."""
-        with kernels.jit.launch_guard(), self.weights:
+        with self.weights:
             self.take(batch)
             self.run()
             self.give(results)
@@ -181,7 +181,7 @@ class Walk:
 
     def forward(self, batch: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> None:
         """Run on a batch (one array per input) and write the outputs into ``results``. One thread at a time; others wait."""
-        with kernels.jit.launch_guard(), self.weights:
+        with self.weights:
             for part, starts in zip(self.parts, self._starts):
                 for turn, start in enumerate(starts):
                     samples = slice(start, start + part.plan.batch)
@@ -250,7 +250,7 @@ class TrainingPlan(_Bound):
 
     def forward(self) -> None:
         """Fill ``outputs`` from ``inputs``."""
-        with self.device.guard(), self.lock:
+        with self.lock:
             try:
                 self.device.run(self._forward_steps)
             finally:
@@ -259,7 +259,7 @@ class TrainingPlan(_Bound):
 
     def backward(self) -> None:
         """Fill ``gradients`` (and ``input_gradients``) from ``output_gradients``, after a :meth:`forward`."""
-        with self.device.guard(), self.lock:
+        with self.lock:
             self.device.run(self._backward_steps)
 
     def steps(self) -> tuple[list[tuple[Forward, Step]], list[tuple[Forward | Backward, Step]]]:

@@ -12,13 +12,13 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-from numba import prange
 
-from ..simd import add_rows, fma, load, load_part, prefetch, store, stride, take, zeros
+from ..simd import add_rows, fma, load, load_part, prefetch, store, stride, zeros
 from .channels import VECTORS, WIDTH, read, write
 from .conv.ending import ending, resolved
 from .conv.tiles import copy_run
 from .jit import inline, kernel
+from .tasks import next_task
 
 MOST_ROWS = 32  # of x: from half of that on products take longer than reading, and packed weights, held twice, would be a little faster
 LEAST_COLUMNS = 2048  # of shorter rows, stretches end before the processor reads ahead as far as it does of packed weights
@@ -104,30 +104,28 @@ def multiplication(activation):
                 write(finish(value, low, high), y, row * stride(y, 0) + first, count)
 
     @kernel(parallel=True, views=("x", "addend", "y"))
-    def multiply(x, w, scaled, scale, bias, residual, addend, low, high, y, task_columns, ahead, scratch, queue, threads):
+    def multiply(x, w, scaled, scale, bias, residual, addend, low, high, y, task_columns, ahead, scratch, queue, thread):
         """``y = finish((x @ w) * scale + bias + addend)``, the scale only where ``scaled`` and the addend only where ``residual``.
 
         ``x (N, C)``, ``addend`` and ``y (N, CO)`` are views with dense columns, ``w (C, CO)`` is dense; a task makes ``task_columns``
         columns, whole panels of them; rows of weights that are ``ahead`` of those in use are fetched; ``scratch (threads,
         N * (HELD + task_columns))``.
         """
-        queue[0] = 0
         rows, channels, columns = x.shape[0], x.shape[1], w.shape[1]
-        for thread in prange(threads):
-            held = scratch[thread]
-            sums = held[rows * HELD :]
-            while True:
-                column = take(queue, 1) * task_columns
-                if column >= columns:
-                    break
-                count = min(task_columns, columns - column)
-                begin(sums, rows, bias, column, count, scaled)
-                for channel in range(0, channels, HELD):
-                    together = min(HELD, channels - channel)
-                    for row in range(rows):
-                        copy_run(x, row * stride(x, 0) + channel, held, row * HELD, together)
-                    add_channels(sums, held, rows, together, w, channel * columns + column, columns, count, ahead * columns)
-                end(sums, rows, scaled, scale, bias, residual, addend, low, high, y, column, count)
+        held = scratch[thread]
+        sums = held[rows * HELD :]
+        while True:
+            column = next_task(queue, thread, -(-columns // task_columns)) * task_columns
+            if column >= columns:
+                break
+            count = min(task_columns, columns - column)
+            begin(sums, rows, bias, column, count, scaled)
+            for channel in range(0, channels, HELD):
+                together = min(HELD, channels - channel)
+                for row in range(rows):
+                    copy_run(x, row * stride(x, 0) + channel, held, row * HELD, together)
+                add_channels(sums, held, rows, together, w, channel * columns + column, columns, count, ahead * columns)
+            end(sums, rows, scaled, scale, bias, residual, addend, low, high, y, column, count)
 
     return multiply
 

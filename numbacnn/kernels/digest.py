@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from .jit import kernel
 
@@ -13,18 +12,17 @@ _SHIFT, _ONE = np.uint64(32), np.uint64(1)
 
 
 @kernel(parallel=True)
-def block_digests(words, digests, queue, threads):
+def block_digests(words, digests, threads, thread):
     """``digests[k]`` becomes a hash of the k-th block of uint64 ``words``. Each word is mixed with its position, so that
     equal changes in two places don't cancel."""
-    for thread in prange(threads):
-        for block in range(thread, digests.size, threads):
-            digest = np.uint64(0)
-            position = np.uint64(block) * _STEP
-            for k in range(block * BLOCK, min(words.size, (block + 1) * BLOCK)):
-                position += _STEP
-                mixed = (words[k] ^ position) * _MIX
-                digest += (mixed ^ (mixed >> _SHIFT)) * (position | _ONE)
-            digests[block] = digest
+    for block in range(thread, digests.size, threads):
+        digest = np.uint64(0)
+        position = np.uint64(block) * _STEP
+        for k in range(block * BLOCK, min(words.size, (block + 1) * BLOCK)):
+            position += _STEP
+            mixed = (words[k] ^ position) * _MIX
+            digest += (mixed ^ (mixed >> _SHIFT)) * (position | _ONE)
+        digests[block] = digest
 
 
 def digest(array: np.ndarray) -> bytes:

@@ -7,11 +7,11 @@ place, so that it is the same in both passes, with any number of threads, and on
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from ..simd import columns, take, where
+from ..simd import columns, where
 from .channels import VECTORS, WIDTH, read, write
 from .jit import inline, kernel
+from .tasks import next_task
 
 BLOCK = 8192  # elements per task; the hash depends on it
 RESOLUTION = 2.0**24  # probabilities are multiples of its inverse
@@ -54,7 +54,7 @@ def _kept(index, seed, threshold):
 
 
 @kernel(parallel=True)
-def elements(x, y, random, first, rate, queue, threads):
+def elements(x, y, random, first, rate, queue, thread):
     """``y = x / (1 - rate)`` with probability ``1 - rate``, else 0, for each element of dense arrays ``(samples, elements)``.
 
     ``random`` is uint64 ``(key, step)``. The samples are those of a larger batch from number ``first[0]`` on, and meet the fate that
@@ -63,22 +63,20 @@ def elements(x, y, random, first, rate, queue, threads):
     before = first[0] * x.shape[1]
     threshold = int(np.ceil(rate * RESOLUTION))
     factor = 1.0 / (1.0 - rate)
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            block = before // BLOCK + take(queue, 1)
-            origin = block * BLOCK - before
-            if origin >= x.size:
-                break
-            stop = min(origin + BLOCK, x.size)
-            seed = _seed(random, block)
-            for at in range(max(origin, 0), stop, WIDTH):
-                kept = _kept(columns(1, VECTORS) + (at - origin), seed, threshold)
-                write(where(kept, read(x, at, stop - at) * factor, 0.0), y, at, stop - at)
+    while True:
+        block = before // BLOCK + next_task(queue, thread, -(-(x.size + before % BLOCK) // BLOCK))
+        origin = block * BLOCK - before
+        if origin >= x.size:
+            break
+        stop = min(origin + BLOCK, x.size)
+        seed = _seed(random, block)
+        for at in range(max(origin, 0), stop, WIDTH):
+            kept = _kept(columns(1, VECTORS) + (at - origin), seed, threshold)
+            write(where(kept, read(x, at, stop - at) * factor, 0.0), y, at, stop - at)
 
 
 @kernel(parallel=True)
-def groups(x, y, random, first, rate, by_channel, queue, threads):
+def groups(x, y, random, first, rate, by_channel, queue, thread):
     """As :func:`elements` for arrays ``(samples, positions, channels)``: all positions of a channel of a sample share their fate,
     and without ``by_channel`` all of a sample."""
     samples, positions, channels = x.shape
@@ -86,17 +84,15 @@ def groups(x, y, random, first, rate, by_channel, queue, threads):
     factor = 1.0 / (1.0 - rate)
     per_task = max(1, BLOCK // channels)
     tasks = -(-positions // per_task)
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            sample = task // tasks
-            if sample >= samples:
-                break
-            begin = task % tasks * per_task
-            seed = _seed(random, first[0] + sample)
-            for c in range(0, channels, WIDTH):
-                kept = _kept((columns(1, VECTORS) + c) * int(by_channel), seed, threshold)
-                for position in range(begin, min(begin + per_task, positions)):
-                    at = (sample * positions + position) * channels + c
-                    write(where(kept, read(x, at, channels - c) * factor, 0.0), y, at, channels - c)
+    while True:
+        task = next_task(queue, thread, samples * tasks)
+        sample = task // tasks
+        if sample >= samples:
+            break
+        begin = task % tasks * per_task
+        seed = _seed(random, first[0] + sample)
+        for c in range(0, channels, WIDTH):
+            kept = _kept((columns(1, VECTORS) + c) * int(by_channel), seed, threshold)
+            for position in range(begin, min(begin + per_task, positions)):
+                at = (sample * positions + position) * channels + c
+                write(where(kept, read(x, at, channels - c) * factor, 0.0), y, at, channels - c)

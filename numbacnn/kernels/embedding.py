@@ -6,30 +6,27 @@ of the places: without atomic additions, and with the same bits whatever the num
 
 from __future__ import annotations
 
-from numba import prange
-
-from ..simd import take, zeros
+from ..simd import zeros
 from .channels import VECTORS, WIDTH, read, write
 from .jit import kernel
+from .tasks import next_task
 
 TASK_ELEMENTS = 8192  # of a task, as far as rows and columns allow
 PANEL = 8 * WIDTH  # columns of a task: a row that many places read is work for several
 
 
 @kernel(parallel=True)
-def rows(table, ids, y, queue, threads):
+def rows(table, ids, y, queue, thread):
     """``y[p] = table[ids[p]]``, of dense ``table (V, W)``, ``ids (P,)`` int64 from 0 to V - 1, and ``y (P, W)``."""
     places, width = y.shape
     grain = max(1, TASK_ELEMENTS // width)
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            first = take(queue, grain)
-            if first >= places:
-                break
-            for place in range(first, min(first + grain, places)):
-                for c in range(0, width, WIDTH):
-                    write(read(table, ids[place] * width + c, width - c), y, place * width + c, width - c)
+    while True:
+        first = next_task(queue, thread, -(-places // grain)) * grain
+        if first >= places:
+            break
+        for place in range(first, min(first + grain, places)):
+            for c in range(0, width, WIDTH):
+                write(read(table, ids[place] * width + c, width - c), y, place * width + c, width - c)
 
 
 @kernel
@@ -49,23 +46,21 @@ def sort(ids, starts, order):
 
 
 @kernel(parallel=True)
-def row_sums(dy, starts, order, skipped, gradient, queue, threads):
+def row_sums(dy, starts, order, skipped, gradient, queue, thread):
     """``gradient[v]`` is the sum of ``dy[p]`` over the places of id v, from :func:`sort`; zeros for ``v == skipped``."""
     count, width = gradient.shape
     panels = -(-width // PANEL)
     grain = max(1, TASK_ELEMENTS // min(width, PANEL))
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            first = task // panels * grain
-            if first >= count:
-                break
-            start = task % panels * PANEL
-            for v in range(first, min(first + grain, count)):
-                stop = starts[v] if v == skipped else starts[v + 1]
-                for c in range(start, min(start + PANEL, width), WIDTH):
-                    sums = zeros(gradient, 1, VECTORS)
-                    for k in range(starts[v], stop):
-                        sums = sums + read(dy, order[k] * width + c, width - c)
-                    write(sums, gradient, v * width + c, width - c)
+    while True:
+        task = next_task(queue, thread, -(-count // grain) * panels)
+        first = task // panels * grain
+        if first >= count:
+            break
+        start = task % panels * PANEL
+        for v in range(first, min(first + grain, count)):
+            stop = starts[v] if v == skipped else starts[v + 1]
+            for c in range(start, min(start + PANEL, width), WIDTH):
+                sums = zeros(gradient, 1, VECTORS)
+                for k in range(starts[v], stop):
+                    sums = sums + read(dy, order[k] * width + c, width - c)
+                write(sums, gradient, v * width + c, width - c)

@@ -1,7 +1,7 @@
 """Compile a kernel's helpers once instead of four times.
 
-Numba optimises every function that a kernel calls, and every layer that it puts around a parallel loop, turns each into machine code,
-and then does all of it again where they are linked into the kernel. Only the kernel's own code ever runs, so within
+Numba optimises every function that a kernel calls, turns each into machine code, and then does all of it again where they are linked into
+the kernel. Only the kernel's own code ever runs, so within
 :func:`linked_later` the others are just linked; whoever asks for the address of one still gets it compiled.
 """
 
@@ -13,12 +13,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.binding import Linkage
 from numba import types
 from numba.core import cgutils
 from numba.core.codegen import CPUCodeLibrary, JITCodeLibrary
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.environment import lookup_environment
 from numba.core.registry import cpu_target
+
+PAGE = 4096  # bytes
+STACK_PLACE = 1024  # in a page, where frames begin
 
 REFUSAL: int = ctypes.cast(ctypes.pythonapi.PyErr_BadArgument, ctypes.c_void_p).value  # type: ignore[assignment]
 """What runs when Python calls a function that is compiled for kernels only: it raises TypeError."""
@@ -51,11 +55,22 @@ class LinkedLater(JITCodeLibrary):
         return super().get_pointer_to_function(name)
 
     def _defines(self, name: str) -> bool:
-        """Whether anybody could call the function: the body of a parallel loop is only called from its kernel."""
+        """Whether anybody could call the function."""
         try:
-            return not self._final_module.get_function(name).is_declaration and "__numba_parfor_gufunc" not in name
+            return not self._final_module.get_function(name).is_declaration
         except NameError:
             return False
+
+
+class KernelLibrary(JITCodeLibrary):
+    """A kernel's code library. Helpers are its own: nobody else calls them, so LLVM drops what they do not read of their arguments. An
+    array is seven words and more, which a caller would else lay out on the stack for each call."""
+
+    def _optimize_final_module(self) -> None:
+        for function in self._final_module.functions:
+            if function.linkage == Linkage.linkonce_odr and not function.is_declaration:
+                function.linkage = Linkage.internal
+        super()._optimize_final_module()
 
 
 @contextlib.contextmanager
@@ -68,7 +83,7 @@ def linked_later(kernel: str, inlined: str) -> Iterator[None]:
         eager, set_environment, wrap = codegen._library_class, codegen.set_env, target.create_cpython_wrapper
 
         def library(codegen: Any, name: str, **options: Any) -> Any:
-            return eager(codegen, name, **options) if name == kernel else LinkedLater(codegen, name, **options)
+            return KernelLibrary(codegen, name, **options) if name == kernel else LinkedLater(codegen, name, **options)
 
         library._unserialize = eager._unserialize  # type: ignore[attr-defined]  # for code from the disk cache
 
@@ -96,18 +111,36 @@ def packed_entry_name(descriptor: Any) -> str:
 
 def add_packed_entry(library: Any, descriptor: Any) -> None:
     """Add a function to a kernel's library that takes the kernel's arguments from memory, and returns its status: words of 64 bits, one for
-    each number, and for each array how many elements it has, their size, its address, shape and strides (in bytes)."""
+    each number, and for each array how many elements it has, their size, its address, shape and strides (in bytes). The function's second
+    argument takes the place of the kernel's last one if that is called ``thread``."""
     target = cpu_target.target_context
     module = target.create_module("packed entry")
     kernel = ir.Function(module, target.call_conv.get_function_type(descriptor.restype, descriptor.argtypes), descriptor.llvm_func_name)
     word = ir.IntType(64)
-    entry = ir.Function(module, ir.FunctionType(ir.IntType(32), [word.as_pointer()]), packed_entry_name(descriptor))
+    entry = ir.Function(module, ir.FunctionType(ir.IntType(32), [word.as_pointer(), word]), packed_entry_name(descriptor))
     builder = ir.IRBuilder(entry.append_basic_block())
     words = (builder.load(cgutils.gep_inbounds(builder, entry.args[0], place)) for place in range(1 << 30))
     values = [_unpacked(target, builder, kind, words) for kind in descriptor.argtypes]
+    if descriptor.args[-1:] == ("thread",):
+        values[-1] = entry.args[1]
+    _move_stack(builder)
     status, _ = target.call_conv.call_function(builder, kernel, descriptor.restype, descriptor.argtypes, values)
     builder.ret(status.code)
     library.add_ir_module(module)
+
+
+def _move_stack(builder: Any) -> None:
+    """Let the frames of what is called from here begin at :data:`STACK_PLACE` of a page, wherever the caller's end.
+
+    A frame of a kernel has some kilobytes, and where a page ends among what its loops read and write there, they take up to 1.8 times as
+    long (Zen 5): the same launch would be fast or slow by the thread, the process, and how deep a call lies."""
+    word, byte = ir.IntType(64), ir.IntType(8)
+    pointer = byte.as_pointer()
+    top = builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(pointer, []), "llvm.stacksave"), [])
+    size = builder.and_(builder.sub(builder.ptrtoint(top, word), ir.Constant(word, STACK_PLACE)), ir.Constant(word, PAGE - 1))
+    room = builder.alloca(byte, size=builder.or_(size, ir.Constant(word, 1)))
+    fill = builder.module.declare_intrinsic("llvm.memset", (pointer, word))
+    builder.call(fill, [room, ir.Constant(byte, 0), ir.Constant(word, 1), ir.Constant(ir.IntType(1), 1)])  # volatile: the room stays
 
 
 def _unpacked(target: Any, builder: Any, kind: Any, words: Iterator[Any]) -> Any:

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numba import prange
 
 from .. import elementary  # noqa: F401  math.exp and others on Tiles
-from ..simd import LANES, largest, load, take, where, zeros
+from ..simd import LANES, largest, load, where, zeros
 from ..simd import total as sum_of
 from .channels import access
 from .jit import inline, kernel
+from .tasks import next_task
 
 _read, _write = access(1)
 SERIAL = 1 << 14  # elements that one thread works through sooner than several threads start
@@ -41,13 +40,18 @@ def _largest(array, row):
 
 
 @inline
-def _finish(partials, divisor, scale, total):
+def _total_of(partials, divisor, scale, total):
     """Add up the blocks in order. Without anything to average over the loss is zero."""
     loss = 0.0
     for block in range(partials.shape[0]):
         loss += partials[block]
     total[0] = loss / divisor * scale if divisor != 0.0 else 0.0
     total[1] = divisor
+
+
+@kernel
+def _finish(partials, divisor, scale, total):
+    _total_of(partials, divisor, scale, total)
 
 
 # Softmax cross-entropy -----------------------------------------------------------------------------------------------
@@ -106,28 +110,51 @@ def _labelled_block(block, rows, outputs, labels, class_weights, weight_sum, smo
     partials[block] = loss
 
 
-@kernel(parallel=True, serial=SERIAL)
-def softmax_cross_entropy(outputs, labels, class_weights, smoothing, ignored, scale, gradient, partials, total, queue, threads):
+@inline
+def _weight_of(labels, class_weights, ignored):
+    found = 0.0
+    for row in range(labels.shape[0]):
+        if labels[row] != ignored:
+            found += class_weights[labels[row]]
+    return found
+
+
+def softmax_cross_entropy(
+    outputs: np.ndarray,
+    labels: np.ndarray,
+    class_weights: np.ndarray,
+    smoothing: float,
+    ignored: int,
+    scale: float,
+    gradient: np.ndarray,
+    partials: np.ndarray,
+    total: np.ndarray,
+) -> None:
     """``labels`` are int64 classes; rows labelled ``ignored`` count for nothing. The mean is weighted by ``class_weights``,
     which have the type of the outputs."""
+    _softmax_cross_entropy(outputs, labels, class_weights, smoothing, ignored, scale, gradient, partials)
+    _finish_weighted(partials, labels, class_weights, ignored, scale, total)
+
+
+@kernel
+def _finish_weighted(partials, labels, class_weights, ignored, scale, total):
+    _total_of(partials, _weight_of(labels, class_weights, ignored), scale, total)
+
+
+@kernel(parallel=True, serial=SERIAL)
+def _softmax_cross_entropy(outputs, labels, class_weights, smoothing, ignored, scale, gradient, partials, queue, thread):
     blocks = partials.shape[0]
     rows = (outputs.shape[0] + blocks - 1) // blocks
     weight_sum = 0.0
     for k in range(class_weights.shape[0]):
         weight_sum += class_weights[k]
-    divisor = 0.0
-    for row in range(labels.shape[0]):
-        if labels[row] != ignored:
-            divisor += class_weights[labels[row]]
+    divisor = _weight_of(labels, class_weights, ignored)
     factor = scale / divisor if divisor != 0.0 else 0.0
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            block = take(queue, 1)
-            if block >= blocks:
-                break
-            _labelled_block(block, rows, outputs, labels, class_weights, weight_sum, smoothing, ignored, factor, gradient, partials)
-    _finish(partials, divisor, scale, total)
+    while True:
+        block = next_task(queue, thread, blocks)
+        if block >= blocks:
+            break
+        _labelled_block(block, rows, outputs, labels, class_weights, weight_sum, smoothing, ignored, factor, gradient, partials)
 
 
 @inline
@@ -159,20 +186,31 @@ def _soft_block(block, rows, outputs, targets, class_weights, smoothing, factor,
     partials[block] = loss
 
 
-@kernel(parallel=True, serial=SERIAL)
-def softmax_cross_entropy_soft(outputs, targets, class_weights, smoothing, scale, gradient, partials, total, queue, threads):
+def softmax_cross_entropy_soft(
+    outputs: np.ndarray,
+    targets: np.ndarray,
+    class_weights: np.ndarray,
+    smoothing: float,
+    scale: float,
+    gradient: np.ndarray,
+    partials: np.ndarray,
+    total: np.ndarray,
+) -> None:
     """``targets`` are shaped like the outputs; the mean is over the rows."""
+    _softmax_cross_entropy_soft(outputs, targets, class_weights, smoothing, scale, gradient, partials)
+    _finish(partials, float(len(outputs)), scale, total)
+
+
+@kernel(parallel=True, serial=SERIAL)
+def _softmax_cross_entropy_soft(outputs, targets, class_weights, smoothing, scale, gradient, partials, queue, thread):
     blocks = partials.shape[0]
     rows = (outputs.shape[0] + blocks - 1) // blocks
     factor = scale / outputs.shape[0]
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            block = take(queue, 1)
-            if block >= blocks:
-                break
-            _soft_block(block, rows, outputs, targets, class_weights, smoothing, factor, gradient, partials)
-    _finish(partials, float(outputs.shape[0]), scale, total)
+    while True:
+        block = next_task(queue, thread, blocks)
+        if block >= blocks:
+            break
+        _soft_block(block, rows, outputs, targets, class_weights, smoothing, factor, gradient, partials)
 
 
 # Multi-class hinge ---------------------------------------------------------------------------------------------------
@@ -206,27 +244,40 @@ def _hinge_block(block, rows, outputs, labels, class_weights, margin, squared, f
     partials[block] = loss
 
 
-@kernel(parallel=True, serial=SERIAL)
-def multi_class_hinge(outputs, labels, class_weights, margin, squared, divisor, scale, gradient, partials, total, queue, threads):
+def multi_class_hinge(
+    outputs: np.ndarray,
+    labels: np.ndarray,
+    class_weights: np.ndarray,
+    margin: float,
+    squared: bool,
+    divisor: float,
+    scale: float,
+    gradient: np.ndarray,
+    partials: np.ndarray,
+    total: np.ndarray,
+) -> None:
     """``labels`` are int64 classes; ``divisor`` is what the sum over all rows is divided by."""
+    _multi_class_hinge(outputs, labels, class_weights, margin, squared, divisor, scale, gradient, partials)
+    _finish(partials, divisor, scale, total)
+
+
+@kernel(parallel=True, serial=SERIAL)
+def _multi_class_hinge(outputs, labels, class_weights, margin, squared, divisor, scale, gradient, partials, queue, thread):
     blocks = partials.shape[0]
     rows = (outputs.shape[0] + blocks - 1) // blocks
     factor = scale / divisor
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            block = take(queue, 1)
-            if block >= blocks:
-                break
-            _hinge_block(block, rows, outputs, labels, class_weights, margin, squared, factor, gradient, partials)
-    _finish(partials, divisor, scale, total)
+    while True:
+        block = next_task(queue, thread, blocks)
+        if block >= blocks:
+            break
+        _hinge_block(block, rows, outputs, labels, class_weights, margin, squared, factor, gradient, partials)
 
 
 # Losses of single numbers --------------------------------------------------------------------------------------------
 
 
-def _pointwise(value: Callable, slope: Callable) -> Any:
-    """The kernel of the mean of ``value(output, target, constant)`` over all elements; ``slope`` is its derivative with
+def _pointwise(value: Callable, slope: Callable) -> Callable:
+    """What launches the mean of ``value(output, target, constant)`` over all elements; ``slope`` is its derivative with
     respect to the output. Element ``i`` gets ``constants[i % period]``, of the type of the outputs; ``constants`` goes on
     periodically for ``LANES`` numbers more."""
     value, slope = inline(value), inline(slope)
@@ -248,21 +299,21 @@ def _pointwise(value: Callable, slope: Callable) -> Any:
         partials[block] = sum_of(losses)
 
     @kernel(parallel=True, serial=SERIAL)
-    def pointwise(outputs, targets, constants, period, scale, gradient, partials, total, queue, threads):
+    def pointwise(outputs, targets, constants, period, scale, gradient, partials, queue, thread):
         blocks = partials.shape[0]
         size = (outputs.size + blocks - 1) // blocks
-        divisor = float(outputs.size)
-        factor = scale / divisor
-        queue[0] = 0
-        for _ in prange(threads):
-            while True:
-                block = take(queue, 1)
-                if block >= blocks:
-                    break
-                run_block(block, size, outputs, targets, constants, period, factor, gradient, partials)
-        _finish(partials, divisor, scale, total)
+        factor = scale / outputs.size
+        while True:
+            block = next_task(queue, thread, blocks)
+            if block >= blocks:
+                break
+            run_block(block, size, outputs, targets, constants, period, factor, gradient, partials)
 
-    return pointwise
+    def launch(outputs, targets, constants, period, scale, gradient, partials, total):
+        pointwise(outputs, targets, constants, period, scale, gradient, partials)
+        _finish(partials, float(outputs.size), scale, total)
+
+    return launch
 
 
 def _squared_error(x, t, c):

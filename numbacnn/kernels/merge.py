@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 
-from ..simd import splat, take, total, where, zeros
+from ..simd import splat, total, where, zeros
 from .channels import VECTORS, WIDTH, write
 from .jit import inline, kernel
 from .strided import (
@@ -27,6 +26,7 @@ from .strided import (
     plan,
     with_lanes,
 )  # fmt: skip
+from .tasks import next_task
 
 ADD, SUBTRACT, MULTIPLY, MAXIMUM = range(4)  # one compiled kernel serves them all
 FLUSH = 64  # terms that are added up before they join the total: keeps float32 sums accurate
@@ -77,16 +77,14 @@ def _launch_pairwise(operation: int, a: np.ndarray, b: np.ndarray, y: np.ndarray
 
 
 @kernel(parallel=True)
-def _pairwise(operation, a, b, y, table, plan, queue, threads):
-    queue[0] = 0
+def _pairwise(operation, a, b, y, table, plan, queue, thread):
     tasks, grain = plan[2], plan[3]
-    for _ in prange(threads):
-        while True:
-            first = take(queue, grain)
-            if first >= tasks:
-                break
-            for task in range(first, min(first + grain, tasks)):
-                _pairwise_block(operation, a, b, y, table, plan, task)
+    while True:
+        first = next_task(queue, thread, -(-tasks // grain)) * grain
+        if first >= tasks:
+            break
+        for task in range(first, min(first + grain, tasks)):
+            _pairwise_block(operation, a, b, y, table, plan, task)
 
 
 @inline
@@ -117,16 +115,14 @@ def _pair(operation, left, right):
 
 
 @kernel(parallel=True)
-def _claim(x, y, given, taken, left, table, plan, queue, threads):
-    queue[0] = 0
+def _claim(x, y, given, taken, left, table, plan, queue, thread):
     tasks, grain = plan[2], plan[3]
-    for _ in prange(threads):
-        while True:
-            first = take(queue, grain)
-            if first >= tasks:
-                break
-            for task in range(first, min(first + grain, tasks)):
-                _claim_block(x, y, given, taken, left, table, plan, task)
+    while True:
+        first = next_task(queue, thread, -(-tasks // grain)) * grain
+        if first >= tasks:
+            break
+        for task in range(first, min(first + grain, tasks)):
+            _claim_block(x, y, given, taken, left, table, plan, task)
 
 
 @inline
@@ -169,16 +165,14 @@ def sum_product(a: np.ndarray, b: np.ndarray, y: np.ndarray) -> None:
 
 
 @kernel(parallel=True)
-def _sum_product(a, b, y, kept, summed, runs, lanes_kept, plan, queue, threads):
-    queue[0] = 0
+def _sum_product(a, b, y, kept, summed, runs, lanes_kept, plan, queue, thread):
     tasks, grain = plan[2], plan[3]
-    for _ in prange(threads):
-        while True:
-            first = take(queue, grain)
-            if first >= tasks:
-                break
-            for task in range(first, min(first + grain, tasks)):
-                _sum_block(a, b, y, kept, summed, runs, lanes_kept, plan, task)
+    while True:
+        first = next_task(queue, thread, -(-tasks // grain)) * grain
+        if first >= tasks:
+            break
+        for task in range(first, min(first + grain, tasks)):
+            _sum_block(a, b, y, kept, summed, runs, lanes_kept, plan, task)
 
 
 @inline

@@ -20,15 +20,15 @@ import functools
 import math
 
 import numpy as np
-from numba import prange
 
 from .. import elementary  # noqa: F401  (teaches math.exp and math.log to take tiles)
-from ..simd import columns, fma, load, load_part, row_sum, splat, store, store_part, stride, take, total, where, zeros
+from ..simd import columns, fma, load, load_part, row_sum, splat, store, store_part, stride, total, where, zeros
 from . import activations, scalar
 from .channels import VECTORS, WIDTH, channel_span, read, write
 from .jit import inline, kernel
 from .statistics import SAMPLE
 from .streaming import stream
+from .tasks import next_task
 
 CHUNK = 512  # pixels per partial sum
 ROWS = 2  # pixels of a tile
@@ -131,7 +131,7 @@ def _add_shifted(x, at, step, c, count, shift, plain, squares, place):
 
 
 @kernel(parallel=True)
-def partial_statistics(x, partials, queue, threads):
+def partial_statistics(x, partials, queue, threads, thread):
     """``partials (STATISTICS, N, chunks, C)``: for each chunk of pixels what :func:`numbacnn.kernels.statistics.gather` leaves, here in one
     walk along memory."""
     samples, pixels, channels = x.shape
@@ -141,34 +141,32 @@ def partial_statistics(x, partials, queue, threads):
     spans = (channels + span - 1) // span
     counts, shift = partials[0].reshape(-1), partials[1].reshape(-1)
     plain, squares = partials[2].reshape(-1), partials[3].reshape(-1)
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            if task >= pieces * spans:
-                break
-            piece, part = divmod(task, spans)
-            n, k = divmod(piece, parts)
-            first, last = part * span, min(channels, (part + 1) * span)
-            length, at, place = min(CHUNK, pixels - k * CHUNK), (n * pixels + k * CHUNK) * channels, piece * channels
-            sample = min(SAMPLE, length)
+    while True:
+        task = next_task(queue, thread, pieces * spans)
+        if task >= pieces * spans:
+            break
+        piece, part = divmod(task, spans)
+        n, k = divmod(piece, parts)
+        first, last = part * span, min(channels, (part + 1) * span)
+        length, at, place = min(CHUNK, pixels - k * CHUNK), (n * pixels + k * CHUNK) * channels, piece * channels
+        sample = min(SAMPLE, length)
+        for c in range(first, last, WIDTH):
+            count = last - c
+            sums = zeros(x, 1, VECTORS)
+            for p in range(sample):
+                sums = sums + read(x, at + p * channels + c, count)
+            write(splat(x, float(length), 1, VECTORS), counts, place + c, count)
+            write(sums / sample, shift, place + c, count)
+            write(zeros(x, 1, VECTORS), plain, place + c, count)
+            write(zeros(x, 1, VECTORS), squares, place + c, count)
+        distance = _distance(length)
+        for k in range(_tiles(length, distance)):
+            p, step = _tile(k, distance)
             for c in range(first, last, WIDTH):
-                count = last - c
-                sums = zeros(x, 1, VECTORS)
-                for p in range(sample):
-                    sums = sums + read(x, at + p * channels + c, count)
-                write(splat(x, float(length), 1, VECTORS), counts, place + c, count)
-                write(sums / sample, shift, place + c, count)
-                write(zeros(x, 1, VECTORS), plain, place + c, count)
-                write(zeros(x, 1, VECTORS), squares, place + c, count)
-            distance = _distance(length)
-            for k in range(_tiles(length, distance)):
-                p, step = _tile(k, distance)
-                for c in range(first, last, WIDTH):
-                    if c + WIDTH <= last:
-                        _add_shifted(x, at + p * channels, step * channels, c, WIDTH, shift, plain, squares, place)
-                    else:
-                        _add_shifted(x, at + p * channels, step * channels, c, last - c, shift, plain, squares, place)
+                if c + WIDTH <= last:
+                    _add_shifted(x, at + p * channels, step * channels, c, WIDTH, shift, plain, squares, place)
+                else:
+                    _add_shifted(x, at + p * channels, step * channels, c, last - c, shift, plain, squares, place)
 
 
 @kernel
@@ -217,7 +215,7 @@ def normalise(function):
         _write_rows(finish(value), y, y_at + c, y_step, count, streams)
 
     @kernel(parallel=True, views=("x", "addend", "y"))
-    def normalise(x, residual, addend, y, streams, affine, queue, threads):
+    def normalise(x, residual, addend, y, streams, affine, queue, thread):
         """``y`` = ``finish((x - mean) * rstd * weight + bias + addend)``, the addend only where ``residual``, with ``affine`` from
         :func:`spread`, for at least as many channels. Pixels of ``x``, ``addend`` and ``y`` may have gaps between them. ``streams``: ``y``
         is written past the caches."""
@@ -225,31 +223,29 @@ def normalise(function):
         width, apart, statistics = affine.shape[2], affine.shape[1] * affine.shape[2], affine.reshape(-1)
         length = max(1, BLOCK // channels)
         blocks = (pixels + length - 1) // length
-        queue[0] = 0
-        for _ in prange(threads):
-            while True:
-                task = take(queue, 1)
-                if task >= samples * blocks:
-                    break
-                n, block = divmod(task, blocks)
-                begin, end = block * length, min(pixels, (block + 1) * length)
-                distance = _distance(end - begin)
-                for k in range(_tiles(end - begin, distance)):
-                    p, step = _tile(k, distance)
-                    x_at, y_at = n * stride(x, 0) + (begin + p) * stride(x, 1), n * stride(y, 0) + (begin + p) * stride(y, 1)
-                    more = n * stride(addend, 0) + (begin + p) * stride(addend, 1)
-                    x_step, more_step, y_step = step * stride(x, 1), step * stride(addend, 1), step * stride(y, 1)
-                    for c in range(0, channels, WIDTH):
-                        if c + WIDTH <= channels:
-                            panel(
-                                x, residual, addend, y, streams, x_at, x_step, more, more_step, y_at, y_step,
-                                statistics, n * width, apart, c, WIDTH,
-                            )  # fmt: skip
-                        else:
-                            panel(
-                                x, residual, addend, y, streams, x_at, x_step, more, more_step, y_at, y_step,
-                                statistics, n * width, apart, c, channels - c,
-                            )  # fmt: skip
+        while True:
+            task = next_task(queue, thread, samples * blocks)
+            if task >= samples * blocks:
+                break
+            n, block = divmod(task, blocks)
+            begin, end = block * length, min(pixels, (block + 1) * length)
+            distance = _distance(end - begin)
+            for k in range(_tiles(end - begin, distance)):
+                p, step = _tile(k, distance)
+                x_at, y_at = n * stride(x, 0) + (begin + p) * stride(x, 1), n * stride(y, 0) + (begin + p) * stride(y, 1)
+                more = n * stride(addend, 0) + (begin + p) * stride(addend, 1)
+                x_step, more_step, y_step = step * stride(x, 1), step * stride(addend, 1), step * stride(y, 1)
+                for c in range(0, channels, WIDTH):
+                    if c + WIDTH <= channels:
+                        panel(
+                            x, residual, addend, y, streams, x_at, x_step, more, more_step, y_at, y_step,
+                            statistics, n * width, apart, c, WIDTH,
+                        )  # fmt: skip
+                    else:
+                        panel(
+                            x, residual, addend, y, streams, x_at, x_step, more, more_step, y_at, y_step,
+                            statistics, n * width, apart, c, channels - c,
+                        )  # fmt: skip
 
     return normalise
 
@@ -309,7 +305,7 @@ def partial_gradients(function, derivative=None, gradient=None):
         _add_rows_to(weighted, place + c, count, d * centred, _share(step))
 
     @kernel(parallel=True)
-    def partial_gradients(x, residual, addend, dy, keeps, dz, streams, affine, partials, queue, threads):
+    def partial_gradients(x, residual, addend, dy, keeps, dz, streams, affine, partials, queue, threads, thread):
         """``partials[:, n, k, c]`` = sums of ``dz`` and of ``dz * (x - mean)`` over chunk ``k``, where ``dz`` is the gradient of what was
         normalised and, where ``residual``, added to (from ``dy``, of what followed). Where it ``keeps`` that, it writes it to ``dz``, which
         may be ``dy``; with ``streams`` past the caches. ``affine`` from :func:`spread`, for as many channels."""
@@ -320,34 +316,32 @@ def partial_gradients(function, derivative=None, gradient=None):
         span = channel_span(channels, pieces, threads)
         spans = (channels + span - 1) // span
         plain, weighted = partials[0].reshape(-1), partials[1].reshape(-1)
-        queue[0] = 0
-        for _ in prange(threads):
-            while True:
-                task = take(queue, 1)
-                if task >= pieces * spans:
-                    break
-                piece, part = divmod(task, spans)
-                n, chunk = divmod(piece, parts)
-                first, last = part * span, min(channels, (part + 1) * span)
-                begin, end, place = chunk * CHUNK, min(pixels, (chunk + 1) * CHUNK), piece * channels
+        while True:
+            task = next_task(queue, thread, pieces * spans)
+            if task >= pieces * spans:
+                break
+            piece, part = divmod(task, spans)
+            n, chunk = divmod(piece, parts)
+            first, last = part * span, min(channels, (part + 1) * span)
+            begin, end, place = chunk * CHUNK, min(pixels, (chunk + 1) * CHUNK), piece * channels
+            for c in range(first, last, WIDTH):
+                write(zeros(x, 1, VECTORS), plain, place + c, last - c)
+                write(zeros(x, 1, VECTORS), weighted, place + c, last - c)
+            distance = _distance(end - begin)
+            for k in range(_tiles(end - begin, distance)):
+                p, step = _tile(k, distance)
+                at = (n * pixels + begin + p) * channels
                 for c in range(first, last, WIDTH):
-                    write(zeros(x, 1, VECTORS), plain, place + c, last - c)
-                    write(zeros(x, 1, VECTORS), weighted, place + c, last - c)
-                distance = _distance(end - begin)
-                for k in range(_tiles(end - begin, distance)):
-                    p, step = _tile(k, distance)
-                    at = (n * pixels + begin + p) * channels
-                    for c in range(first, last, WIDTH):
-                        if c + WIDTH <= last:
-                            panel(
-                                x, residual, addend, dy, keeps, dz, streams, at, step * channels,
-                                statistics, n * channels, apart, plain, weighted, place, c, WIDTH,
-                            )  # fmt: skip
-                        else:
-                            panel(
-                                x, residual, addend, dy, keeps, dz, streams, at, step * channels,
-                                statistics, n * channels, apart, plain, weighted, place, c, last - c,
-                            )  # fmt: skip
+                    if c + WIDTH <= last:
+                        panel(
+                            x, residual, addend, dy, keeps, dz, streams, at, step * channels,
+                            statistics, n * channels, apart, plain, weighted, place, c, WIDTH,
+                        )  # fmt: skip
+                    else:
+                        panel(
+                            x, residual, addend, dy, keeps, dz, streams, at, step * channels,
+                            statistics, n * channels, apart, plain, weighted, place, c, last - c,
+                        )  # fmt: skip
 
     return partial_gradients
 
@@ -419,30 +413,28 @@ def normalise_backward(function, derivative=None, gradient=None):
         _write_rows(d, dx, at + c, step, count, streams)
 
     @kernel(parallel=True)
-    def normalise_backward(x, dy, dx, streams, affine, slope, offset, queue, threads):
+    def normalise_backward(x, dy, dx, streams, affine, slope, offset, queue, thread):
         """``dx``, which may be ``dy``, from what :func:`merge_slopes` found; with ``slope`` of size 0 the statistics count as constants.
         ``streams``: ``dx`` is written past the caches. ``affine`` from :func:`spread`, for as many channels."""
         samples, pixels, channels = dy.shape
         apart, statistics = affine.shape[1] * channels, affine.reshape(-1)
         length = max(1, BLOCK // channels)
         blocks = (pixels + length - 1) // length
-        queue[0] = 0
-        for _ in prange(threads):
-            while True:
-                task = take(queue, 1)
-                if task >= samples * blocks:
-                    break
-                n, block = divmod(task, blocks)
-                begin, end = block * length, min(pixels, (block + 1) * length)
-                distance = _distance(end - begin)
-                for k in range(_tiles(end - begin, distance)):
-                    p, step = _tile(k, distance)
-                    at = (n * pixels + begin + p) * channels
-                    for c in range(0, channels, WIDTH):
-                        if c + WIDTH <= channels:
-                            panel(x, dy, dx, streams, at, step * channels, statistics, apart, slope, offset, n * channels, c, WIDTH)
-                        else:
-                            panel(x, dy, dx, streams, at, step * channels, statistics, apart, slope, offset, n * channels, c, channels - c)
+        while True:
+            task = next_task(queue, thread, samples * blocks)
+            if task >= samples * blocks:
+                break
+            n, block = divmod(task, blocks)
+            begin, end = block * length, min(pixels, (block + 1) * length)
+            distance = _distance(end - begin)
+            for k in range(_tiles(end - begin, distance)):
+                p, step = _tile(k, distance)
+                at = (n * pixels + begin + p) * channels
+                for c in range(0, channels, WIDTH):
+                    if c + WIDTH <= channels:
+                        panel(x, dy, dx, streams, at, step * channels, statistics, apart, slope, offset, n * channels, c, WIDTH)
+                    else:
+                        panel(x, dy, dx, streams, at, step * channels, statistics, apart, slope, offset, n * channels, c, channels - c)
 
     return normalise_backward
 
@@ -466,58 +458,54 @@ def _row_moments(x, at, channels, shift):
 
 
 @kernel(parallel=True)
-def layer_forward(x, y, weight, bias, epsilon, mean, rstd, queue, threads):
+def layer_forward(x, y, weight, bias, epsilon, mean, rstd, queue, thread):
     """``y`` = ``(x - mean) * rstd * weight + bias`` for rows ``(R, C)``, with ``mean`` and ``rstd`` ``(R,)``, which are filled;
     ``weight`` and ``bias`` are ``(C,)``, or of size 0 for 1 and 0."""
     rows, channels = x.shape
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            strip = take(queue, 1)
-            if strip * STRIP >= rows:
-                break
-            for row in range(strip * STRIP, min(rows, (strip + 1) * STRIP)):
-                at = row * channels
-                shift = x.dtype.type(x[row, 0] + _row_moments(x, at, channels, x[row, 0])[0] / channels)
-                plain, squares = _row_moments(x, at, channels, shift)
-                rest = plain / channels
-                mean[row] = shift + rest
-                rstd[row] = 1.0 / math.sqrt(max(0.0, squares / channels - rest * rest) + epsilon)
-                average, factor = mean[row], rstd[row]
-                for c in range(0, channels, WIDTH):
-                    count = channels - c
-                    normal = (read(x, at + c, count) - average) * factor
-                    write(normal * _parameter(weight, c, count, 1.0) + _parameter(bias, c, count, 0.0), y, at + c, count)
+    while True:
+        strip = next_task(queue, thread, -(-rows // STRIP))
+        if strip * STRIP >= rows:
+            break
+        for row in range(strip * STRIP, min(rows, (strip + 1) * STRIP)):
+            at = row * channels
+            shift = x.dtype.type(x[row, 0] + _row_moments(x, at, channels, x[row, 0])[0] / channels)
+            plain, squares = _row_moments(x, at, channels, shift)
+            rest = plain / channels
+            mean[row] = shift + rest
+            rstd[row] = 1.0 / math.sqrt(max(0.0, squares / channels - rest * rest) + epsilon)
+            average, factor = mean[row], rstd[row]
+            for c in range(0, channels, WIDTH):
+                count = channels - c
+                normal = (read(x, at + c, count) - average) * factor
+                write(normal * _parameter(weight, c, count, 1.0) + _parameter(bias, c, count, 0.0), y, at + c, count)
 
 
 @kernel(parallel=True)
-def layer_backward(x, dy, dx, weight, mean, rstd, queue, threads):
+def layer_backward(x, dy, dx, weight, mean, rstd, queue, thread):
     """``dx`` of :func:`layer_forward`: with ``g = dy * weight`` and ``n = (x - mean) * rstd``,
     ``rstd * (g - average of g - n * average of g * n)``."""
     rows, channels = x.shape
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            strip = take(queue, 1)
-            if strip * STRIP >= rows:
-                break
-            for row in range(strip * STRIP, min(rows, (strip + 1) * STRIP)):
-                at, average, factor = row * channels, mean[row], rstd[row]
-                plain, weighted = 0.0, 0.0
-                for start in range(0, channels, SEGMENT):
-                    sums, weighted_sums = zeros(x, 1, VECTORS), zeros(x, 1, VECTORS)
-                    for c in range(start, min(channels, start + SEGMENT), WIDTH):
-                        count = channels - c
-                        g = read(dy, at + c, count) * _parameter(weight, c, count, 1.0)
-                        sums = sums + g
-                        weighted_sums = weighted_sums + g * ((read(x, at + c, count) - average) * factor)
-                    plain += total(sums)
-                    weighted += total(weighted_sums)
-                for c in range(0, channels, WIDTH):
+    while True:
+        strip = next_task(queue, thread, -(-rows // STRIP))
+        if strip * STRIP >= rows:
+            break
+        for row in range(strip * STRIP, min(rows, (strip + 1) * STRIP)):
+            at, average, factor = row * channels, mean[row], rstd[row]
+            plain, weighted = 0.0, 0.0
+            for start in range(0, channels, SEGMENT):
+                sums, weighted_sums = zeros(x, 1, VECTORS), zeros(x, 1, VECTORS)
+                for c in range(start, min(channels, start + SEGMENT), WIDTH):
                     count = channels - c
                     g = read(dy, at + c, count) * _parameter(weight, c, count, 1.0)
-                    normal = (read(x, at + c, count) - average) * factor
-                    write((g - plain / channels - normal * (weighted / channels)) * factor, dx, at + c, count)
+                    sums = sums + g
+                    weighted_sums = weighted_sums + g * ((read(x, at + c, count) - average) * factor)
+                plain += total(sums)
+                weighted += total(weighted_sums)
+            for c in range(0, channels, WIDTH):
+                count = channels - c
+                g = read(dy, at + c, count) * _parameter(weight, c, count, 1.0)
+                normal = (read(x, at + c, count) - average) * factor
+                write((g - plain / channels - normal * (weighted / channels)) * factor, dx, at + c, count)
 
 
 @inline
@@ -536,30 +524,28 @@ def _add_rows(x, dy, row, rows, first, last, mean, rstd, plain, weighted, place)
 
 
 @kernel(parallel=True)
-def layer_partial_gradients(x, dy, mean, rstd, partials, queue, threads):
+def layer_partial_gradients(x, dy, mean, rstd, partials, queue, threads, thread):
     """``partials[:, k, c]`` = sums of ``dy`` and of ``dy * (x - mean) * rstd`` over the rows of chunk ``k``."""
     rows, channels = x.shape
     parts = partials.shape[1]
     span = channel_span(channels, parts, threads)
     spans = (channels + span - 1) // span
     plain, weighted = partials[0].reshape(-1), partials[1].reshape(-1)
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            if task >= parts * spans:
-                break
-            k, part = divmod(task, spans)
-            first, last = part * span, min(channels, (part + 1) * span)
-            begin, end, place = k * CHUNK, min(rows, (k + 1) * CHUNK), k * channels
-            for c in range(first, last, WIDTH):
-                write(zeros(x, 1, VECTORS), plain, place + c, last - c)
-                write(zeros(x, 1, VECTORS), weighted, place + c, last - c)
-            together = begin + (end - begin) // TOGETHER * TOGETHER
-            for row in range(begin, together, TOGETHER):
-                _add_rows(x, dy, row, TOGETHER, first, last, mean, rstd, plain, weighted, place)
-            for row in range(together, end):
-                _add_rows(x, dy, row, 1, first, last, mean, rstd, plain, weighted, place)
+    while True:
+        task = next_task(queue, thread, parts * spans)
+        if task >= parts * spans:
+            break
+        k, part = divmod(task, spans)
+        first, last = part * span, min(channels, (part + 1) * span)
+        begin, end, place = k * CHUNK, min(rows, (k + 1) * CHUNK), k * channels
+        for c in range(first, last, WIDTH):
+            write(zeros(x, 1, VECTORS), plain, place + c, last - c)
+            write(zeros(x, 1, VECTORS), weighted, place + c, last - c)
+        together = begin + (end - begin) // TOGETHER * TOGETHER
+        for row in range(begin, together, TOGETHER):
+            _add_rows(x, dy, row, TOGETHER, first, last, mean, rstd, plain, weighted, place)
+        for row in range(together, end):
+            _add_rows(x, dy, row, 1, first, last, mean, rstd, plain, weighted, place)
 
 
 @kernel
@@ -614,52 +600,48 @@ def _clear(lines, line, length):
 
 
 @kernel(parallel=True)
-def response_forward(x, y, size, alpha, beta, k, lines, queue, threads):
+def response_forward(x, y, size, alpha, beta, k, lines, queue, thread):
     """``y`` = ``x / (k + alpha / size * sum of x ** 2 over the channels c - size // 2 to c + (size - 1) // 2) ** beta``, for pixels
     ``(P, C)``. ``lines`` is scratch, ``(threads, 3, response_line)``."""
     pixels, channels = x.shape
     length = lines.shape[2]
-    queue[0] = 0
-    for thread in prange(threads):
-        line = thread * 3 * length
-        _clear(lines, line, length)
-        while True:
-            strip = take(queue, 1)
-            if strip * STRIP >= pixels:
-                break
-            for pixel in range(strip * STRIP, min(pixels, (strip + 1) * STRIP)):
-                at = pixel * channels
-                _squares(x, at, lines, line, size)
-                for c in range(0, channels, WIDTH):
-                    power = math.exp(math.log(_response(lines, line + c, size, alpha, k)) * -beta)
-                    write(read(x, at + c, channels - c) * power, y, at + c, channels - c)
+    line = thread * 3 * length
+    _clear(lines, line, length)
+    while True:
+        strip = next_task(queue, thread, -(-pixels // STRIP))
+        if strip * STRIP >= pixels:
+            break
+        for pixel in range(strip * STRIP, min(pixels, (strip + 1) * STRIP)):
+            at = pixel * channels
+            _squares(x, at, lines, line, size)
+            for c in range(0, channels, WIDTH):
+                power = math.exp(math.log(_response(lines, line + c, size, alpha, k)) * -beta)
+                write(read(x, at + c, channels - c) * power, y, at + c, channels - c)
 
 
 @kernel(parallel=True)
-def response_backward(x, dy, dx, size, alpha, beta, k, lines, queue, threads):
+def response_backward(x, dy, dx, size, alpha, beta, k, lines, queue, thread):
     """``dx`` = ``dy * r ** -beta - 2 * alpha * beta / size * x * sum of dy * x * r ** (-beta - 1)`` over the channels whose windows
     hold this one, with ``r`` the base of the power in :func:`response_forward`."""
     pixels, channels = x.shape
     length = lines.shape[2]
-    queue[0] = 0
-    for thread in prange(threads):
-        line = thread * 3 * length  # squares
-        terms = line + length  # dy * x * r ** (-beta - 1), after a margin of (size - 1) // 2
-        direct = terms + length  # dy * r ** -beta
-        _clear(lines, line, 3 * length)
-        while True:
-            strip = take(queue, 1)
-            if strip * STRIP >= pixels:
-                break
-            for pixel in range(strip * STRIP, min(pixels, (strip + 1) * STRIP)):
-                at = pixel * channels
-                _squares(x, at, lines, line, size)
-                for c in range(0, channels, WIDTH):
-                    response = _response(lines, line + c, size, alpha, k)
-                    scaled = read(dy, at + c, channels - c) * math.exp(math.log(response) * -beta)
-                    store(scaled, lines, direct + c, 0)
-                    store(scaled * read(x, at + c, channels - c) / response, lines, terms + (size - 1) // 2 + c, 0)
-                for c in range(0, channels, WIDTH):
-                    around = _window_sum(lines, terms + c, size) * (-2.0 * alpha * beta / size)
-                    value = load(lines, direct + c, 0, 1, VECTORS) + read(x, at + c, channels - c) * around
-                    write(value, dx, at + c, channels - c)
+    line = thread * 3 * length  # squares
+    terms = line + length  # dy * x * r ** (-beta - 1), after a margin of (size - 1) // 2
+    direct = terms + length  # dy * r ** -beta
+    _clear(lines, line, 3 * length)
+    while True:
+        strip = next_task(queue, thread, -(-pixels // STRIP))
+        if strip * STRIP >= pixels:
+            break
+        for pixel in range(strip * STRIP, min(pixels, (strip + 1) * STRIP)):
+            at = pixel * channels
+            _squares(x, at, lines, line, size)
+            for c in range(0, channels, WIDTH):
+                response = _response(lines, line + c, size, alpha, k)
+                scaled = read(dy, at + c, channels - c) * math.exp(math.log(response) * -beta)
+                store(scaled, lines, direct + c, 0)
+                store(scaled * read(x, at + c, channels - c) / response, lines, terms + (size - 1) // 2 + c, 0)
+            for c in range(0, channels, WIDTH):
+                around = _window_sum(lines, terms + c, size) * (-2.0 * alpha * beta / size)
+                value = load(lines, direct + c, 0, 1, VECTORS) + read(x, at + c, channels - c) * around
+                write(value, dx, at + c, channels - c)

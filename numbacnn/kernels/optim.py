@@ -12,13 +12,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from numba import prange
+import numpy as np
 
 from .. import elementary  # noqa: F401  math.sqrt on Tiles
-from ..simd import LANES, take, where, zeros
+from ..simd import LANES, where, zeros
 from ..simd import total as sum_of
 from .channels import access
 from .jit import inline, kernel
+from .tasks import next_task
 
 FACTOR, NORM_FACTOR, LARGEST, DECOUPLED, OWN = 0, 1, 2, 3, 4
 RATE, WEIGHT_DECAY, L1 = 0, 1, 2
@@ -55,14 +56,12 @@ def _optimizer(update: Callable) -> Any:
             _write(update(state, parameters.size, at, count, p * keep, g, rate, numbers), parameters, at, count)
 
     @kernel(parallel=True, serial=SERIAL)
-    def step(parameters, gradients, state, tasks, groups, numbers, queue, threads):
-        queue[0] = 0
-        for _ in prange(threads):
-            while True:
-                task = take(queue, 1)
-                if task >= tasks.shape[0]:
-                    break
-                run(task, parameters, gradients, state, tasks, groups, numbers)
+    def step(parameters, gradients, state, tasks, groups, numbers, queue, thread):
+        while True:
+            task = next_task(queue, thread, tasks.shape[0])
+            if task >= tasks.shape[0]:
+                break
+            run(task, parameters, gradients, state, tasks, groups, numbers)
 
     return step
 
@@ -127,19 +126,26 @@ def _square_sum(task, gradients, tasks, largest):
     return sum_of(sums)
 
 
-@kernel(parallel=True, serial=SERIAL)
-def clip_norm(gradients, tasks, norm, partials, numbers, queue, threads):
+def clip_norm(gradients: np.ndarray, tasks: np.ndarray, norm: float, partials: np.ndarray, numbers: np.ndarray) -> None:
     """Leave in ``numbers`` the factor that brings the norm of all gradients, clipped by value, down to ``norm``. ``partials``
     has a cell for each task; these are added up in order."""
+    _square_sums(gradients, tasks, partials, numbers)
+    _norm_factor(norm, partials, numbers)
+
+
+@kernel(parallel=True, serial=SERIAL)
+def _square_sums(gradients, tasks, partials, numbers, queue, thread):
     largest = numbers[LARGEST]
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            if task >= tasks.shape[0]:
-                break
-            partials[task] = _square_sum(task, gradients, tasks, largest)
+    while True:
+        task = next_task(queue, thread, tasks.shape[0])
+        if task >= tasks.shape[0]:
+            break
+        partials[task] = _square_sum(task, gradients, tasks, largest)
+
+
+@kernel
+def _norm_factor(norm, partials, numbers):
     square = 0.0
-    for task in range(tasks.shape[0]):
+    for task in range(partials.shape[0]):
         square += partials[task]
     numbers[NORM_FACTOR] = min(norm / (math.sqrt(square) + 1e-6), 1.0)

@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from numba import prange
+import numpy as np
 
 from .. import elementary  # noqa: F401  math.exp of Tiles
-from ..simd import columns, largest, splat, stride, take, total, where, zeros
+from ..simd import columns, largest, splat, stride, total, where, zeros
 from . import scalar
 from .channels import VECTORS, WIDTH, read, write
 from .jit import Kernel, inline, kernel
+from .tasks import next_task
 
 BLOCK = 8192  # elements per task: two arrays of them fit the first two caches
 
@@ -28,21 +29,19 @@ def forward(function: Callable[[Any], Any]) -> Kernel:
     f = scalar.compiled(function)
 
     @kernel(parallel=True, views=("x", "y"))
-    def elementwise(x, y, queue, threads):
+    def elementwise(x, y, queue, thread):
         lines, length = x.shape
         per_task, pieces = max(1, BLOCK // length), (length + BLOCK - 1) // BLOCK
-        queue[0] = 0
-        for _ in prange(threads):
-            while True:
-                task = take(queue, 1)
-                first, piece = task // pieces * per_task, task % pieces * BLOCK
-                if first >= lines:
-                    break
-                for line in range(first, min(first + per_task, lines)):
-                    x_at, y_at = line * stride(x, 0), line * stride(y, 0)
-                    stop = min(piece + BLOCK, length)
-                    for at in range(piece, stop, WIDTH):
-                        write(f(read(x, x_at + at, stop - at)), y, y_at + at, stop - at)
+        while True:
+            task = next_task(queue, thread, -(-lines // per_task) * pieces)
+            first, piece = task // pieces * per_task, task % pieces * BLOCK
+            if first >= lines:
+                break
+            for line in range(first, min(first + per_task, lines)):
+                x_at, y_at = line * stride(x, 0), line * stride(y, 0)
+                stop = min(piece + BLOCK, length)
+                for at in range(piece, stop, WIDTH):
+                    write(f(read(x, x_at + at, stop - at)), y, y_at + at, stop - at)
 
     return elementwise
 
@@ -68,17 +67,15 @@ def backward_from_output(gradient: Callable[[Any, Any], Any]) -> Kernel:
 
 def _gradient_kernel(gradient: Callable[[Any, Any], Any]) -> Kernel:
     @kernel(parallel=True)
-    def elementwise_gradient(dy, known, dx, queue, threads):
-        queue[0] = 0
-        for _ in prange(threads):
-            while True:
-                start = take(queue, BLOCK)
-                if start >= dy.size:
-                    break
-                stop = min(start + BLOCK, dy.size)
-                for at in range(start, stop, WIDTH):
-                    count = stop - at
-                    write(gradient(read(dy, at, count), read(known, at, count)), dx, at, count)
+    def elementwise_gradient(dy, known, dx, queue, thread):
+        while True:
+            start = next_task(queue, thread, -(-dy.size // BLOCK)) * BLOCK
+            if start >= dy.size:
+                break
+            stop = min(start + BLOCK, dy.size)
+            for at in range(start, stop, WIDTH):
+                count = stop - at
+                write(gradient(read(dy, at, count), read(known, at, count)), dx, at, count)
 
     return elementwise_gradient
 
@@ -102,93 +99,85 @@ def _row_largest(x, at, channels):
 
 
 @kernel(parallel=True)
-def softmax(x, y, queue, threads):
+def softmax(x, y, queue, thread):
     """``y = exp(x - m) / sum(exp(x - m))`` of each row, m its largest element. A row of ``-inf`` alone gives NaN, as it has no limit."""
     rows, channels = x.shape
     per_task = max(1, BLOCK // channels)
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            first = take(queue, per_task)
-            if first >= rows:
-                break
-            for row in range(first, min(first + per_task, rows)):
-                at = row * channels
-                top = _row_largest(x, at, channels)
-                sums = zeros(x, 1, VECTORS)
-                for c in range(0, channels, WIDTH):
-                    powers = math.exp(_tile(x, at + c, channels - c, -math.inf) - top)
-                    sums = sums + powers
-                    write(powers, y, at + c, channels - c)
-                factor = 1.0 / total(sums)
-                for c in range(0, channels, WIDTH):
-                    write(_tile(y, at + c, channels - c, 0.0) * factor, y, at + c, channels - c)
+    while True:
+        first = next_task(queue, thread, -(-rows // per_task)) * per_task
+        if first >= rows:
+            break
+        for row in range(first, min(first + per_task, rows)):
+            at = row * channels
+            top = _row_largest(x, at, channels)
+            sums = zeros(x, 1, VECTORS)
+            for c in range(0, channels, WIDTH):
+                powers = math.exp(_tile(x, at + c, channels - c, -math.inf) - top)
+                sums = sums + powers
+                write(powers, y, at + c, channels - c)
+            factor = 1.0 / total(sums)
+            for c in range(0, channels, WIDTH):
+                write(_tile(y, at + c, channels - c, 0.0) * factor, y, at + c, channels - c)
 
 
 @kernel(parallel=True)
-def softmax_backward(dy, y, dx, queue, threads):
+def softmax_backward(dy, y, dx, queue, thread):
     """``dx = y * (dy - sum(dy * y))`` of each row."""
     rows, channels = y.shape
     per_task = max(1, BLOCK // channels)
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            first = take(queue, per_task)
-            if first >= rows:
-                break
-            for row in range(first, min(first + per_task, rows)):
-                at = row * channels
-                sums = zeros(y, 1, VECTORS)
-                for c in range(0, channels, WIDTH):
-                    sums = sums + _tile(dy, at + c, channels - c, 0.0) * _tile(y, at + c, channels - c, 0.0)
-                mean = total(sums)
-                for c in range(0, channels, WIDTH):
-                    gradient = _tile(y, at + c, channels - c, 0.0) * (_tile(dy, at + c, channels - c, 0.0) - mean)
-                    write(gradient, dx, at + c, channels - c)
+    while True:
+        first = next_task(queue, thread, -(-rows // per_task)) * per_task
+        if first >= rows:
+            break
+        for row in range(first, min(first + per_task, rows)):
+            at = row * channels
+            sums = zeros(y, 1, VECTORS)
+            for c in range(0, channels, WIDTH):
+                sums = sums + _tile(dy, at + c, channels - c, 0.0) * _tile(y, at + c, channels - c, 0.0)
+            mean = total(sums)
+            for c in range(0, channels, WIDTH):
+                gradient = _tile(y, at + c, channels - c, 0.0) * (_tile(dy, at + c, channels - c, 0.0) - mean)
+                write(gradient, dx, at + c, channels - c)
 
 
 @kernel(parallel=True)
-def log_softmax(x, y, queue, threads):
+def log_softmax(x, y, queue, thread):
     """``y = x - m - ln sum(exp(x - m))`` of each row, m its largest element."""
     rows, channels = x.shape
     per_task = max(1, BLOCK // channels)
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            first = take(queue, per_task)
-            if first >= rows:
-                break
-            for row in range(first, min(first + per_task, rows)):
-                at = row * channels
-                top = _row_largest(x, at, channels)
-                sums = zeros(x, 1, VECTORS)
-                for c in range(0, channels, WIDTH):
-                    sums = sums + math.exp(_tile(x, at + c, channels - c, -math.inf) - top)
-                logarithm = math.log(total(sums))
-                for c in range(0, channels, WIDTH):
-                    write(_tile(x, at + c, channels - c, 0.0) - top - logarithm, y, at + c, channels - c)
+    while True:
+        first = next_task(queue, thread, -(-rows // per_task)) * per_task
+        if first >= rows:
+            break
+        for row in range(first, min(first + per_task, rows)):
+            at = row * channels
+            top = _row_largest(x, at, channels)
+            sums = zeros(x, 1, VECTORS)
+            for c in range(0, channels, WIDTH):
+                sums = sums + math.exp(_tile(x, at + c, channels - c, -math.inf) - top)
+            logarithm = math.log(total(sums))
+            for c in range(0, channels, WIDTH):
+                write(_tile(x, at + c, channels - c, 0.0) - top - logarithm, y, at + c, channels - c)
 
 
 @kernel(parallel=True)
-def log_softmax_backward(dy, y, dx, queue, threads):
+def log_softmax_backward(dy, y, dx, queue, thread):
     """``dx = dy - exp(y) * sum(dy)`` of each row."""
     rows, channels = y.shape
     per_task = max(1, BLOCK // channels)
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            first = take(queue, per_task)
-            if first >= rows:
-                break
-            for row in range(first, min(first + per_task, rows)):
-                at = row * channels
-                sums = zeros(y, 1, VECTORS)
-                for c in range(0, channels, WIDTH):
-                    sums = sums + _tile(dy, at + c, channels - c, 0.0)
-                whole = total(sums)
-                for c in range(0, channels, WIDTH):
-                    gradient = _tile(dy, at + c, channels - c, 0.0) - math.exp(_tile(y, at + c, channels - c, 0.0)) * whole
-                    write(gradient, dx, at + c, channels - c)
+    while True:
+        first = next_task(queue, thread, -(-rows // per_task)) * per_task
+        if first >= rows:
+            break
+        for row in range(first, min(first + per_task, rows)):
+            at = row * channels
+            sums = zeros(y, 1, VECTORS)
+            for c in range(0, channels, WIDTH):
+                sums = sums + _tile(dy, at + c, channels - c, 0.0)
+            whole = total(sums)
+            for c in range(0, channels, WIDTH):
+                gradient = _tile(dy, at + c, channels - c, 0.0) - math.exp(_tile(y, at + c, channels - c, 0.0)) * whole
+                write(gradient, dx, at + c, channels - c)
 
 
 # PReLU: y = x above 0, weight * x elsewhere; arrays (rows, channels), one weight for each channel or one for all ---------
@@ -202,66 +191,69 @@ def _weights(weight, c, count):
 
 
 @kernel(parallel=True)
-def prelu(x, weight, y, queue, threads):
+def prelu(x, weight, y, queue, thread):
     """``y = x`` above 0, ``weight * x`` elsewhere."""
     rows, channels = x.shape
     per_task = max(1, BLOCK // channels)
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            first = take(queue, per_task)
-            if first >= rows:
-                break
-            for row in range(first, min(first + per_task, rows)):
-                for c in range(0, channels, WIDTH):
-                    at = row * channels + c
-                    value = _tile(x, at, channels - c, 0.0)
-                    write(where(value > 0.0, value, _weights(weight, c, channels - c) * value), y, at, channels - c)
+    while True:
+        first = next_task(queue, thread, -(-rows // per_task)) * per_task
+        if first >= rows:
+            break
+        for row in range(first, min(first + per_task, rows)):
+            for c in range(0, channels, WIDTH):
+                at = row * channels + c
+                value = _tile(x, at, channels - c, 0.0)
+                write(where(value > 0.0, value, _weights(weight, c, channels - c) * value), y, at, channels - c)
 
 
 @kernel(parallel=True)
-def prelu_backward(dy, x, weight, dx, queue, threads):
+def prelu_backward(dy, x, weight, dx, queue, thread):
     """``dx = dy`` where x is above 0, ``weight * dy`` elsewhere."""
     rows, channels = x.shape
     per_task = max(1, BLOCK // channels)
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            first = take(queue, per_task)
-            if first >= rows:
-                break
-            for row in range(first, min(first + per_task, rows)):
-                for c in range(0, channels, WIDTH):
-                    at = row * channels + c
-                    gradient = _tile(dy, at, channels - c, 0.0)
-                    below = _weights(weight, c, channels - c) * gradient
-                    write(where(_tile(x, at, channels - c, 0.0) > 0.0, gradient, below), dx, at, channels - c)
+    while True:
+        first = next_task(queue, thread, -(-rows // per_task)) * per_task
+        if first >= rows:
+            break
+        for row in range(first, min(first + per_task, rows)):
+            for c in range(0, channels, WIDTH):
+                at = row * channels + c
+                gradient = _tile(dy, at, channels - c, 0.0)
+                below = _weights(weight, c, channels - c) * gradient
+                write(where(_tile(x, at, channels - c, 0.0) > 0.0, gradient, below), dx, at, channels - c)
 
 
 SUM_ROWS = 512  # rows that one task of a sum over rows adds up
 
 
-@kernel(parallel=True)
-def prelu_weight_gradient(dy, x, partial, dweight, queue, threads):
+def prelu_weight_gradient(dy: np.ndarray, x: np.ndarray, partial: np.ndarray, dweight: np.ndarray) -> None:
     """``dweight = sum(dy * min(x, 0))`` over the rows, and over the channels where all share one weight.
 
     ``partial`` is scratch of shape ``(ceil(rows / SUM_ROWS), channels)``; the order of addition follows from the shapes alone.
     """
+    _prelu_partials(dy, x, partial)
+    _prelu_total(partial, dweight)
+
+
+@kernel(parallel=True)
+def _prelu_partials(dy, x, partial, queue, thread):
     rows, channels = x.shape
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            part = take(queue, 1)
-            if part * SUM_ROWS >= rows:
-                break
-            for c in range(0, channels, WIDTH):
-                sums = zeros(x, 1, VECTORS)
-                for row in range(part * SUM_ROWS, min((part + 1) * SUM_ROWS, rows)):
-                    at = row * channels + c
-                    value = _tile(x, at, channels - c, 0.0)
-                    sums = sums + where(value > 0.0, 0.0, value * _tile(dy, at, channels - c, 0.0))
-                write(sums, partial, part * channels + c, channels - c)
+    while True:
+        part = next_task(queue, thread, -(-rows // SUM_ROWS))
+        if part * SUM_ROWS >= rows:
+            break
+        for c in range(0, channels, WIDTH):
+            sums = zeros(x, 1, VECTORS)
+            for row in range(part * SUM_ROWS, min((part + 1) * SUM_ROWS, rows)):
+                at = row * channels + c
+                value = _tile(x, at, channels - c, 0.0)
+                sums = sums + where(value > 0.0, 0.0, value * _tile(dy, at, channels - c, 0.0))
+            write(sums, partial, part * channels + c, channels - c)
+
+
+@kernel
+def _prelu_total(partial, dweight):
     dweight[:] = 0.0
     for part in range(partial.shape[0]):
-        for c in range(channels):
+        for c in range(partial.shape[1]):
             dweight[c if dweight.size > 1 else 0] += partial[part, c]

@@ -23,12 +23,12 @@ import functools
 import math
 
 import numpy as np
-from numba import prange
 
 from .. import elementary  # noqa: F401  (teaches math.exp and math.log to take tiles)
-from ..simd import LANES, splat, square_root, stride, take, where, zeros
+from ..simd import LANES, splat, square_root, stride, where, zeros
 from .channels import VECTORS, WIDTH, access, read, write
 from .jit import inline, kernel
+from .tasks import next_task
 
 STRETCH = 32  # pixels of a row in one task
 FEW = 64  # with fewer stretches than this, channels are split finely
@@ -187,35 +187,33 @@ _argmax, _narrow_argmax = _window_argmax(VECTORS), _window_argmax(1)
 
 
 @kernel(parallel=True, views=("x", "y"))
-def max_forward(x, y, argmax, windows, queue, threads):
+def max_forward(x, y, argmax, windows, queue, thread):
     """``y`` = maximum of each window; ``argmax`` (whole numbers, as ``y``, or of size 0 where it is not wanted) = the number of the
     window's tap that it came from, the last axis being counted first."""
     stretches, span, spans, tasks = _partition(y.shape)
     _, depth, height, width, channels = y.shape
     behind = _behind(x)
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            if task >= tasks:
-                break
-            n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
-            row = ((n * depth + d) * height + h) * width
-            lines = _lines(windows, d, h, _in_elements(x))
-            for w in range(first, last):
-                tap, taps, steps = _window(windows, lines, w, _in_elements(x))
-                at, to = n * stride(x, 0) + tap, _pixel(y, n, d, h, w)
-                if argmax.size == 0:
-                    room = _room(end - channel, last - w, y, span)
-                    _pixel_max(x, behind, at + channel, taps, steps, y, to + channel, end - channel, room)
-                    continue
-                place = (row + w) * channels
-                for c in range(channel, end, WIDTH):
-                    room, places = _room(end - c, last - w, y, span), _room(end - c, last - w, argmax, span)
-                    if end - c > LANES:
-                        _argmax(x, behind, at + c, taps, steps, y, to + c, room, argmax, place + c, places)
-                    else:
-                        _narrow_argmax(x, behind, at + c, taps, steps, y, to + c, room, argmax, place + c, places)
+    while True:
+        task = next_task(queue, thread, tasks)
+        if task >= tasks:
+            break
+        n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
+        row = ((n * depth + d) * height + h) * width
+        lines = _lines(windows, d, h, _in_elements(x))
+        for w in range(first, last):
+            tap, taps, steps = _window(windows, lines, w, _in_elements(x))
+            at, to = n * stride(x, 0) + tap, _pixel(y, n, d, h, w)
+            if argmax.size == 0:
+                room = _room(end - channel, last - w, y, span)
+                _pixel_max(x, behind, at + channel, taps, steps, y, to + channel, end - channel, room)
+                continue
+            place = (row + w) * channels
+            for c in range(channel, end, WIDTH):
+                room, places = _room(end - c, last - w, y, span), _room(end - c, last - w, argmax, span)
+                if end - c > LANES:
+                    _argmax(x, behind, at + c, taps, steps, y, to + c, room, argmax, place + c, places)
+                else:
+                    _narrow_argmax(x, behind, at + c, taps, steps, y, to + c, room, argmax, place + c, places)
 
 
 @inline
@@ -258,28 +256,26 @@ _gather_panel, _gather_vector = _gather(VECTORS), _gather(1)
 
 
 @kernel(parallel=True)
-def max_backward(dy, argmax, dx, windows, covers, queue, threads):
+def max_backward(dy, argmax, dx, windows, covers, queue, thread):
     """``dx`` = sum of ``dy`` over the windows whose maximum the pixel is."""
     stretches, span, spans, tasks = _partition(dx.shape)
     _, depth, height, width, channels = dx.shape
     _, places_d, places_h, places_w, _ = dy.shape
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            if task >= tasks:
-                break
-            n, d, h, first, last, channel, end = _place(task, dx.shape, stretches, span, spans)
-            sample = n * places_d * places_h * places_w * channels
-            row = ((n * depth + d) * height + h) * width
-            for w in range(first, last):
-                to = (row + w) * channels
-                for c in range(channel, end, WIDTH):
-                    room = _room(end - c, last - w, dx, span)
-                    if end - c > LANES:
-                        _gather_panel(dy, argmax, sample + c, windows, covers, d, h, w, dx, to + c, room)
-                    else:
-                        _gather_vector(dy, argmax, sample + c, windows, covers, d, h, w, dx, to + c, room)
+    while True:
+        task = next_task(queue, thread, tasks)
+        if task >= tasks:
+            break
+        n, d, h, first, last, channel, end = _place(task, dx.shape, stretches, span, spans)
+        sample = n * places_d * places_h * places_w * channels
+        row = ((n * depth + d) * height + h) * width
+        for w in range(first, last):
+            to = (row + w) * channels
+            for c in range(channel, end, WIDTH):
+                room = _room(end - c, last - w, dx, span)
+                if end - c > LANES:
+                    _gather_panel(dy, argmax, sample + c, windows, covers, d, h, w, dx, to + c, room)
+                else:
+                    _gather_vector(dy, argmax, sample + c, windows, covers, d, h, w, dx, to + c, room)
 
 
 @functools.cache
@@ -303,32 +299,30 @@ _scatter_panel, _scatter_vector = _scatter(VECTORS), _scatter(1)
 
 
 @kernel(parallel=True)
-def max_backward_apart(dy, argmax, dx, windows, queue, threads):
+def max_backward_apart(dy, argmax, dx, windows, queue, thread):
     """:func:`max_backward` where each pixel is in exactly one window: what is written is read once."""
     stretches, span, spans, tasks = _partition(dy.shape)
     _, depth, height, width, channels = dy.shape
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            if task >= tasks:
-                break
-            n, d, h, first, last, channel, end = _place(task, dy.shape, stretches, span, spans)
-            row = ((n * depth + d) * height + h) * width
-            line_end = min(windows[2, last - 1, 0] + windows[2, last - 1, 1], dx.shape[3])
-            lines = _lines(windows, d, h, _in_elements(dx))
-            for w in range(first, last):
-                tap, taps, steps = _window(windows, lines, w, _in_elements(dx))
-                at, to = (row + w) * channels, n * stride(dx, 0) + tap
-                pixels = line_end - windows[2, w, 0] if windows[2, w, 2] == 1 else 1
-                for c in range(channel, end, WIDTH):
-                    count = end - c
-                    room = _room(count, pixels if c == 0 else 1, dx, span)  # later panels follow on the first one of the next pixels
-                    used = channels if room > count else 0
-                    if count > LANES:
-                        _scatter_panel(dy, argmax, at + c, dx, to + c, taps, steps, room, used)
-                    else:
-                        _scatter_vector(dy, argmax, at + c, dx, to + c, taps, steps, room, used)
+    while True:
+        task = next_task(queue, thread, tasks)
+        if task >= tasks:
+            break
+        n, d, h, first, last, channel, end = _place(task, dy.shape, stretches, span, spans)
+        row = ((n * depth + d) * height + h) * width
+        line_end = min(windows[2, last - 1, 0] + windows[2, last - 1, 1], dx.shape[3])
+        lines = _lines(windows, d, h, _in_elements(dx))
+        for w in range(first, last):
+            tap, taps, steps = _window(windows, lines, w, _in_elements(dx))
+            at, to = (row + w) * channels, n * stride(dx, 0) + tap
+            pixels = line_end - windows[2, w, 0] if windows[2, w, 2] == 1 else 1
+            for c in range(channel, end, WIDTH):
+                count = end - c
+                room = _room(count, pixels if c == 0 else 1, dx, span)  # later panels follow on the first one of the next pixels
+                used = channels if room > count else 0
+                if count > LANES:
+                    _scatter_panel(dy, argmax, at + c, dx, to + c, taps, steps, room, used)
+                else:
+                    _scatter_vector(dy, argmax, at + c, dx, to + c, taps, steps, room, used)
 
 
 # Average -------------------------------------------------------------------------------------------------------------
@@ -350,24 +344,22 @@ def _window_sum(x, at, taps, steps, count):
 
 
 @kernel(parallel=True, views=("x", "y"))
-def average_forward(x, y, windows, shares, queue, threads):
+def average_forward(x, y, windows, shares, queue, thread):
     """``y`` = sum of each window times its share."""
     stretches, span, spans, tasks = _partition(y.shape)
     channels = y.shape[4]
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            if task >= tasks:
-                break
-            n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
-            lines = _lines(windows, d, h, _in_elements(x))
-            for w in range(first, last):
-                tap, taps, steps = _window(windows, lines, w, _in_elements(x))
-                share = shares[0, d] * shares[1, h] * shares[2, w]
-                for c in range(channel, end, WIDTH):
-                    total = _window_sum(x, n * stride(x, 0) + tap + c, taps, steps, channels - c)
-                    write(total * share, y, _pixel(y, n, d, h, w) + c, channels - c)
+    while True:
+        task = next_task(queue, thread, tasks)
+        if task >= tasks:
+            break
+        n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
+        lines = _lines(windows, d, h, _in_elements(x))
+        for w in range(first, last):
+            tap, taps, steps = _window(windows, lines, w, _in_elements(x))
+            share = shares[0, d] * shares[1, h] * shares[2, w]
+            for c in range(channel, end, WIDTH):
+                total = _window_sum(x, n * stride(x, 0) + tap + c, taps, steps, channels - c)
+                write(total * share, y, _pixel(y, n, d, h, w) + c, channels - c)
 
 
 @inline
@@ -415,29 +407,27 @@ def _pixel_pass_on(dy, at, share, dx, to, count, adds):
 
 
 @kernel(parallel=True)
-def average_backward(dy, dx, adds, covers, shares, queue, threads):
+def average_backward(dy, dx, adds, covers, shares, queue, thread):
     """``dx`` = sum of ``dy`` times share over the windows that hold the pixel, or that more where ``adds``."""
     stretches, span, spans, tasks = _partition(dx.shape)
     _, depth, height, width, channels = dx.shape
     _, places_d, places_h, places_w, _ = dy.shape
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            if task >= tasks:
-                break
-            n, d, h, first, last, channel, end = _place(task, dx.shape, stretches, span, spans)
-            pixels, sample = ((n * depth + d) * height + h) * width, n * places_d * places_h * places_w
-            for w in range(first, last):
-                place, places, _steps = _cover(covers, d, h, w, dy.shape)
-                at, to = (sample + place) * channels, (pixels + w) * channels
-                if places[0] * places[1] * places[2] == 1:
-                    share = shares[0, covers[0, d, 0]] * shares[1, covers[1, h, 0]] * shares[2, covers[2, w, 0]]
-                    _pixel_pass_on(dy, at + channel, share, dx, to + channel, end - channel, adds)
-                    continue
-                for c in range(channel, end, WIDTH):
-                    sums = _shared(dy, at + c, channels - c, covers, shares, d, h, w)
-                    write(sums + read(dx, to + c, channels - c) if adds else sums, dx, to + c, channels - c)
+    while True:
+        task = next_task(queue, thread, tasks)
+        if task >= tasks:
+            break
+        n, d, h, first, last, channel, end = _place(task, dx.shape, stretches, span, spans)
+        pixels, sample = ((n * depth + d) * height + h) * width, n * places_d * places_h * places_w
+        for w in range(first, last):
+            place, places, _steps = _cover(covers, d, h, w, dy.shape)
+            at, to = (sample + place) * channels, (pixels + w) * channels
+            if places[0] * places[1] * places[2] == 1:
+                share = shares[0, covers[0, d, 0]] * shares[1, covers[1, h, 0]] * shares[2, covers[2, w, 0]]
+                _pixel_pass_on(dy, at + channel, share, dx, to + channel, end - channel, adds)
+                continue
+            for c in range(channel, end, WIDTH):
+                sums = _shared(dy, at + c, channels - c, covers, shares, d, h, w)
+                write(sums + read(dx, to + c, channels - c) if adds else sums, dx, to + c, channels - c)
 
 
 # Lp ------------------------------------------------------------------------------------------------------------------
@@ -463,60 +453,56 @@ def _ratio_power(ratio, p):
 
 
 @kernel(parallel=True, views=("x", "y"))
-def lp_forward(x, y, windows, p, queue, threads):
+def lp_forward(x, y, windows, p, queue, thread):
     """``y`` = (sum of ``|x| ** p`` over each window) ** (1 / p)."""
     stretches, span, spans, tasks = _partition(y.shape)
     channels = y.shape[4]
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            if task >= tasks:
-                break
-            n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
-            lines = _lines(windows, d, h, _in_elements(x))
-            for w in range(first, last):
-                tap, taps, steps = _window(windows, lines, w, _in_elements(x))
-                for c in range(channel, end, WIDTH):
-                    at, count = n * stride(x, 0) + tap + c, channels - c
-                    sums = zeros(x, 1, VECTORS)
-                    for i in range(taps[0]):
-                        for j in range(taps[1]):
-                            near = at + i * steps[0] + j * steps[1]
-                            for _k in range(taps[2]):
-                                sums = sums + _power(abs(read(x, near, count)), p)
-                                near += steps[2]
-                    write(_power(sums, 1.0 / p), y, _pixel(y, n, d, h, w) + c, count)
+    while True:
+        task = next_task(queue, thread, tasks)
+        if task >= tasks:
+            break
+        n, d, h, first, last, channel, end = _place(task, y.shape, stretches, span, spans)
+        lines = _lines(windows, d, h, _in_elements(x))
+        for w in range(first, last):
+            tap, taps, steps = _window(windows, lines, w, _in_elements(x))
+            for c in range(channel, end, WIDTH):
+                at, count = n * stride(x, 0) + tap + c, channels - c
+                sums = zeros(x, 1, VECTORS)
+                for i in range(taps[0]):
+                    for j in range(taps[1]):
+                        near = at + i * steps[0] + j * steps[1]
+                        for _k in range(taps[2]):
+                            sums = sums + _power(abs(read(x, near, count)), p)
+                            near += steps[2]
+                write(_power(sums, 1.0 / p), y, _pixel(y, n, d, h, w) + c, count)
 
 
 @kernel(parallel=True)
-def lp_backward(x, y, dy, dx, covers, p, queue, threads):
+def lp_backward(x, y, dy, dx, covers, p, queue, thread):
     """``dx`` = sum of ``dy * sign(x) * (|x| / y) ** (p - 1)`` over the windows that hold the pixel; 0 where ``x`` is 0."""
     stretches, span, spans, tasks = _partition(dx.shape)
     _, depth, height, width, channels = dx.shape
     _, places_d, places_h, places_w, _ = dy.shape
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take(queue, 1)
-            if task >= tasks:
-                break
-            n, d, h, first, last, channel, end = _place(task, dx.shape, stretches, span, spans)
-            pixels, sample = ((n * depth + d) * height + h) * width, n * places_d * places_h * places_w
-            for w in range(first, last):
-                place, places, steps = _cover(covers, d, h, w, dy.shape)
-                for c in range(channel, end, WIDTH):
-                    at, to, count = (sample + place) * channels + c, (pixels + w) * channels + c, channels - c
-                    value = read(x, to, count)
-                    size = where(value == 0.0, 1.0, abs(value))
-                    sums = zeros(dx, 1, VECTORS)
-                    for i in range(places[0]):
-                        for j in range(places[1]):
-                            near = at + (i * steps[0] + j * steps[1]) * channels
-                            for _k in range(places[2]):
-                                norm = read(y, near, count)
-                                ratio = size / where(norm == 0.0, 1.0, norm)
-                                sums = sums + read(dy, near, count) * _ratio_power(ratio, p)
-                                near += channels
-                    slope = where(value > 0.0, sums, where(value < 0.0, -sums, where(value == 0.0, 0.0, value)))
-                    write(slope, dx, to, count)
+    while True:
+        task = next_task(queue, thread, tasks)
+        if task >= tasks:
+            break
+        n, d, h, first, last, channel, end = _place(task, dx.shape, stretches, span, spans)
+        pixels, sample = ((n * depth + d) * height + h) * width, n * places_d * places_h * places_w
+        for w in range(first, last):
+            place, places, steps = _cover(covers, d, h, w, dy.shape)
+            for c in range(channel, end, WIDTH):
+                at, to, count = (sample + place) * channels + c, (pixels + w) * channels + c, channels - c
+                value = read(x, to, count)
+                size = where(value == 0.0, 1.0, abs(value))
+                sums = zeros(dx, 1, VECTORS)
+                for i in range(places[0]):
+                    for j in range(places[1]):
+                        near = at + (i * steps[0] + j * steps[1]) * channels
+                        for _k in range(places[2]):
+                            norm = read(y, near, count)
+                            ratio = size / where(norm == 0.0, 1.0, norm)
+                            sums = sums + read(dy, near, count) * _ratio_power(ratio, p)
+                            near += channels
+                slope = where(value > 0.0, sums, where(value < 0.0, -sums, where(value == 0.0, 0.0, value)))
+                write(slope, dx, to, count)

@@ -2,7 +2,7 @@
 
 Python takes some two microseconds to call a kernel with its dozens of arguments: as long as a small layer runs, and time in which other
 threads wait. So the arguments of a recorded sequence are laid out in memory once, as the words that each kernel's second entry reads
-(:func:`numbacnn.kernels.linking.add_packed_entry`), and :func:`drive` calls one entry after the other.
+(:func:`numbacnn.kernels.linking.add_packed_entry`), and :func:`numbacnn.kernels.team.drive` calls one entry after the other.
 """
 
 from __future__ import annotations
@@ -12,57 +12,9 @@ import struct
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core.extending import intrinsic
 
 from . import jit
-from .jit import kernel
-
-ENTRY, WORDS, THREADS = range(3)  # columns of a program
-SETTER, NOW, BEFORE, FAILED = range(4)  # places of its state
-
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
-
-
-@intrinsic
-def _call(typing_context, entry, words):
-    """Call what is at the address ``entry`` with the address of its arguments; a status, 0 for success."""
-
-    def generate(context, builder, signature, arguments):
-        kind = ir.FunctionType(_I32, [_I64]).as_pointer()
-        return builder.call(builder.inttoptr(arguments[0], kind), [arguments[1]])
-
-    return types.int32(types.int64, types.int64), generate
-
-
-@intrinsic
-def _set_threads(typing_context, setter, count):
-    """Call the C function at the address ``setter`` with a number of threads."""
-
-    def generate(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.VoidType(), [_I32]).as_pointer()
-        builder.call(builder.inttoptr(arguments[0], kind), [builder.trunc(arguments[1], _I32)])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), generate
-
-
-@kernel
-def drive(program, state):
-    """Run the launches of ``program (launches, 3)``: the address of an entry, that of its words, and on how many threads, 0 for as many as
-    there were ``BEFORE``. ``state`` has the address that sets their number, their number ``NOW``, and gets the launch that ``FAILED``."""
-    state[FAILED] = -1
-    for launch in range(program.shape[0]):
-        threads = program[launch, THREADS]
-        if threads == 0:
-            threads = state[BEFORE]
-        if threads != state[NOW]:
-            state[NOW] = threads
-            _set_threads(state[SETTER], threads)
-        if _call(program[launch, ENTRY], program[launch, WORDS]) != 0:
-            state[FAILED] = launch
-            break
+from .team import drive, team
 
 
 class Program(list):
@@ -74,7 +26,7 @@ class Program(list):
         self._parts: list[_Launches | list[jit.Step]] = []
         for native, group in itertools.groupby(self, key=lambda step: _entry(step) is not None):
             launches = list(group)
-            self._parts.append(_Launches(launches) if native and len(launches) > 1 else launches)
+            self._parts.append(_Launches(launches) if native else launches)
 
     def run(self) -> None:
         """Run them one after the other."""
@@ -102,30 +54,41 @@ class _Launches:
         starts = np.cumsum([0, *map(len, words)])
         self._words = np.array([word for each in words for word in each], np.int64)
         first = self._words.ctypes.data
-        rows = [
-            (_entry(step), first + self._words.itemsize * start, step[0].threads if isinstance(step[0], jit.Limited) else 0)
-            for step, start in zip(steps, starts)
-        ]
-        self._state = np.zeros(4, np.int64)
-        self._state[SETTER] = jit.threads_setter()
-        self._drive, self._arguments = drive.bind(np.array(rows, np.int64), self._state)
+        self._rows = np.array([(_entry(step), first + self._words.itemsize * start, *_share(step)) for step, start in zip(steps, starts)])
+        self._threads = int(self._rows[:, -1].max())
+        self._failed = np.zeros(1, np.int64)
+        self._drive = drive.bind(self._rows, self._failed, self._rows[0])[0]
 
     def run(self) -> None:
-        state, before = self._state, jit.numba_threads()
-        state[NOW] = state[BEFORE] = before
-        self._drive(*self._arguments)
-        if state[NOW] != before:
-            jit.set_numba_threads(before)
-        if state[FAILED] >= 0:
-            function, arguments = self._steps[state[FAILED]]
-            function(*arguments)  # from Python, which tells what is wrong
-            raise RuntimeError(f"kernel {function} failed within a program, but not alone.")
+        gathered = team()
+        state = gathered.take(self._threads)
+        try:
+            self._drive(self._rows, self._failed, state)
+        finally:
+            gathered.give_back(state)
+        if self._failed[0] >= 0:
+            self._tell(self._failed[0])
+
+    def _tell(self, failed: int) -> None:
+        """Raise what is wrong with a launch: it is done again, from Python."""
+        function, arguments = self._steps[failed]
+        if isinstance(function, jit.Shared):
+            function.in_turn(arguments)
+        else:
+            function(*arguments)
+        raise RuntimeError(f"kernel {function} failed within a program, but not alone.")
 
 
 def _entry(step: jit.Step) -> int | None:
     """The address of a kernel's second entry; None for other calls."""
     function = step[0]
-    return jit.packed_entries.get(function.entry if isinstance(function, jit.Limited) else function)
+    return jit.packed_entries.get(function.entry if isinstance(function, jit.Shared) else function)
+
+
+def _share(step: jit.Step) -> tuple[int, int]:
+    """The address of a launch's queue, or 0, and its number of threads."""
+    function = step[0]
+    return (function.queue.ctypes.data, function.threads) if isinstance(function, jit.Shared) else (0, 1)
 
 
 def _words(arguments: tuple) -> list[int]:

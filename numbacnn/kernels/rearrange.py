@@ -6,13 +6,12 @@ All of them are one kernel, :func:`copy`, between strided views; their backward 
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from ..errors import ShapeError
-from ..simd import take
 from .channels import WIDTH, read, write
 from .jit import inline, kernel
 from .strided import AXES, axes_of, block_of, element_strides, geometry, memory, merge, offset_of, plan
+from .tasks import next_task
 
 STRIP = 16  # columns of a transposed block: as many cache lines stay open at once
 FEW_COLUMNS = 4  # of a transposed block that is walked along its rows instead
@@ -42,16 +41,14 @@ def _launch(source: np.ndarray, source_strides: tuple[int, ...], destination: np
 
 
 @kernel(parallel=True)
-def _copy(source, target, table, plan, queue, threads):
-    queue[0] = 0
+def _copy(source, target, table, plan, queue, thread):
     tasks, grain = plan[2], plan[3]
-    for _ in prange(threads):
-        while True:
-            first = take(queue, grain)
-            if first >= tasks:
-                break
-            for task in range(first, min(first + grain, tasks)):
-                _copy_block(source, target, table, plan, task)
+    while True:
+        first = next_task(queue, thread, -(-tasks // grain)) * grain
+        if first >= tasks:
+            break
+        for task in range(first, min(first + grain, tasks)):
+            _copy_block(source, target, table, plan, task)
 
 
 @inline

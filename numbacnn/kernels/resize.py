@@ -10,12 +10,12 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from numba import prange
 
-from ..simd import stride, take, zeros
+from ..simd import stride, zeros
 from .channels import VECTORS, WIDTH, read, write
 from .jit import inline, kernel
 from .strided import TASK_ELEMENTS
+from .tasks import next_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +70,14 @@ def gather(x: np.ndarray, y: np.ndarray, taps: Sequence[Taps]) -> None:
 
 
 @kernel(parallel=True, views=("x", "y"))
-def _gather(x, y, starts, source, weight, grain, queue, threads):
-    queue[0] = 0
+def _gather(x, y, starts, source, weight, grain, queue, thread):
     lines = y.shape[0] * y.shape[1] * y.shape[2]
-    for _ in prange(threads):
-        while True:
-            first = take(queue, grain)
-            if first >= lines:
-                break
-            for line in range(first, min(first + grain, lines)):
-                _gather_line(x, y, starts, source, weight, line)
+    while True:
+        first = next_task(queue, thread, -(-lines // grain)) * grain
+        if first >= lines:
+            break
+        for line in range(first, min(first + grain, lines)):
+            _gather_line(x, y, starts, source, weight, line)
 
 
 @inline

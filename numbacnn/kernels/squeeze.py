@@ -9,13 +9,13 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-from numba import prange
 
-from ..simd import load, stride, take, zeros
+from ..simd import load, stride, zeros
 from .channels import VECTORS, WIDTH, read, write
 from .conv.ending import ending, resolved
 from .dense import add_channels, begin
 from .jit import inline, kernel
+from .tasks import next_task
 
 
 def _rounded(channels: int) -> int:
@@ -59,23 +59,21 @@ def excitation(first, second):
     reduce, expand = _layer(first), _layer(second)
 
     @kernel(parallel=True, views=("y",))
-    def excite(sums, share, w, bias, low, high, w2, bias2, low2, high2, y, scratch, queue, threads):
+    def excite(sums, share, w, bias, low, high, w2, bias2, low2, high2, y, scratch, queue, thread):
         """``y = finish2(finish(mean @ w + bias) @ w2 + bias2)`` with ``mean (N, C) = share * sums over the stretches of sums
         (N, stretches, C)``; ``w (C, units)``, ``w2 (units, CO)``, ``y (N, CO)``, ``scratch (threads, scratch_elements)``."""
-        queue[0] = 0
         channels, units = w.shape
         hidden_at = -(-channels // WIDTH) * WIDTH
         room_at = hidden_at + -(-units // WIDTH) * WIDTH
-        for thread in prange(threads):
-            means = scratch[thread]
-            hidden, room = means[hidden_at:], means[room_at:]
-            while True:
-                n = take(queue, 1)
-                if n >= y.shape[0]:
-                    break
-                _means(sums, n, share, means)
-                reduce(means, w, bias, low, high, room, hidden, 0)
-                expand(hidden, w2, bias2, low2, high2, room, y, n * stride(y, 0))
+        means = scratch[thread]
+        hidden, room = means[hidden_at:], means[room_at:]
+        while True:
+            n = next_task(queue, thread, y.shape[0])
+            if n >= y.shape[0]:
+                break
+            _means(sums, n, share, means)
+            reduce(means, w, bias, low, high, room, hidden, 0)
+            expand(hidden, w2, bias2, low2, high2, room, y, n * stride(y, 0))
 
     return excite
 

@@ -31,16 +31,17 @@ class HostBatch:
         self.plan = plan
         self.targets = [target.copy() for target in targets]
         self.totals = initial_totals(len(targets), len(plan.inputs[0]))
-        self.losses: list[tuple[Any, tuple]] = []
+        steps: list[tuple[Any, tuple]] = []
         parts = zip(trainer.losses, trainer.loss_weights, plan.outputs, self.targets, plan.output_gradients, self.totals)
         for loss, weight, outputs, target, gradient, total in parts:
             arguments = (outputs, target, gradient, total, weight)
             if loss.recordable:
-                with kernels.jit.record() as steps:
+                with kernels.jit.record() as recorded:
                     loss.compute(*arguments)
-                self.losses += steps
+                steps += recorded
             else:
-                self.losses.append((loss.compute, arguments))
+                steps.append((loss.compute, arguments))
+        self.losses = kernels.program.Program(steps)
         self._updater, self.updating = trainer.updater, trainer.updater.bind(plan.flat_gradients)
 
     def fits(self, plan: Any, targets: Sequence[np.ndarray]) -> bool:
@@ -58,8 +59,7 @@ class HostBatch:
         output's loss counts by its ``share`` in that of the step."""
         self.plan.set_step(step, first)
         self.plan.forward()
-        with kernels.jit.launch_guard():
-            kernels.jit.run(self.losses)
+        self.losses.run()
         if share is not None:
             self.totals[:, 0] *= share
             for gradient, factor in zip(self.plan.output_gradients, share):

@@ -6,7 +6,7 @@ import dataclasses
 import fnmatch
 import math
 import numbers as numeric
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -282,7 +282,7 @@ class Updater:
         """The optimizer's arrays by name: views, laid out like ``store.trainable``."""
         return dict(self._views)
 
-    def bind(self, gradients: np.ndarray) -> list[tuple[Any, tuple]]:
+    def bind(self, gradients: np.ndarray) -> kernels.program.Program:
         """What one update from the flat ``gradients`` (laid out like ``store.trainable``) runs, given the parameters that
         are frozen now."""
         optimizer = self.optimizer
@@ -293,17 +293,16 @@ class Updater:
                 kernels.optim.clip_norm(gradients, tasks, float(optimizer.clip_norm), np.zeros(len(tasks)), self.numbers)
             if optimizer.recordable:
                 optimizer.update(*arguments)
-        return steps if optimizer.recordable else [*steps, (optimizer.update, arguments)]
+        return kernels.program.Program(steps if optimizer.recordable else [*steps, (optimizer.update, arguments)])
 
-    def apply(self, bound: list[tuple[Any, tuple]], factor: float = 1.0) -> None:
+    def apply(self, bound: Sequence[tuple[Any, tuple]], factor: float = 1.0) -> None:
         """Update the parameters by what :meth:`bind` gave. The rates are multiplied by the schedule's ``factor``."""
         optimizer, numbers = self.optimizer, self.numbers
         self.steps += 1
         own = optimizer.numbers(self.steps)
         numbers[:4] = factor, 1.0, math.inf if optimizer.clip_value is None else optimizer.clip_value, optimizer.decoupled
         numbers[4 : 4 + len(own)] = own
-        with kernels.jit.launch_guard():
-            kernels.jit.run(bound)
+        kernels.program.run(bound)
         self.store.touch()
 
 

@@ -179,10 +179,12 @@ class _HostStopwatch(Stopwatch):
         batch, own = self.batch, (*self.batch.plan.inputs, *self.batch.targets)
         self.watched(row_of("batch", "copy", "input", own[0].shape), [(self._load, (own, tuple(array.copy() for array in own)))])
         forward, backward = batch.plan.steps()
-        self._forward = self.layers("forward", forward)
-        self._losses = self.watched(row_of(trainer.losses[0].name, "loss", "loss", batch.plan.outputs[0].shape), batch.losses)
-        self._backward = self.layers("backward", backward)
-        self._update = self.watched(row_of(trainer.optimizer.name, "optimizer", "update", ()), batch.updating)
+        self._forward = kernels.program.Program(self.layers("forward", forward))
+        losses = self.watched(row_of(trainer.losses[0].name, "loss", "loss", batch.plan.outputs[0].shape), batch.losses)
+        self._losses = kernels.program.Program(losses)
+        self._backward = kernels.program.Program(self.layers("backward", backward))
+        update = self.watched(row_of(trainer.optimizer.name, "optimizer", "update", ()), batch.updating)
+        self._update = kernels.program.Program(update)
 
     def _load(self) -> None:
         self.trainer._loaded(*self.trainer._checked(self._images, self._labels), input_gradients=False, accumulate=False)
@@ -200,10 +202,10 @@ class _HostStopwatch(Stopwatch):
         np.copyto(trainer._state_before, trainer.model.store.state)
         plan.set_step(trainer.steps)
         self.read()
-        with kernels.jit.launch_guard(), plan.lock:
-            kernels.jit.run(self._forward)
-            kernels.jit.run(self._losses)
-            kernels.jit.run(self._backward)
+        with plan.lock:
+            self._forward.run()
+            self._losses.run()
+            self._backward.run()
         trainer.updater.apply(self._update)
         return np.diff(self._readings).tolist()
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from math import exp, sqrt
 
-from numba import prange
-
 import numbacnn as nc
-from numbacnn.simd import take
+from numbacnn.kernels.tasks import next_task
 
 # Squash: v = s * n / (1 + n^2) with n = |s| ----------------------------------------------------------------------------
 
@@ -31,40 +29,36 @@ def squash_slope(square):
 
 
 @nc.kernel(parallel=True)
-def squash(x, y, queue, threads):
+def squash(x, y, queue, thread):
     """Squashed rows of ``x (P, D)``."""
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            first = take(queue, 64)
-            if first >= x.shape[0]:
-                break
-            for row in range(first, min(first + 64, x.shape[0])):
-                square = 0.0
-                for d in range(x.shape[1]):
-                    square += x[row, d] * x[row, d]
-                factor = squash_factor(square)
-                for d in range(x.shape[1]):
-                    y[row, d] = factor * x[row, d]
+    while True:
+        first = next_task(queue, thread, -(-x.shape[0] // 64)) * 64
+        if first >= x.shape[0]:
+            break
+        for row in range(first, min(first + 64, x.shape[0])):
+            square = 0.0
+            for d in range(x.shape[1]):
+                square += x[row, d] * x[row, d]
+            factor = squash_factor(square)
+            for d in range(x.shape[1]):
+                y[row, d] = factor * x[row, d]
 
 
 @nc.kernel(parallel=True)
-def squash_backward(x, dy, dx, queue, threads):
+def squash_backward(x, dy, dx, queue, thread):
     """``dx`` for the gradient ``dy`` of squashed rows."""
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            first = take(queue, 64)
-            if first >= x.shape[0]:
-                break
-            for row in range(first, min(first + 64, x.shape[0])):
-                square, along = 0.0, 0.0
-                for d in range(x.shape[1]):
-                    square += x[row, d] * x[row, d]
-                    along += x[row, d] * dy[row, d]
-                factor, slope = squash_factor(square), squash_slope(square) * along
-                for d in range(x.shape[1]):
-                    dx[row, d] = factor * dy[row, d] + slope * x[row, d]
+    while True:
+        first = next_task(queue, thread, -(-x.shape[0] // 64)) * 64
+        if first >= x.shape[0]:
+            break
+        for row in range(first, min(first + 64, x.shape[0])):
+            square, along = 0.0, 0.0
+            for d in range(x.shape[1]):
+                square += x[row, d] * x[row, d]
+                along += x[row, d] * dy[row, d]
+            factor, slope = squash_factor(square), squash_slope(square) * along
+            for d in range(x.shape[1]):
+                dx[row, d] = factor * dy[row, d] + slope * x[row, d]
 
 
 # Lengths -------------------------------------------------------------------------------------------------------------
@@ -97,27 +91,25 @@ def lengths_backward(x, y, dy, dx):
 
 
 @nc.kernel(parallel=True)
-def route(x, weight, y, votes, couplings, sums, logits, squashed, queue, threads):
+def route(x, weight, y, votes, couplings, sums, logits, squashed, queue, thread):
     """Dynamic routing: fills ``y``, and ``votes``, ``couplings`` and ``sums`` for the way back; ``logits`` and ``squashed (N, O, J)`` are
     scratch."""
     samples, iterations = couplings.shape[:2]
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            n = take(queue, 1)
-            if n >= samples:
-                break
-            vote(x[n], weight, votes[n])
-            logits[n] = 0
-            for r in range(iterations):
-                couple(logits[n], couplings[n, r])
-                add_up(couplings[n, r], votes[n], sums[n, r])
-                squash_columns(sums[n, r], squashed[n])
-                if r < iterations - 1:
-                    agree(votes[n], squashed[n], logits[n])
-            for o in range(y.shape[2]):
-                for j in range(y.shape[1]):
-                    y[n, j, o] = squashed[n, o, j]
+    while True:
+        n = next_task(queue, thread, samples)
+        if n >= samples:
+            break
+        vote(x[n], weight, votes[n])
+        logits[n] = 0
+        for r in range(iterations):
+            couple(logits[n], couplings[n, r])
+            add_up(couplings[n, r], votes[n], sums[n, r])
+            squash_columns(sums[n, r], squashed[n])
+            if r < iterations - 1:
+                agree(votes[n], squashed[n], logits[n])
+        for o in range(y.shape[2]):
+            for j in range(y.shape[1]):
+                y[n, j, o] = squashed[n, o, j]
 
 
 @nc.inline
@@ -195,31 +187,29 @@ def squash_columns_backward(sums, gradient):
 
 
 @nc.kernel(parallel=True)
-def route_backward(dy, votes, couplings, sums, dvotes, dlogits, dcouplings, squashed, gradient, queue, threads):
+def route_backward(dy, votes, couplings, sums, dvotes, dlogits, dcouplings, squashed, gradient, queue, thread):
     """Gradients ``dvotes`` for those of the output, ``dy (N, J, O)``. The other arrays behind ``sums`` are scratch: ``dlogits`` and
     ``dcouplings (N, I, J)``, ``squashed`` and ``gradient (N, O, J)``."""
     samples, iterations = couplings.shape[:2]
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            n = take(queue, 1)
-            if n >= samples:
-                break
-            dvotes[n] = 0
-            dlogits[n] = 0
-            for o in range(dy.shape[2]):
-                for j in range(dy.shape[1]):
-                    gradient[n, o, j] = dy[n, j, o]
-            for r in range(iterations - 1, -1, -1):
-                squash_columns_backward(sums[n, r], gradient[n])
-                spread(couplings[n, r], gradient[n], dvotes[n])
-                if r > 0:  # the logits of iteration r are sums of the agreements of those before
-                    dcouplings[n] = 0
-                    agree(votes[n], gradient[n], dcouplings[n])
-                    couple_backward(couplings[n, r], dcouplings[n], dlogits[n])
-                    squash_columns(sums[n, r - 1], squashed[n])
-                    spread(dlogits[n], squashed[n], dvotes[n])
-                    add_up(dlogits[n], votes[n], gradient[n])
+    while True:
+        n = next_task(queue, thread, samples)
+        if n >= samples:
+            break
+        dvotes[n] = 0
+        dlogits[n] = 0
+        for o in range(dy.shape[2]):
+            for j in range(dy.shape[1]):
+                gradient[n, o, j] = dy[n, j, o]
+        for r in range(iterations - 1, -1, -1):
+            squash_columns_backward(sums[n, r], gradient[n])
+            spread(couplings[n, r], gradient[n], dvotes[n])
+            if r > 0:  # the logits of iteration r are sums of the agreements of those before
+                dcouplings[n] = 0
+                agree(votes[n], gradient[n], dcouplings[n])
+                couple_backward(couplings[n, r], dcouplings[n], dlogits[n])
+                squash_columns(sums[n, r - 1], squashed[n])
+                spread(dlogits[n], squashed[n], dvotes[n])
+                add_up(dlogits[n], votes[n], gradient[n])
 
 
 @nc.inline
@@ -245,36 +235,32 @@ def couple_backward(couplings, dcouplings, dlogits):
 
 
 @nc.kernel(parallel=True)
-def vote_backward(weight, dvotes, dx, queue, threads):
+def vote_backward(weight, dvotes, dx, queue, thread):
     """``dx[n, i, d] = sum over o and j of dvotes[n, i, o, j] * weight[i, d, o, j]``, of ``weight (I, D, K)``, ``dvotes (N, I, K)``."""
     samples, count, length = dx.shape
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            n = take(queue, 1)
-            if n >= samples:
-                break
-            for i in range(count):
-                for d in range(length):
-                    total = 0.0
-                    for k in range(weight.shape[2]):
-                        total += dvotes[n, i, k] * weight[i, d, k]
-                    dx[n, i, d] = total
+    while True:
+        n = next_task(queue, thread, samples)
+        if n >= samples:
+            break
+        for i in range(count):
+            for d in range(length):
+                total = 0.0
+                for k in range(weight.shape[2]):
+                    total += dvotes[n, i, k] * weight[i, d, k]
+                dx[n, i, d] = total
 
 
 @nc.kernel(parallel=True)
-def weight_gradient(x, dvotes, gradient, queue, threads):
+def weight_gradient(x, dvotes, gradient, queue, thread):
     """``gradient[i, d, k] = sum over n of x[n, i, d] * dvotes[n, i, k]``."""
     samples, count, length = x.shape
-    queue[0] = 0
-    for _ in prange(threads):
-        while True:
-            i = take(queue, 1)
-            if i >= count:
-                break
-            gradient[i] = 0
-            for n in range(samples):
-                for d in range(length):
-                    factor = x[n, i, d]
-                    for k in range(dvotes.shape[2]):
-                        gradient[i, d, k] += factor * dvotes[n, i, k]
+    while True:
+        i = next_task(queue, thread, count)
+        if i >= count:
+            break
+        gradient[i] = 0
+        for n in range(samples):
+            for d in range(length):
+                factor = x[n, i, d]
+                for k in range(dvotes.shape[2]):
+                    gradient[i, d, k] += factor * dvotes[n, i, k]

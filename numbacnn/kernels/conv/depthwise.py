@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import functools
 
-from numba import prange
-
-from ...simd import LANES, VECTOR_BITS, fma, load, load_part, outer, prefetch, row_sum, store, store_part, stride, take, zeros
+from ...simd import LANES, VECTOR_BITS, fma, load, load_part, outer, prefetch, row_sum, store, store_part, stride, zeros
 from ..channels import VECTORS, WIDTH, access, channel_span
 from ..jit import inline, kernel
 from ..statistics import gather
+from ..tasks import next_task
 from .ending import ending, untouched
 from .tiles import LADDER, clear_run, copy_run, inside
 
@@ -213,7 +212,7 @@ def depthwise(height, activation, before):
     @kernel(parallel=True, views=("x", "addend", "y", "gathered"))
     def convolve(
         x, weights, shift, floor, ceiling, heights, w, bias, residual, addend, low, high, y, sums,
-        gathered, piece_rows, offsets, lengths, phases, geometry, block_rows, block_columns, scratch, queue, threads,
+        gathered, piece_rows, offsets, lengths, phases, geometry, block_rows, block_columns, scratch, queue, thread,
     ):  # fmt: skip
         """``y = finish(depthwise conv(x, w) + bias + addend)``; other arguments as of
         :func:`numbacnn.kernels.conv.direct.convolution`. ``sums (N, D * H * column tasks, C)``, if it is not empty, gets the sums over the
@@ -232,7 +231,6 @@ def depthwise(height, activation, before):
         write the same again.
         ``weights .. heights`` as of :func:`_expanded_columns`; of no meaning where there is no convolution ``before``.
         """
-        queue[0] = 0
         strides, padding, spread, extent, far_planes = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4, 0]
         planes, channels = y.shape[1], y.shape[4]
         height_, width = phases[0, 2], phases[0, 3]
@@ -246,86 +244,83 @@ def depthwise(height, activation, before):
         part = -(-columns // strides[2]) * HELD
         line_step = min(strides[2], columns) * part
         y_step, addend_step = spread[2] * stride(y, 3), spread[2] * stride(addend, 3)
-        for thread in prange(threads):
-            own = scratch[thread]
-            while True:
-                task = take(queue, 1)
-                if task >= y.shape[0] * planes * row_tasks * column_tasks * blocks:
-                    break
-                task, block = divmod(task, blocks)
-                task, column_task = divmod(task, column_tasks)
-                task, row_task = divmod(task, row_tasks)
-                n, plane = divmod(task, planes)
-                channel = block * HELD
-                held = min(HELD, channels - channel)
-                row, column = row_task * block_rows, min(column_task * block_columns, width - block_columns)
-                repeated = column_task * block_columns - column  # the first pixels of a line that overlap the task before
-                known, slot, oldest = 0, 0, 0
-                for r in range(min(block_rows, height_ - row)):
-                    first = r * strides[1]
-                    if known < first:  # lines that no output is made of
-                        slot, known = oldest, first
-                    for line in range(known, first + ring):
-                        for kd in range(extent[0]):
-                            fill(
-                                x, n, plane * strides[0] - padding[0] + kd * far_planes, row * strides[1] - padding[1] + line,
-                                column * strides[2] - padding[2], columns, strides[2], channel, held, ahead,
-                                weights, shift, floor, ceiling, heights, own, (kd * ring + slot) * line_step, part,
+        own = scratch[thread]
+        while True:
+            task = next_task(queue, thread, y.shape[0] * planes * row_tasks * column_tasks * blocks)
+            if task >= y.shape[0] * planes * row_tasks * column_tasks * blocks:
+                break
+            task, block = divmod(task, blocks)
+            task, column_task = divmod(task, column_tasks)
+            task, row_task = divmod(task, row_tasks)
+            n, plane = divmod(task, planes)
+            channel = block * HELD
+            held = min(HELD, channels - channel)
+            row, column = row_task * block_rows, min(column_task * block_columns, width - block_columns)
+            repeated = column_task * block_columns - column  # the first pixels of a line that overlap the task before
+            known, slot, oldest = 0, 0, 0
+            for r in range(min(block_rows, height_ - row)):
+                first = r * strides[1]
+                if known < first:  # lines that no output is made of
+                    slot, known = oldest, first
+                for line in range(known, first + ring):
+                    for kd in range(extent[0]):
+                        fill(
+                            x, n, plane * strides[0] - padding[0] + kd * far_planes, row * strides[1] - padding[1] + line,
+                            column * strides[2] - padding[2], columns, strides[2], channel, held, ahead,
+                            weights, shift, floor, ceiling, heights, own, (kd * ring + slot) * line_step, part,
+                        )  # fmt: skip
+                    slot = slot + 1 if slot + 1 < ring else 0
+                known = first + ring
+                for phase in range(phases.shape[0]):
+                    if row + r >= phases[phase, 2]:
+                        continue
+                    pixels = min(block_columns, phases[phase, 3] - column)
+                    y_row, y_column = (row + r) * spread[1] + phases[phase, 0], column * spread[2] + phases[phase, 1]
+                    to = n * stride(y, 0) + plane * stride(y, 1) + y_row * stride(y, 2) + y_column * stride(y, 3) + channel
+                    more = n * stride(addend, 0) + plane * stride(addend, 1) + y_row * stride(addend, 2)
+                    more += y_column * stride(addend, 3) + channel
+                    starts, of_runs, runs = offsets[phase, oldest], lengths[phase], phases[phase, 4]
+                    w_at = phases[phase, 5] + block * phases[phase, 6] * HELD
+                    for at in range(0, held, LANES):
+                        for done in range(0, pixels, height):
+                            c = min(done, pixels - height)
+                            if ahead > 0:  # a store waits for its line, too
+                                prefetch(y, to + c * y_step + at + y_ahead, y_step, height)
+                            tile(
+                                own, c * HELD + at, starts, of_runs, runs, w, w_at + at,
+                                bias, channel + at, held - at, residual, addend, more + c * addend_step + at, addend_step, low, high,
+                                y, to + c * y_step + at, y_step,
                             )  # fmt: skip
-                        slot = slot + 1 if slot + 1 < ring else 0
-                    known = first + ring
-                    for phase in range(phases.shape[0]):
-                        if row + r >= phases[phase, 2]:
-                            continue
-                        pixels = min(block_columns, phases[phase, 3] - column)
-                        y_row, y_column = (row + r) * spread[1] + phases[phase, 0], column * spread[2] + phases[phase, 1]
-                        to = n * stride(y, 0) + plane * stride(y, 1) + y_row * stride(y, 2) + y_column * stride(y, 3) + channel
-                        more = n * stride(addend, 0) + plane * stride(addend, 1) + y_row * stride(addend, 2)
-                        more += y_column * stride(addend, 3) + channel
-                        starts, of_runs, runs = offsets[phase, oldest], lengths[phase], phases[phase, 4]
-                        w_at = phases[phase, 5] + block * phases[phase, 6] * HELD
-                        for at in range(0, held, LANES):
-                            for done in range(0, pixels, height):
-                                c = min(done, pixels - height)
-                                if ahead > 0:  # a store waits for its line, too
-                                    prefetch(y, to + c * y_step + at + y_ahead, y_step, height)
-                                tile(
-                                    own, c * HELD + at, starts, of_runs, runs, w, w_at + at,
-                                    bias, channel + at, held - at, residual, addend, more + c * addend_step + at, addend_step, low, high,
-                                    y, to + c * y_step + at, y_step,
-                                )  # fmt: skip
-                            if sums.size > 0:
-                                stretch = ((n * planes + plane) * height_ + row + r) * column_tasks + column_task
-                                _sum_pixels(
-                                    y, to + repeated * y_step + at, y_step, pixels - repeated, held - at,
-                                    sums, stretch * channels + channel + at,
-                                )  # fmt: skip
-                        if gathered.size > 0 and ((r + 1) % piece_rows == 0 or row + r + 1 == height_):
-                            lines = r % piece_rows + 1
-                            gather(
-                                y, to - channel - (lines - 1) * stride(y, 2) + repeated * y_step, lines, stride(y, 2),
-                                pixels - repeated, y_step, channel, channel + held,
-                                gathered, n, plane, (row + r) // piece_rows * column_tasks + column_task,
+                        if sums.size > 0:
+                            stretch = ((n * planes + plane) * height_ + row + r) * column_tasks + column_task
+                            _sum_pixels(
+                                y, to + repeated * y_step + at, y_step, pixels - repeated, held - at,
+                                sums, stretch * channels + channel + at,
                             )  # fmt: skip
-                    oldest += turn if oldest + turn < ring else turn - ring
+                    if gathered.size > 0 and ((r + 1) % piece_rows == 0 or row + r + 1 == height_):
+                        lines = r % piece_rows + 1
+                        gather(
+                            y, to - channel - (lines - 1) * stride(y, 2) + repeated * y_step, lines, stride(y, 2),
+                            pixels - repeated, y_step, channel, channel + held,
+                            gathered, n, plane, (row + r) // piece_rows * column_tasks + column_task,
+                        )  # fmt: skip
+                oldest += turn if oldest + turn < ring else turn - ring
 
     return convolve
 
 
 @kernel(parallel=True)
-def pack_taps(w, taps, scale, packed, queue, threads):
+def pack_taps(w, taps, scale, packed, queue, thread):
     """``packed (blocks, taps, HELD)``: ``w (all taps, C)[taps[t]] * scale (C,)``, zeros behind the last channel."""
-    queue[0] = 0
     channels = w.shape[1]
-    for _ in prange(threads):
-        while True:
-            block = take(queue, 1)
-            if block >= packed.shape[0]:
-                break
-            for t in range(taps.size):
-                for c in range(HELD):
-                    channel = block * HELD + c
-                    packed[block, t, c] = w[taps[t], channel] * scale[channel] if channel < channels else 0
+    while True:
+        block = next_task(queue, thread, packed.shape[0])
+        if block >= packed.shape[0]:
+            break
+        for t in range(taps.size):
+            for c in range(HELD):
+                channel = block * HELD + c
+                packed[block, t, c] = w[taps[t], channel] * scale[channel] if channel < channels else 0
 
 
 # Weight gradient -----------------------------------------------------------------------------------------------------
@@ -454,14 +449,13 @@ def depthwise_weight_gradient(taps, lines, vectors):
                     store(total, sums, to + tap * width, 0)
 
     @kernel(parallel=True, views=("x", "dy"))
-    def gradient(x, dy, dw, geometry, together, scratch, queue, threads):
+    def gradient(x, dy, dw, geometry, together, scratch, queue, threads, thread):
         """``dw (parts, taps, C)``: the weight gradient of each part of the output's lines.
 
         A task owns one part and a span of channels, and takes all of these through at most ``together`` lines before the next ones come.
         Taps of a tile, which is some lines of the kernel high, share what is read of ``dy``. ``scratch``: sums, ``[panel][kernel
         line][group of taps][three times the taps][vectors * LANES]``, of which those in the middle are wanted; the last group may overlap
         the one before."""
-        queue[0] = 0
         strides, padding, dilation, extent = geometry[0], geometry[1], geometry[2], geometry[3]
         planes, height, length, channels = dy.shape[1], dy.shape[2], dy.shape[3], dy.shape[4]
         count, parts = dy.shape[0] * planes * height, dw.shape[0]
@@ -471,75 +465,74 @@ def depthwise_weight_gradient(taps, lines, vectors):
         sums_step = groups * 3 * taps * width
         steps, is_long = (strides[2], dilation[2]), x.shape[3] >= taps * dilation[2]
         flat = dw.reshape(-1)
-        for thread in prange(threads):
-            sums = scratch[thread]
-            while True:
-                task = take(queue, 1)
-                if task >= parts * spans:
-                    break
-                part, span_at = divmod(task, spans)
-                first_channel, last_channel = span_at * span, min(channels, (span_at + 1) * span)
-                clear_run(sums, 0, -(-(last_channel - first_channel) // width) * kernel_lines * sums_step)
-                line, end = part * count // parts, (part + 1) * count // parts
-                while line < end:
-                    image, row = divmod(line, height)
-                    n, plane = divmod(image, planes)
-                    last_row = min(row + together, height, row + end - line)
-                    line += last_row - row
-                    for panel in range(-(-(last_channel - first_channel) // width) * groups):
-                        group, channel = panel % groups, first_channel + panel // groups * width
-                        held, tap = min(width, last_channel - channel), min(group * taps, extent[2] - taps)
-                        column = tap * dilation[2] - padding[2]
-                        first = min(length, inside(column, strides[2], length, x.shape[3])[0])
-                        last = max(first, inside(column + (taps - 1) * dilation[2], strides[2], length, x.shape[3])[1])
-                        for k in range(kernel_lines):
-                            kd, kh = divmod(k, extent[1])
-                            depth = plane * strides[0] - padding[0] + kd * dilation[0]
-                            if not 0 <= depth < x.shape[1]:
-                                continue
-                            to = (panel // groups * kernel_lines + k) * sums_step + (group * 3 + 1) * taps * width
-                            at = n * stride(x, 0) + depth * stride(x, 1) + channel
-                            dy_at = n * stride(dy, 0) + plane * stride(dy, 1) + channel
-                            begin = kh * dilation[1] - padding[1]
-                            low, high = inside(begin, strides[1], height, x.shape[2])
-                            low, high = max(low, row), min(high, last_row)
-                            top = kh - kh % lines
-                            if is_long and top + lines <= extent[1]:
-                                # rows of which the kernel's lines from the top on are all inside of x
-                                most = inside(begin + (top - kh) * dilation[1], strides[1], height, x.shape[2])[0]
-                                least = inside(begin + (top - kh + lines - 1) * dilation[1], strides[1], height, x.shape[2])[1]
-                                most = min(max(most, row), last_row)
-                                least = max(most, min(least, last_row))
-                                if kh == top and most < least:
-                                    add_rows(
-                                        lines, x, at + (begin + most * strides[1]) * stride(x, 2), dilation[1] * stride(x, 2),
-                                        strides[1] * stride(x, 2), stride(x, 3), column, steps, x.shape[3], dy,
-                                        dy_at + most * stride(dy, 2), stride(dy, 2), stride(dy, 3), least - most, first, last, length,
-                                        held, sums, to, sums_step,
-                                    )  # fmt: skip
-                            else:
-                                most, least = high, high
-                            for r in range(low, high):
-                                if most <= r < least:
-                                    continue
-                                x_at = at + (begin + r * strides[1]) * stride(x, 2)
-                                if is_long:
-                                    add_rows(
-                                        0, x, x_at, 0, 0, stride(x, 3), column, steps, x.shape[3], dy, dy_at + r * stride(dy, 2), 0,
-                                        stride(dy, 3), 1, first, last, length, held, sums, to, sums_step,
-                                    )  # fmt: skip
-                                else:
-                                    add_tap(
-                                        x, x_at, column, steps, stride(x, 3), x.shape[3], dy, dy_at + r * stride(dy, 2), stride(dy, 3),
-                                        length, held, sums, to,
-                                    )  # fmt: skip
-                for channel in range(first_channel, last_channel, width):
-                    held, panel = min(width, last_channel - channel), (channel - first_channel) // width
+        sums = scratch[thread]
+        while True:
+            task = next_task(queue, thread, parts * spans)
+            if task >= parts * spans:
+                break
+            part, span_at = divmod(task, spans)
+            first_channel, last_channel = span_at * span, min(channels, (span_at + 1) * span)
+            clear_run(sums, 0, -(-(last_channel - first_channel) // width) * kernel_lines * sums_step)
+            line, end = part * count // parts, (part + 1) * count // parts
+            while line < end:
+                image, row = divmod(line, height)
+                n, plane = divmod(image, planes)
+                last_row = min(row + together, height, row + end - line)
+                line += last_row - row
+                for panel in range(-(-(last_channel - first_channel) // width) * groups):
+                    group, channel = panel % groups, first_channel + panel // groups * width
+                    held, tap = min(width, last_channel - channel), min(group * taps, extent[2] - taps)
+                    column = tap * dilation[2] - padding[2]
+                    first = min(length, inside(column, strides[2], length, x.shape[3])[0])
+                    last = max(first, inside(column + (taps - 1) * dilation[2], strides[2], length, x.shape[3])[1])
                     for k in range(kernel_lines):
-                        for tap in range(groups * taps):
-                            group, j = divmod(tap, taps)
-                            to = (part * dw.shape[1] + k * extent[2] + min(group * taps, extent[2] - taps) + j) * channels + channel
-                            from_ = (panel * kernel_lines + k) * sums_step + ((group * 3 + 1) * taps + j) * width
-                            copy_run(sums, from_, flat, to, held)
+                        kd, kh = divmod(k, extent[1])
+                        depth = plane * strides[0] - padding[0] + kd * dilation[0]
+                        if not 0 <= depth < x.shape[1]:
+                            continue
+                        to = (panel // groups * kernel_lines + k) * sums_step + (group * 3 + 1) * taps * width
+                        at = n * stride(x, 0) + depth * stride(x, 1) + channel
+                        dy_at = n * stride(dy, 0) + plane * stride(dy, 1) + channel
+                        begin = kh * dilation[1] - padding[1]
+                        low, high = inside(begin, strides[1], height, x.shape[2])
+                        low, high = max(low, row), min(high, last_row)
+                        top = kh - kh % lines
+                        if is_long and top + lines <= extent[1]:
+                            # rows of which the kernel's lines from the top on are all inside of x
+                            most = inside(begin + (top - kh) * dilation[1], strides[1], height, x.shape[2])[0]
+                            least = inside(begin + (top - kh + lines - 1) * dilation[1], strides[1], height, x.shape[2])[1]
+                            most = min(max(most, row), last_row)
+                            least = max(most, min(least, last_row))
+                            if kh == top and most < least:
+                                add_rows(
+                                    lines, x, at + (begin + most * strides[1]) * stride(x, 2), dilation[1] * stride(x, 2),
+                                    strides[1] * stride(x, 2), stride(x, 3), column, steps, x.shape[3], dy,
+                                    dy_at + most * stride(dy, 2), stride(dy, 2), stride(dy, 3), least - most, first, last, length,
+                                    held, sums, to, sums_step,
+                                )  # fmt: skip
+                        else:
+                            most, least = high, high
+                        for r in range(low, high):
+                            if most <= r < least:
+                                continue
+                            x_at = at + (begin + r * strides[1]) * stride(x, 2)
+                            if is_long:
+                                add_rows(
+                                    0, x, x_at, 0, 0, stride(x, 3), column, steps, x.shape[3], dy, dy_at + r * stride(dy, 2), 0,
+                                    stride(dy, 3), 1, first, last, length, held, sums, to, sums_step,
+                                )  # fmt: skip
+                            else:
+                                add_tap(
+                                    x, x_at, column, steps, stride(x, 3), x.shape[3], dy, dy_at + r * stride(dy, 2), stride(dy, 3),
+                                    length, held, sums, to,
+                                )  # fmt: skip
+            for channel in range(first_channel, last_channel, width):
+                held, panel = min(width, last_channel - channel), (channel - first_channel) // width
+                for k in range(kernel_lines):
+                    for tap in range(groups * taps):
+                        group, j = divmod(tap, taps)
+                        to = (part * dw.shape[1] + k * extent[2] + min(group * taps, extent[2] - taps) + j) * channels + channel
+                        from_ = (panel * kernel_lines + k) * sums_step + ((group * 3 + 1) * taps + j) * width
+                        copy_run(sums, from_, flat, to, held)
 
     return gradient

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import functools
 
-from numba import prange
-
-from ...simd import LANES, load, store, take, zeros
+from ...simd import LANES, load, store, zeros
 from ..channels import VECTORS, access
 from ..jit import inline, kernel
+from ..tasks import next_task
 from .direct import pack_line
 from .tiles import correlations, inside, narrow_correlations
 
@@ -45,14 +44,13 @@ def narrow_weight_gradient(vectors):
 
     @kernel(parallel=True, views=("x", "dy"))
     def narrow_weight_gradient(
-        x, dy, parts, heights, groups, geometry, block_rows, block_columns, block_channels, scratch, queue, threads
+        x, dy, parts, heights, groups, geometry, block_rows, block_columns, block_channels, scratch, queue, thread
     ):  # fmt: skip
         """``parts (P, taps, C / groups, CO)``, whose sum is ``dw`` as of :func:`numbacnn.kernels.conv.direct.weight_gradient`; the first
         one is made of the first ``1 / P`` of the blocks of ``block_rows x block_columns`` pixels, and so on.
 
         A task owns, of one part, the weights of one slice of the kernel and of one block of input channels.
         """
-        queue[0] = 0
         strides, padding, dilation, extent = geometry[0], geometry[1], geometry[2], geometry[3]
         planes, height, width, outputs = dy.shape[1], dy.shape[2], dy.shape[3], dy.shape[4] // groups
         channels = x.shape[4] // groups
@@ -65,50 +63,49 @@ def narrow_weight_gradient(vectors):
         sums_at = dy_at + block_rows * block_columns * outputs
         taps = extent[1] * extent[2]
         flat = parts.reshape(-1)
-        for thread in prange(threads):
-            own = scratch[thread]
-            gradients, sums = own[dy_at:], own[sums_at:]
-            while True:
-                task = take(queue, 1)
-                if task >= parts.shape[0] * groups * extent[0] * channel_tasks:
-                    break
-                part, rest = divmod(task, groups * extent[0] * channel_tasks)
-                group, rest = divmod(rest, extent[0] * channel_tasks)
-                kd, channel_task = divmod(rest, channel_tasks)
-                channel = channel_task * block_channels
-                count = min(block_channels, channels - channel)
-                line_step = columns * count
-                for k in range(taps * count):
-                    store(zeros(sums, 1, vectors), sums, k * lanes, 0)
-                for block in range(part * blocks // parts.shape[0], (part + 1) * blocks // parts.shape[0]):
-                    rest, column_block = divmod(block, column_blocks)
-                    rest, row_block = divmod(rest, row_blocks)
-                    n, plane = divmod(rest, planes)
-                    row, column = row_block * block_rows, column_block * block_columns
-                    rows, across = min(block_rows, height - row), min(block_columns, width - column)
-                    x_plane = plane * strides[0] - padding[0] + kd * dilation[0]
-                    if not 0 <= x_plane < x.shape[1]:
-                        continue
-                    x_row = row * strides[1] - padding[1]
-                    for line in range((rows - 1) * strides[1] + (extent[1] - 1) * dilation[1] + 1):
-                        pack_line(
-                            x, n, x_plane, x_row + line, column * strides[2] - padding[2], columns, group * channels + channel, count,
-                            own, line * line_step,
+        own = scratch[thread]
+        gradients, sums = own[dy_at:], own[sums_at:]
+        while True:
+            task = next_task(queue, thread, parts.shape[0] * groups * extent[0] * channel_tasks)
+            if task >= parts.shape[0] * groups * extent[0] * channel_tasks:
+                break
+            part, rest = divmod(task, groups * extent[0] * channel_tasks)
+            group, rest = divmod(rest, extent[0] * channel_tasks)
+            kd, channel_task = divmod(rest, channel_tasks)
+            channel = channel_task * block_channels
+            count = min(block_channels, channels - channel)
+            line_step = columns * count
+            for k in range(taps * count):
+                store(zeros(sums, 1, vectors), sums, k * lanes, 0)
+            for block in range(part * blocks // parts.shape[0], (part + 1) * blocks // parts.shape[0]):
+                rest, column_block = divmod(block, column_blocks)
+                rest, row_block = divmod(rest, row_blocks)
+                n, plane = divmod(rest, planes)
+                row, column = row_block * block_rows, column_block * block_columns
+                rows, across = min(block_rows, height - row), min(block_columns, width - column)
+                x_plane = plane * strides[0] - padding[0] + kd * dilation[0]
+                if not 0 <= x_plane < x.shape[1]:
+                    continue
+                x_row = row * strides[1] - padding[1]
+                for line in range((rows - 1) * strides[1] + (extent[1] - 1) * dilation[1] + 1):
+                    pack_line(
+                        x, n, x_plane, x_row + line, column * strides[2] - padding[2], columns, group * channels + channel, count,
+                        own, line * line_step,
+                    )  # fmt: skip
+                for r in range(rows):
+                    pack_line(dy, n, plane, row + r, column, across, group * outputs, outputs, gradients, r * across * outputs)
+                for kh in range(extent[1]):
+                    first, last = inside(x_row + kh * dilation[1], strides[1], rows, x.shape[2])
+                    if first < last:
+                        add_kernel_line(
+                            own, (first * strides[1] + kh * dilation[1]) * line_step, line_step * strides[1], strides[2] * count,
+                            dilation[2] * count, extent[2], count, sums, kh * extent[2] * count * lanes,
+                            gradients, first * across * outputs, outputs, last - first, across, heights,
                         )  # fmt: skip
-                    for r in range(rows):
-                        pack_line(dy, n, plane, row + r, column, across, group * outputs, outputs, gradients, r * across * outputs)
-                    for kh in range(extent[1]):
-                        first, last = inside(x_row + kh * dilation[1], strides[1], rows, x.shape[2])
-                        if first < last:
-                            add_kernel_line(
-                                own, (first * strides[1] + kh * dilation[1]) * line_step, line_step * strides[1], strides[2] * count,
-                                dilation[2] * count, extent[2], count, sums, kh * extent[2] * count * lanes,
-                                gradients, first * across * outputs, outputs, last - first, across, heights,
-                            )  # fmt: skip
-                to = ((part * extent[0] + kd) * taps * channels + channel) * dy.shape[4] + group * outputs
-                for tap in range(taps):
-                    for c in range(count):
-                        at = to + (tap * channels + c) * dy.shape[4]
-                        write(load(sums, (tap * count + c) * lanes, 0, 1, vectors), flat, at, outputs)
+            to = ((part * extent[0] + kd) * taps * channels + channel) * dy.shape[4] + group * outputs
+            for tap in range(taps):
+                for c in range(count):
+                    at = to + (tap * channels + c) * dy.shape[4]
+                    write(load(sums, (tap * count + c) * lanes, 0, 1, vectors), flat, at, outputs)
 
     return narrow_weight_gradient

@@ -27,12 +27,11 @@ from __future__ import annotations
 
 import functools
 
-from numba import prange
-
-from ...simd import LANES, load, load_part, store, stride, take, transpose, zeros
+from ...simd import LANES, load, load_part, store, stride, transpose, zeros
 from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel, outline
 from ..statistics import gather
+from ..tasks import next_task
 from .direct import pack_line
 from .ending import ending
 from .tiles import copy_run, products
@@ -285,7 +284,7 @@ def fused(size, across, several, narrow, activation):
     @kernel(parallel=True, views=("x", "addend", "y", "gathered"))
     def convolve(
         x, u, bias, residual, addend, low, high, y, heights, padding, walk, offsets, slots, extent,
-        run, length, together, gathered, scratch, queue, threads,
+        run, length, together, gathered, scratch, queue, thread,
     ):  # fmt: skip
         """``y = finish(conv(x) + bias + addend)``, the addend only where ``residual``, of views ``(N, D, H, W, C)``; ``u`` transformed
         weights (:func:`transform_weights`), ``heights`` as of the direct convolution, ``padding`` (height, width) in front,
@@ -296,7 +295,6 @@ def fused(size, across, several, narrow, activation):
         Inputs are transformed into a ring of ``slots`` planes. ``walk (OD, 5)`` holds for each plane of ``y`` the first and behind-last
         plane of ``x`` to be transformed for it, after those for the planes before, where its ``offsets`` of slots begin and end, and the
         first plane of the kernel, of ``extent``, that meets an input."""
-        queue[0] = 0
         channels, out_channels = x.shape[4], y.shape[4]
         depth = (channels + LANES - 1) // LANES * LANES
         row, w_step = depth + GAP, extent * depth * WIDTH
@@ -304,53 +302,52 @@ def fused(size, across, several, narrow, activation):
         down, wide = (y.shape[2] + size - 1) // size, (y.shape[3] + size - 1) // size
         block = together * length
         parts = y.shape[0] * down * wide // run * ((run + length - 1) // length)
-        for thread in prange(threads):
-            transformed = scratch[thread]
-            sums = transformed[places * slots * block * row :]
-            lines = sums[places * panels * block * WIDTH :]
-            while True:
-                part = take(queue, together)
-                if part >= parts:
-                    break
-                last_part = min(parts, part + together)
-                first = _first_tile(part, run, length)
-                count = _first_tile(last_part, run, length) - first
-                for plane in range(y.shape[1]):
-                    for read_plane in range(walk[plane, 0], walk[plane, 1]):
-                        slot = read_plane % slots * block
-                        for t in range(count):
-                            n, rest = divmod(first + t, down * wide)
-                            i, j = divmod(rest, wide)
-                            transform_input(
-                                x, n, read_plane, i * size - padding[0], j * size - padding[1], 0, channels, depth,
-                                transformed, (slot + t) * row, slots * block * row, lines,
-                            )  # fmt: skip
-                    first_run, end_run, kd = walk[plane, 2], walk[plane, 3], walk[plane, 4]
-                    for place in range(places):
-                        for panel in range(panels):
-                            at = (place * panels + panel) * block * WIDTH
-                            weights = ((place * panels + panel) * extent + kd) * depth * WIDTH
-                            following = weights + w_step
-                            done, fetched = 0, 0 if following < u.size else 2
-                            while done < count:
-                                rows = heights[count - done]
-                                ahead = following + fetched * (w_step // 2) if fetched < 2 else weights
-                                fetched += 1
-                                multiply(
-                                    rows, transformed, (place * slots * block + done) * row, row, offsets, first_run, end_run, depth,
-                                    u, weights, sums, at + done * WIDTH, ahead,
-                                )  # fmt: skip
-                                done += rows
+        transformed = scratch[thread]
+        sums = transformed[places * slots * block * row :]
+        lines = sums[places * panels * block * WIDTH :]
+        while True:
+            part = next_task(queue, thread, -(-parts // together)) * together
+            if part >= parts:
+                break
+            last_part = min(parts, part + together)
+            first = _first_tile(part, run, length)
+            count = _first_tile(last_part, run, length) - first
+            for plane in range(y.shape[1]):
+                for read_plane in range(walk[plane, 0], walk[plane, 1]):
+                    slot = read_plane % slots * block
                     for t in range(count):
                         n, rest = divmod(first + t, down * wide)
                         i, j = divmod(rest, wide)
-                        transform_output(
-                            sums, t * WIDTH, panels * block * WIDTH, block * WIDTH, bias, residual, addend, low, high,
-                            y, n, plane, i * size, j * size, lines,
+                        transform_input(
+                            x, n, read_plane, i * size - padding[0], j * size - padding[1], 0, channels, depth,
+                            transformed, (slot + t) * row, slots * block * row, lines,
                         )  # fmt: skip
-                    if gathered.size > 0:
-                        for k in range(part, last_part):
-                            gather_part(y, plane, k, run, length, gathered)
+                first_run, end_run, kd = walk[plane, 2], walk[plane, 3], walk[plane, 4]
+                for place in range(places):
+                    for panel in range(panels):
+                        at = (place * panels + panel) * block * WIDTH
+                        weights = ((place * panels + panel) * extent + kd) * depth * WIDTH
+                        following = weights + w_step
+                        done, fetched = 0, 0 if following < u.size else 2
+                        while done < count:
+                            rows = heights[count - done]
+                            ahead = following + fetched * (w_step // 2) if fetched < 2 else weights
+                            fetched += 1
+                            multiply(
+                                rows, transformed, (place * slots * block + done) * row, row, offsets, first_run, end_run, depth,
+                                u, weights, sums, at + done * WIDTH, ahead,
+                            )  # fmt: skip
+                            done += rows
+                for t in range(count):
+                    n, rest = divmod(first + t, down * wide)
+                    i, j = divmod(rest, wide)
+                    transform_output(
+                        sums, t * WIDTH, panels * block * WIDTH, block * WIDTH, bias, residual, addend, low, high,
+                        y, n, plane, i * size, j * size, lines,
+                    )  # fmt: skip
+                if gathered.size > 0:
+                    for k in range(part, last_part):
+                        gather_part(y, plane, k, run, length, gathered)
 
     return convolve
 
@@ -364,27 +361,25 @@ def transform_inputs(size, across):
     transform_input = input_step(across)
 
     @kernel(parallel=True, views=("x",))
-    def transform(x, shape, padding, transformed, scratch, queue, threads):
+    def transform(x, shape, padding, transformed, scratch, queue, thread):
         """All tiles of ``x (N, D, H, W, C)`` to ``transformed (places, D, tiles, depth + GAP)``; ``shape`` are the output's places (height,
         width), ``padding`` (height, width) in front."""
-        queue[0] = 0
         channels = x.shape[4]
         planes, tiles, row = transformed.shape[1:]
         down, wide = (shape[0] + size - 1) // size, (shape[1] + size - 1) // size
         flat = transformed.reshape(-1)
-        for thread in prange(threads):
-            own = scratch[thread]
-            while True:
-                tile = take(queue, 1)
-                if tile >= planes * tiles:
-                    break
-                plane, rest = divmod(tile, tiles)
-                n, rest = divmod(rest, down * wide)
-                i, j = divmod(rest, wide)
-                transform_input(
-                    x, n, plane, i * size - padding[0], j * size - padding[1], 0, channels, row - GAP,
-                    flat, tile * row, planes * tiles * row, own,
-                )  # fmt: skip
+        own = scratch[thread]
+        while True:
+            tile = next_task(queue, thread, planes * tiles)
+            if tile >= planes * tiles:
+                break
+            plane, rest = divmod(tile, tiles)
+            n, rest = divmod(rest, down * wide)
+            i, j = divmod(rest, wide)
+            transform_input(
+                x, n, plane, i * size - padding[0], j * size - padding[1], 0, channels, row - GAP,
+                flat, tile * row, planes * tiles * row, own,
+            )  # fmt: skip
 
     return transform
 
@@ -395,34 +390,32 @@ def multiply_places(several, narrow):
     multiply = products(several, narrow)
 
     @kernel(parallel=True)
-    def multiply_all(transformed, u, sums, heights, walk, offsets, extent, queue, threads):
+    def multiply_all(transformed, u, sums, heights, walk, offsets, extent, queue, thread):
         """``sums (places, panels, OD, tiles, WIDTH)`` of ``transformed (places, D, tiles, depth + GAP)`` and transformed weights ``u``;
         ``heights``, ``walk``, ``offsets`` and ``extent`` as of :func:`fused`."""
-        queue[0] = 0
         places, panels, planes, tiles, _ = sums.shape
         place_step, row = transformed.shape[1] * tiles, transformed.shape[3]
         depth = row - GAP
         w_step = extent * depth * WIDTH
         flat, target = transformed.reshape(-1), sums.reshape(-1)
-        for _ in prange(threads):
-            while True:
-                task = take(queue, 1)
-                if task >= places * panels:
-                    break
-                place = task // panels
-                for plane in range(planes):
-                    weights = (task * extent + walk[plane, 4]) * depth * WIDTH
-                    following = weights + threads * w_step
-                    done, fetched = 0, 0 if following < u.size else 2
-                    while done < tiles:
-                        rows = heights[tiles - done]
-                        ahead = following + fetched * (w_step // 2) if fetched < 2 else weights
-                        fetched += 1
-                        multiply(
-                            rows, flat, (place * place_step + done) * row, row, offsets, walk[plane, 2], walk[plane, 3],
-                            depth, u, weights, target, ((task * planes + plane) * tiles + done) * WIDTH, ahead,
-                        )  # fmt: skip
-                        done += rows
+        while True:
+            task = next_task(queue, thread, places * panels)
+            if task >= places * panels:
+                break
+            place = task // panels
+            for plane in range(planes):
+                weights = (task * extent + walk[plane, 4]) * depth * WIDTH
+                following = weights + w_step
+                done, fetched = 0, 0 if following < u.size else 2
+                while done < tiles:
+                    rows = heights[tiles - done]
+                    ahead = following + fetched * (w_step // 2) if fetched < 2 else weights
+                    fetched += 1
+                    multiply(
+                        rows, flat, (place * place_step + done) * row, row, offsets, walk[plane, 2], walk[plane, 3],
+                        depth, u, weights, target, ((task * planes + plane) * tiles + done) * WIDTH, ahead,
+                    )  # fmt: skip
+                    done += rows
 
     return multiply_all
 
@@ -433,31 +426,29 @@ def transform_outputs(size, across, activation):
     transform_output, gather_part = output_step(size, across, activation), _gathering(size)
 
     @kernel(parallel=True, views=("addend", "y", "gathered"))
-    def transform(sums, bias, residual, addend, low, high, y, run, length, gathered, scratch, queue, threads):
+    def transform(sums, bias, residual, addend, low, high, y, run, length, gathered, scratch, queue, thread):
         """``y (N, D, H, W, CO)`` from ``sums (places, panels, D, tiles, WIDTH)``; ``run``, ``length`` and ``gathered`` as of
         :func:`fused`."""
-        queue[0] = 0
         down, wide = (y.shape[2] + size - 1) // size, (y.shape[3] + size - 1) // size
         panels, planes, tiles = sums.shape[1:4]
         panel_step = planes * tiles * WIDTH
         parts = tiles // run * ((run + length - 1) // length)
         flat = sums.reshape(-1)
-        for thread in prange(threads):
-            own = scratch[thread]
-            while True:
-                task = take(queue, 1)
-                if task >= planes * parts:
-                    break
-                plane, part = divmod(task, parts)
-                for tile in range(_first_tile(part, run, length), _first_tile(part + 1, run, length)):
-                    n, rest = divmod(tile, down * wide)
-                    i, j = divmod(rest, wide)
-                    transform_output(
-                        flat, (plane * tiles + tile) * WIDTH, panels * panel_step, panel_step, bias, residual, addend, low, high,
-                        y, n, plane, i * size, j * size, own,
-                    )  # fmt: skip
-                if gathered.size > 0:
-                    gather_part(y, plane, part, run, length, gathered)
+        own = scratch[thread]
+        while True:
+            task = next_task(queue, thread, planes * parts)
+            if task >= planes * parts:
+                break
+            plane, part = divmod(task, parts)
+            for tile in range(_first_tile(part, run, length), _first_tile(part + 1, run, length)):
+                n, rest = divmod(tile, down * wide)
+                i, j = divmod(rest, wide)
+                transform_output(
+                    flat, (plane * tiles + tile) * WIDTH, panels * panel_step, panel_step, bias, residual, addend, low, high,
+                    y, n, plane, i * size, j * size, own,
+                )  # fmt: skip
+            if gathered.size > 0:
+                gather_part(y, plane, part, run, length, gathered)
 
     return transform
 
@@ -504,52 +495,50 @@ def transform_weights(across, extent):
             transform_line(lines, extent * i * LANES, LANES, u, to + i * across * place_step, place_step)
 
     @kernel(parallel=True)
-    def transform_all(w, transposed, scale, u, scratch, queue, threads):
+    def transform_all(w, transposed, scale, u, scratch, queue, thread):
         """``u [place][panel][plane][depth][WIDTH]`` of ``w (planes * taps, C, CO)``. Not ``transposed``: depth runs over input channels and
         panels over output channels; transposed, for the data gradient, the other way round and taps from the last to the first. ``scale``
         multiplies the channels that panels run over. ``scratch (threads, elements)``, :func:`weight_elements` each.
 
         Places are far apart in ``u``: a block of depth is gathered first, and then written place by place."""
-        queue[0] = 0
         along, over = (w.shape[2], w.shape[1]) if transposed else (w.shape[1], w.shape[2])
         depth = (along + LANES - 1) // LANES * LANES
         panels = (over + WIDTH - 1) // WIDTH
         flat = w.reshape(-1)
         planes, matrix = w.shape[0] // kernel_taps, w.shape[1] * w.shape[2]
-        for thread in prange(threads):
-            taps = scratch[thread]
-            lines = taps[kernel_taps * LANES * LANES :]
-            block = lines[line_elements:]
-            while True:
-                task = take(queue, 1)
-                if task >= panels * planes:
-                    break
-                panel, plane = divmod(task, planes)
-                first_tap = kernel_taps * (planes - plane) - 1 if transposed else kernel_taps * plane
-                for at in range(0, depth, LANES):
-                    height = min(LANES, along - at)
-                    for vector in range(VECTORS):
-                        first = panel * WIDTH + vector * LANES
-                        count = max(0, min(LANES, over - first))
-                        factors = load_part(scale, first if count > 0 else 0, 0, count, 1, 1)
-                        for tap in range(kernel_taps):
-                            if transposed:
-                                for lane in range(LANES):
-                                    there = lane < count
-                                    source = (first_tap - tap) * matrix + (first + lane) * w.shape[2] + at
-                                    row = load_part(flat, source if there else 0, 0, height if there else 0, 1, 1)
-                                    store(row * scale[first + lane if there else 0], lines, lane * LANES, 0)
-                                store(transpose(load(lines, 0, LANES, LANES, 1)), taps, tap * LANES * LANES, LANES)
-                            else:
-                                for k in range(LANES):
-                                    there = k < height and count > 0
-                                    source = (first_tap + tap) * matrix + (at + k) * w.shape[2] + first
-                                    row = load_part(flat, source if there else 0, 0, count if there else 0, 1, 1)
-                                    store(row * factors, taps, (tap * LANES + k) * LANES, 0)
-                        for k in range(LANES):
-                            transform(taps, k * LANES, LANES * LANES, block, k * WIDTH + vector * LANES, LANES * WIDTH, lines)
-                    for place in range(across * across):
-                        copy_run(block, place * LANES * WIDTH, u, ((place * panels * planes + task) * depth + at) * WIDTH, LANES * WIDTH)
+        taps = scratch[thread]
+        lines = taps[kernel_taps * LANES * LANES :]
+        block = lines[line_elements:]
+        while True:
+            task = next_task(queue, thread, panels * planes)
+            if task >= panels * planes:
+                break
+            panel, plane = divmod(task, planes)
+            first_tap = kernel_taps * (planes - plane) - 1 if transposed else kernel_taps * plane
+            for at in range(0, depth, LANES):
+                height = min(LANES, along - at)
+                for vector in range(VECTORS):
+                    first = panel * WIDTH + vector * LANES
+                    count = max(0, min(LANES, over - first))
+                    factors = load_part(scale, first if count > 0 else 0, 0, count, 1, 1)
+                    for tap in range(kernel_taps):
+                        if transposed:
+                            for lane in range(LANES):
+                                there = lane < count
+                                source = (first_tap - tap) * matrix + (first + lane) * w.shape[2] + at
+                                row = load_part(flat, source if there else 0, 0, height if there else 0, 1, 1)
+                                store(row * scale[first + lane if there else 0], lines, lane * LANES, 0)
+                            store(transpose(load(lines, 0, LANES, LANES, 1)), taps, tap * LANES * LANES, LANES)
+                        else:
+                            for k in range(LANES):
+                                there = k < height and count > 0
+                                source = (first_tap + tap) * matrix + (at + k) * w.shape[2] + first
+                                row = load_part(flat, source if there else 0, 0, count if there else 0, 1, 1)
+                                store(row * factors, taps, (tap * LANES + k) * LANES, 0)
+                    for k in range(LANES):
+                        transform(taps, k * LANES, LANES * LANES, block, k * WIDTH + vector * LANES, LANES * WIDTH, lines)
+                for place in range(across * across):
+                    copy_run(block, place * LANES * WIDTH, u, ((place * panels * planes + task) * depth + at) * WIDTH, LANES * WIDTH)
 
     return transform_all
 

@@ -23,7 +23,9 @@ from numba import from_dtype, types
 from ...errors import ConfigError
 from ...paths import cache_folder
 from ..bfloat16 import BF16
-from ..jit import DIGEST_BYTES, Build, UnknownValueError, fingerprint
+from ..disk_cache import DIGEST_BYTES
+from ..fingerprint import UnknownValueError, fingerprint
+from ..jit import Build
 from . import driver, simulator
 from .ptx import Bf16Pointer
 from .runtime import LARGEST_STATIC_SHARED, Blueprint, Memory, device
