@@ -128,13 +128,14 @@ class Model:
             raise ConfigError(f"predict was given batch_size={batch_size!r}; it takes a whole number of at least 1.")
         size = batch_size or CHUNK
         count = len(batches[0])
-        empty = np.empty if all(isinstance(batch, np.ndarray) for batch in batches) else device_named(self.device).empty
+        on_host = self.device == "cpu" or all(isinstance(batch, np.ndarray) for batch in batches)
+        empty = np.empty if on_host else device_named(self.device).empty
         results = [empty((count, *tensor.shape), self.dtype) for tensor in self.graph.outputs]
         if 0 < count <= size:
             self._inference_plan(count).forward(batches, results)
         else:
             parts = [slice(start, min(start + size, count)) for start in range(0, count, size)]
-            if self.device != "cpu" and empty is np.empty:
+            if self.device != "cpu" and on_host:
                 for part, found in zip(parts, self._pipelined([batch[part] for batch in batches] for part in parts)):
                     for result, array in zip(results, found):
                         result[part] = array
@@ -545,11 +546,12 @@ class Model:
     def _cached(self, key: tuple, make: Callable[[], Any]) -> Any:
         """The plan of that key, made where there is none."""
         with self._lock:
-            if key not in self._plans:
-                self._plans[key] = make()
+            plan = self._plans.get(key)
+            if plan is None:
+                plan = self._plans[key] = make()
                 self._drop_plans(key)
             self._plans.move_to_end(key)
-            return self._plans[key]
+            return plan
 
     def _drop_plans(self, newest: tuple) -> None:
         """Keep to what a model may hold beside its newest plan: the least recently used give way, and the largest on its device."""
@@ -594,6 +596,8 @@ class Model:
 
     def _checked_inputs(self, images: Any) -> list[np.ndarray]:
         tensors, names = self.graph.inputs, self.graph.input_names
+        if len(tensors) == 1 and _is_plain(images, tensors[0]):  # which is nearly always so, and small networks feel the checks
+            return [images]
         given = [images]
         if len(tensors) > 1:
             if not isinstance(images, (tuple, list)) or len(images) != len(tensors):
@@ -649,6 +653,11 @@ def _prefixes(name: str) -> list[str]:
     """A parameter's name and those of its layer and the scopes around it."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def _is_plain(array: Any, tensor: Tensor) -> bool:
+    """Whether it is a batch that nothing is to be said against."""
+    return type(array) is np.ndarray and tensor.dtype is None and array.dtype.kind == "f" and array.shape[1:] == tensor.shape
 
 
 def _checked_input(array: Any, tensor: Tensor, name: str) -> Any:

@@ -134,12 +134,12 @@ class InferencePlan(_Bound):
 
     def take(self, batch: Sequence[np.ndarray]) -> None:
         """Copy a batch into ``inputs``."""
-        for array, given in zip(self.inputs, batch, strict=True):
+        for array, given in zip(self.inputs, batch):
             array[...] = given
 
     def give(self, results: Sequence[np.ndarray]) -> None:
         """Copy ``outputs`` into ``results``."""
-        for result, array in zip(results, self.outputs, strict=True):
+        for result, array in zip(results, self.outputs):
             result[...] = array
 
     def run(self, turn: int = 0) -> None:

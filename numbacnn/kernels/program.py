@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from . import jit
-from .team import drive, team
+from .team import NOBODY, drive, team
 
 
 class Program(list):
@@ -56,18 +56,20 @@ class _Launches:
         first = self._words.ctypes.data
         self._rows = np.array([(_entry(step), first + self._words.itemsize * start, *_share(step)) for step, start in zip(steps, starts)])
         self._threads = int(self._rows[:, -1].max())
-        self._failed = np.zeros(1, np.int64)
-        self._drive = drive.bind(self._rows, self._failed, self._rows[0])[0]
+        self._drive = drive.bind(self._rows, NOBODY)[0]
 
     def run(self) -> None:
-        gathered = team()
-        state = gathered.take(self._threads)
-        try:
-            self._drive(self._rows, self._failed, state)
-        finally:
-            gathered.give_back(state)
-        if self._failed[0] >= 0:
-            self._tell(self._failed[0])
+        if self._threads == 1:
+            failed = self._drive(self._rows, NOBODY)
+        else:
+            gathered = team()
+            state = gathered.take(self._threads)
+            try:
+                failed = self._drive(self._rows, state)
+            finally:
+                gathered.give_back(state)
+        if failed >= 0:
+            self._tell(failed)
 
     def _tell(self, failed: int) -> None:
         """Raise what is wrong with a launch: it is done again, from Python."""

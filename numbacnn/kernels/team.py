@@ -68,10 +68,10 @@ def _call_plain(typing_context, function):
 
 
 @kernel
-def drive(program, failed, team):
+def drive(program, team):
     """Run the launches of ``program (launches, 4)``, those of several threads by the ``team``'s state, or by the caller alone where that is
-    empty. ``failed`` gets the launch in which something went wrong, or -1."""
-    failed[0] = -1
+    empty. Gives the launch in which something went wrong, or -1."""
+    failed = -1
     if team.size:
         put(team, ACTIVE, 1)
     for launch in range(program.shape[0]):
@@ -108,11 +108,12 @@ def drive(program, failed, team):
             for thread in range(threads):
                 status |= _call(entry, words, thread)
         if status != 0:
-            failed[0] = launch
+            failed = launch
             break
     if team.size:
         put(team, FAILED, 0)
         put(team, ACTIVE, 0)
+    return failed
 
 
 @kernel
@@ -154,9 +155,9 @@ class Team:
         self._places = memoryview(self.state.data)
 
     def take(self, threads: int) -> np.ndarray:
-        """The state for :func:`drive` to run launches of so many threads, which are awake; the empty one where there is no need for a team,
-        or another thread has it. To be given back."""
-        if threads == 1 or not self._taken.acquire(blocking=False):
+        """The state for :func:`drive` to run launches of so many threads, which are awake; the empty one where another thread has it. To be
+        given back."""
+        if not self._taken.acquire(blocking=False):
             return NOBODY
         try:
             self._gather(threads - 1)
@@ -208,7 +209,7 @@ class Team:
 def compile_all() -> None:
     """Have the kernels that run programs and wait for launches compiled."""
     cells = np.zeros(ASLEEP + LINE, np.int64)
-    drive.bind(cells.reshape(-1, 4), cells, cells)
+    drive.bind(cells.reshape(-1, 4), cells)
     attend.bind(cells, ASLEEP)
 
 
