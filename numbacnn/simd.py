@@ -395,10 +395,20 @@ def add_rows(typing_context, sums, a, a_offset, tile):
     return sums(sums, a, types.intp, tile), generate
 
 
-@intrinsic
+@intrinsic(prefer_literal=True)
 def prefetch(typing_context, array, offset, row_stride, rows):
-    """Ask for the cache lines of the elements at ``offset + i * row_stride``, ``i < rows``, which will be read or written soon. They may
-    lie outside of the array."""
+    """Ask for the cache lines of the elements at ``offset + i * row_stride``, ``i < rows``, which will be read soon. They may lie outside
+    of the array."""
+    return _prefetched(array, rows, writing=False)
+
+
+@intrinsic(prefer_literal=True)
+def prefetch_for_writing(typing_context, array, offset, row_stride, rows):
+    """As :func:`prefetch`, of elements that will be written: other cores' caches give the lines up."""
+    return _prefetched(array, rows, writing=True)
+
+
+def _prefetched(array: Any, rows: Any, writing: bool) -> Any:
     if not _literal(rows):
         return None
 
@@ -406,11 +416,11 @@ def prefetch(typing_context, array, offset, row_stride, rows):
         byte = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, _i32, _i32, _i32])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        reading, all_levels, data = ir.Constant(_i32, 0), ir.Constant(_i32, 3), ir.Constant(_i32, 1)
+        purpose, all_levels, data = ir.Constant(_i32, int(writing)), ir.Constant(_i32, 3), ir.Constant(_i32, 1)
         first = _element_pointer(context, builder, sig.args[0], args[0], args[1])
         for row in range(rows.literal_value):
             place = builder.gep(first, [builder.mul(args[2], ir.Constant(_i64, row))])
-            builder.call(function, [builder.bitcast(place, byte), reading, all_levels, data])
+            builder.call(function, [builder.bitcast(place, byte), purpose, all_levels, data])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, rows), generate

@@ -7,7 +7,21 @@ from __future__ import annotations
 
 import functools
 
-from ...simd import LANES, VECTOR_BITS, fma, load, load_part, outer, prefetch, row_sum, store, store_part, stride, zeros
+from ...simd import (
+    LANES,
+    VECTOR_BITS,
+    fma,
+    load,
+    load_part,
+    outer,
+    prefetch,
+    prefetch_for_writing,
+    row_sum,
+    store,
+    store_part,
+    stride,
+    zeros,
+)
 from ..channels import VECTORS, WIDTH, access, channel_span
 from ..jit import inline, kernel
 from ..statistics import gather
@@ -285,7 +299,7 @@ def depthwise(height, activation, before):
                         for done in range(0, pixels, height):
                             c = min(done, pixels - height)
                             if ahead > 0:  # a store waits for its line, too
-                                prefetch(y, to + c * y_step + at + y_ahead, y_step, height)
+                                prefetch_for_writing(y, to + c * y_step + at + y_ahead, y_step, height)
                             tile(
                                 own, c * HELD + at, starts, of_runs, runs, w, w_at + at,
                                 bias, channel + at, held - at, residual, addend, more + c * addend_step + at, addend_step, low, high,

@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from ...simd import LANES, VECTOR_BITS, load, load_part, outer, prefetch, store, store_part, zeros
+from ...simd import LANES, VECTOR_BITS, load, load_part, outer, prefetch, prefetch_for_writing, store, store_part, zeros
 from ..channels import VECTORS, WIDTH, access, read, write
 from ..jit import inline
 from .ending import ending, untouched
@@ -81,7 +81,7 @@ def _panel(rows, vectors, adjacent, fetches, finish):
         x_step = 1 if adjacent else x_step
         total = load(bias, channel, 0, rows, vectors) if whole else load_part(bias, channel, 0, count, rows, vectors)
         if fetches:
-            prefetch(y, y_at + rows * y_step, y_step, rows)  # a store waits for its line, too
+            prefetch_for_writing(y, y_at + rows * y_step, y_step, rows)  # a store waits for its line, too
         for run in range(offsets.size):
             p = x_at + offsets[run]
             for _ in range(length // 4):
