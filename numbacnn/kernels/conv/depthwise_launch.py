@@ -81,8 +81,9 @@ def depthwise_blocks(
     part = -(-across // sw) * HELD
     line = min(sw, across) * part
     tasks = batch * depth * -(-channels // HELD) * -(-width // columns)
-    cuts = max(-(-TASKS_PER_THREAD * threads // tasks), height * sh * across * expanded // EXPANDED_ELEMENTS)
-    rows = -(-height // min(cuts, -(-height // LEAST_LINES)))
+    rows = _rows_of_task(
+        height, tasks, threads, (window.extent[1] - sh) / sh if expanded else 0, height * sh * across * expanded // EXPANDED_ELEMENTS
+    )
     piece_rows = evened(height, max(1, GATHERED_PIXELS // columns))
     if gathers:
         rows = -(-rows // piece_rows) * piece_rows
@@ -103,6 +104,20 @@ def depthwise_blocks(
     tall = min((h for h in HEIGHTS if h <= narrowest), key=lambda h: -(-columns // h) * (h + 1))
     geometry = (window.stride, window.padding, spread, window.extent, window.dilation)
     return DepthwiseBlocks(tall, rows, columns, piece_rows, offsets, lengths, phases, geometry, rounded(kd * ring * line))
+
+
+def _rows_of_task(height: int, others: int, threads: int, more: float, fewest: int) -> int:
+    """Lines of output of a task: ``others`` tasks have the same lines, ``more`` lines are made again by each, and there are to be at least
+    ``fewest`` tasks along the lines."""
+    most = -(-height // LEAST_LINES)
+    enough = -(-TASKS_PER_THREAD * threads // others)
+    cuts = range(min(max(fewest, 1), most), min(max(fewest, enough), most) + 1)
+
+    def load(cut: int) -> float:
+        rows = -(-height // cut)
+        return -(-others * -(-height // rows) // threads) * (rows + more)
+
+    return -(-height // min(reversed(cuts), key=load))
 
 
 def _runs_of(window: Window) -> list[tuple[int, int, list[int]]]:

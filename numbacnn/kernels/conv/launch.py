@@ -22,6 +22,7 @@ PATCH_ELEMENTS = 48 * 1024  # of input that a task holds, and
 PASS_ELEMENTS = 64 * 1024  # of weights that meet them at a time: together they should stay in a second-level cache
 PART_COST = 400  # a part costs as much time as one part in so many of all
 LEAST_PIXELS = 8 * MAX_ROWS  # of a task: with fewer, weights come from afar for too few products
+WEIGHT_PIXELS = 3  # as many pixels take as long as a task's weights take to come from the second-level cache
 GATHERED_PIXELS = 256  # at most, of a part of the statistics that a convolution gathers
 FEW_PRODUCTS = 300_000  # a convolution of less runs in the caller's thread: waking others would take longer
 TASKS_PER_THREAD = 4  # enough to even out threads that get less of the machine
@@ -76,7 +77,8 @@ def blocks(
     if flat:
         pixels = batch * math.prod(places)
         piece_rows, piece_columns = 1, evened(pixels, min(GATHERED_PIXELS, _longest_line(channels)))
-        rows, columns = 1, _line_block(channels, pixels, threads, piece_columns if gathers else 1)
+        panels = -(-outputs // WIDTH) * window.groups
+        rows, columns = 1, _line_block(channels, pixels, panels, threads, piece_columns if gathers else 1)
         pixel_tasks = -(-pixels // columns)
         offsets: tuple[int, ...] = (0,)
         length, scratch = channels, 1
@@ -90,6 +92,8 @@ def blocks(
         scratch = window.extent[0] * lines * line
     panels = -(-outputs // WIDTH)
     task_panels = -(-panels // min(panels, -(-wanted // (pixel_tasks * window.groups))))
+    if flat:
+        task_panels = _fair_panels(panels, task_panels, pixel_tasks * window.groups, threads)
     pass_panels = min(task_panels, max(1, PASS_ELEMENTS // (max(1, window.taps * channels) * WIDTH)))
     whole_lines = window.taps == 1 and window.stride == (1, 1, 1) and columns == places[2]
     return Blocks(
@@ -107,12 +111,21 @@ def _longest_line(channels: int) -> int:
     return min(TASK_PIXELS, max(LEAST_PIXELS, PATCH_ELEMENTS // channels))
 
 
-def _line_block(channels: int, pixels: int, threads: int, piece: int) -> int:
-    """Pixels of a task, in whole pieces, where all are one line."""
+def _line_block(channels: int, pixels: int, panels: int, threads: int, piece: int) -> int:
+    """Pixels of a task, in whole pieces, where all are one line, and meet so many ``panels``."""
     most = _longest_line(channels) // piece
-    if pixels <= threads * LEAST_PIXELS:
+    if pixels <= threads * LEAST_PIXELS and piece > 1:
         return min(pixels, most * piece)
+    if pixels <= threads * LEAST_PIXELS:  # threads share the panels, and pixels as well where that leaves fewer of them without work
+        fewest = -(-pixels // most)
+        blocks = [-(-pixels // parts) for parts in range(fewest, max(fewest, threads) + 1)]
+        return min(blocks, key=lambda block: -(-(-(-pixels // block) * panels) // threads) * (block + WEIGHT_PIXELS))
     return piece * _fair(-(-pixels // piece), most, 1, threads)
+
+
+def _fair_panels(panels: int, most: int, pixel_tasks: int, threads: int) -> int:
+    """Panels of a task, at most so many, so that the thread with most to do has least."""
+    return min(range(most, 0, -1), key=lambda each: -(-pixel_tasks * -(-panels // each) // threads) * each)
 
 
 def evened(length: int, most: int) -> int:
