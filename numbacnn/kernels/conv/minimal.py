@@ -23,8 +23,9 @@ PRODUCTS_PER_WEIGHT = 27 if VECTOR_BITS == 512 else 9  # multiply-adds in place 
 PRODUCTS_PER_PACKED_WEIGHT = 30  # multiply-adds in place of which a weight is packed, or a transformed one made
 PRODUCTS_PER_ELEMENT = 15  # multiply-adds in place of which an element is transformed, there or back
 BLOCK_BYTES = 512 * 1024  # of a thread's transformed tiles and sums: most of them should stay in a second-level cache
-FEW_TILES = 2 * MAX_ROWS  # per thread: with fewer, all threads together read each weight once, unless
-FEW_WEIGHT_BYTES = 1 << 20  # are all weights: then three launches would cost more than every thread's reading them
+LEAST_TILES = 2 * MAX_ROWS  # that a task takes through all steps, and
+FEW_TILES = 4 * MAX_ROWS  # per thread: with fewer, all threads together read each weight once, unless
+FEW_WEIGHT_BYTES = 2 << 20  # are all weights: then three launches would cost more than every thread's reading them
 MANY_WEIGHT_BYTES = 12 << 20  # of more, little stays in the last-level cache from one block of tiles to the next
 PHASED_BYTES = 32 << 20  # of transformed inputs and sums, if one plane has no more: more planes or images go through the phases in groups
 
@@ -160,7 +161,7 @@ def _part(convolution: Convolution, images: int, planes: int) -> Convolution:
 def block_size(tile: int, convolution: Convolution, threads: int) -> int:
     """Tiles that a task takes through all steps: as many as fit the cache, and equally many for all threads."""
     found = Extents.of(tile, *convolution)
-    most = max(FEW_TILES, BLOCK_BYTES // (4 * found.fused(1)) // MAX_ROWS * MAX_ROWS)
+    most = max(LEAST_TILES, BLOCK_BYTES // (4 * found.fused(1)) // MAX_ROWS * MAX_ROWS)
     tasks = -(-found.tiles // (most * threads)) * threads
     return -(-found.tiles // tasks)
 
