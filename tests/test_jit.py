@@ -116,16 +116,15 @@ def test_what_is_supplied_comes_last_and_only_to_parallel_kernels(parallel):
             kernel(parallel=parallel)(function)
 
 
-@compiled_only
-@pytest.mark.skipif(jit.num_threads() == 1, reason="there is one thread anyway")
-def test_small_launches_stay_in_one_thread():
+def test_small_launches_stay_in_one_thread_and_larger_ones_take_more():
     def woken(y, thread):
         y[thread] = thread
 
-    for serial in (jit.SERIAL_ELEMENTS, 100):
-        for elements, expected in ((serial, 1), (serial + 1, jit.num_threads())):
-            launch, _ = kernel(parallel=True, serial=serial)(woken).bind(np.zeros(elements))
-            assert launch.threads == expected
+    with jit.record(threads=7):
+        for serial in (jit.SERIAL_ELEMENTS, 100):
+            for elements, expected in ((serial, 1), (serial + 1, 2), (2 * serial + 2, 4), (100 * serial, 7)):
+                launch, _ = kernel(parallel=True, serial=serial)(woken).bind(np.zeros(elements))
+                assert launch.threads == expected
 
 
 def test_numbers_of_threads_that_cannot_be():

@@ -34,7 +34,7 @@ from .linking import attach_environments, linked_later, packed_entry_name
 FASTMATH = {"contract", "nsz"}  # fused multiply-add, and no care for the sign of zero; NaN and infinity stay exact
 FLAGS: dict[str, Any] = dict(_nrt=False, nogil=True, error_model="numpy", fastmath=FASTMATH, no_cfunc_wrapper=True)
 
-SERIAL_ELEMENTS = 8192  # unless a kernel says otherwise, a launch whose arrays are at most that large runs in the caller's thread
+SERIAL_ELEMENTS = 4096  # unless a kernel says otherwise, a launch whose arrays are at most that large runs in the caller's thread
 QUEUE_STEP = 16  # int64 cells of a queue for each thread: two cache lines, since cores fetch them in pairs
 JIT_DISABLED = bool(numba_config.DISABLE_JIT)
 
@@ -200,9 +200,10 @@ class Kernel:
         return (shared(entry) if shared else entry), arguments
 
     def _threads(self, arguments: tuple) -> int:
-        """Threads to work on a launch: none but the caller's where all arrays are small, since a launch has to wait for each of them."""
+        """Threads to work on a launch: none but the caller's where all arrays are small, and few where they are not much larger, since a
+        launch has to wait for each of them."""
         sizes = [a.size for k, a in enumerate(arguments) if isinstance(a, np.ndarray) and k not in self._workspace]
-        return num_threads() if max(sizes, default=0) > self.serial else 1
+        return min(num_threads(), max(1, 2 * max(sizes, default=0) // (self.serial + 1)))
 
     def build(self, signature: tuple) -> tuple[Callable, Build]:
         """The compiled function for Numba types, from the disk cache if it is there."""

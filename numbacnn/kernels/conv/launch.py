@@ -24,7 +24,7 @@ PART_COST = 400  # a part costs as much time as one part in so many of all
 LEAST_PIXELS = 8 * MAX_ROWS  # of a task: with fewer, weights come from afar for too few products
 WEIGHT_PIXELS = 3  # as many pixels take as long as a task's weights take to come from the second-level cache
 GATHERED_PIXELS = 256  # at most, of a part of the statistics that a convolution gathers
-FEW_PRODUCTS = 300_000  # a convolution of less runs in the caller's thread: waking others would take longer
+FEW_PRODUCTS = 100_000  # a convolution of less runs in the caller's thread
 TASKS_PER_THREAD = 4  # enough to even out threads that get less of the machine
 GRADIENT_PIXELS = 256  # pixels per block of the weight gradient, at most, and
 PANEL_PIXELS = 168  # of a pointwise one: a panel of inputs and one of gradients should stay in a first-level cache
@@ -69,8 +69,10 @@ def blocks(
 ) -> Blocks:  # fmt: skip
     """Cut a convolution of ``size`` places with ``channels`` into ``places`` with ``outputs`` channels; ``even``: in each array, all
     pixels are equally far from the next one; ``gathers``: tasks consist of whole pieces, of which statistics are gathered."""
+    if runs_alone(batch * math.prod(places) * outputs, window, channels):
+        threads = 1
     channels, outputs = channels // window.groups, outputs // window.groups
-    wanted = TASKS_PER_THREAD * threads
+    wanted = TASKS_PER_THREAD * threads if threads > 1 else 1
     if _leaves_out(window, size, places):
         size, window = places, dataclasses.replace(window, stride=(1, 1, 1))
     flat = even and as_one_line(window, size, places)
@@ -95,10 +97,17 @@ def blocks(
     if flat:
         task_panels = _fair_panels(panels, task_panels, pixel_tasks * window.groups, threads)
     pass_panels = min(task_panels, max(1, PASS_ELEMENTS // (max(1, window.taps * channels) * WIDTH)))
+    if rows * columns == 1:  # no weights meet a second pixel
+        pass_panels = task_panels
     whole_lines = window.taps == 1 and window.stride == (1, 1, 1) and columns == places[2]
     return Blocks(
         flat, whole_lines, rows, columns, piece_rows, piece_columns, task_panels, pass_panels, offsets, length, rounded(scratch)
     )  # fmt: skip
+
+
+def runs_alone(elements: int, window: Window, channels: int) -> bool:
+    """Whether a convolution into so many elements is too short to be shared."""
+    return elements * window.taps * channels // window.groups <= FEW_PRODUCTS
 
 
 def as_one_line(window: Window, size: Triple, places: Triple) -> bool:
@@ -256,7 +265,7 @@ def convolve(
         int_array(plan.offsets), plan.length, heights, window.groups,
         geometry_of(window), plan.rows, plan.columns, one_line, plan.task_panels, plan.pass_panels,
         nothing_gathered(y) if gathered is None else gathered, plan.piece_rows, plan.piece_columns, scratch,
-        alone=y.size * window.taps * x.shape[4] // window.groups <= FEW_PRODUCTS,
+        alone=runs_alone(y.size, window, x.shape[4]),
     )  # fmt: skip
 
 

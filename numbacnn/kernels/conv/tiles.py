@@ -115,7 +115,71 @@ def _panel(rows, vectors, adjacent, fetches, finish):
 
 
 @functools.cache
+def _panels_of_one(finish):
+    """The function for four panels of one pixel: the sums of one alone would wait for each other."""
+
+    @inline
+    def panels(
+        x, x_at, offsets, length, w, w_at, w_step, bias, channel, count, residual, addend, addend_at, low, high, y, y_at
+    ):  # fmt: skip
+        first, second = read(bias, channel, WIDTH), read(bias, channel + WIDTH, WIDTH)
+        third, fourth = read(bias, channel + 2 * WIDTH, WIDTH), read(bias, channel + 3 * WIDTH, count - 3 * WIDTH)
+        for run in range(offsets.size):
+            p = x_at + offsets[run]
+            for k in range(p, p + length):
+                first = outer(first, x, k, 0, w, w_at)
+                second = outer(second, x, k, 0, w, w_at + w_step)
+                third = outer(third, x, k, 0, w, w_at + 2 * w_step)
+                fourth = outer(fourth, x, k, 0, w, w_at + 3 * w_step)
+                w_at += WIDTH
+        _end_of_one(first, residual, addend, addend_at, WIDTH, low, high, y, y_at)
+        _end_of_one(second, residual, addend, addend_at + WIDTH, WIDTH, low, high, y, y_at + WIDTH)
+        _end_of_one(third, residual, addend, addend_at + 2 * WIDTH, WIDTH, low, high, y, y_at + 2 * WIDTH)
+        _end_of_one(fourth, residual, addend, addend_at + 3 * WIDTH, count - 3 * WIDTH, low, high, y, y_at + 3 * WIDTH)
+
+    @inline
+    def _end_of_one(total, residual, addend, addend_at, count, low, high, y, y_at):
+        if residual:
+            total = total + read(addend, addend_at, count)
+        write(finish(total, low, high), y, y_at, count)
+
+    return panels
+
+
+@functools.cache
 def _strip(rows, narrow, adjacent, finish):
+    if rows == 1 and not narrow:
+        return _strip_of_one(adjacent, finish)
+    return _strip_of_many(rows, narrow, adjacent, finish)
+
+
+def _strip_of_one(adjacent, finish):
+    panels, others = _panels_of_one(finish), _strip_of_many(1, False, adjacent, finish)
+
+    @inline
+    def strip(
+        x, x_at, x_step, x_fetch, offsets, length, w, w_at, w_step, w_ahead, w_fetch, bias, channel, end,
+        residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
+    ):  # fmt: skip
+        while channel + 3 * WIDTH < end:
+            panels(
+                x, x_at, offsets, length, w, w_at, w_step, bias, channel, min(4 * WIDTH, end - channel),
+                residual, addend, addend_at, low, high, y, y_at,
+            )  # fmt: skip
+            channel += 4 * WIDTH
+            w_at += 4 * w_step
+            w_ahead += w_step // WIDTH * w_fetch
+            addend_at += 4 * WIDTH
+            y_at += 4 * WIDTH
+        others(
+            x, x_at, x_step, x_fetch, offsets, length, w, w_at, w_step, w_ahead, w_fetch, bias, channel, end,
+            residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
+        )  # fmt: skip
+
+    return strip
+
+
+def _strip_of_many(rows, narrow, adjacent, finish):
     wide, last = _panel(rows, VECTORS, adjacent, True, finish), _panel(rows, 1, adjacent, not narrow, finish)
 
     @inline
