@@ -118,6 +118,26 @@ def test_many_callers_at_once(own):
         np.testing.assert_array_equal(done, 100)
 
 
+def test_where_no_thread_starts_the_caller_works_alone(own, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    run, seen, done = program(2, 4)
+    for _ in range(2):
+        run.run()
+    np.testing.assert_array_equal(seen, 16)
+    np.testing.assert_array_equal(done, 2)
+
+
+def test_a_team_that_has_ended_is_not_begun_again(own):
+    own.end()
+    run, seen, _ = program(2, 4)
+    run.run()
+    np.testing.assert_array_equal(seen, 8)
+    assert not own._threads
+
+
 def in_a_process(text):
     code = "from tests.test_team import *\n" + textwrap.dedent(text)
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=SECONDS)

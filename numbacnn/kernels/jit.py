@@ -155,10 +155,11 @@ SUPPLIED = ("queue", "threads", "thread")  # what a parallel kernel's last param
 class Kernel:
     """A compiled function. Calling it runs it on NumPy arrays and numbers, or, inside :func:`record`, notes the call.
 
-    A ``parallel`` kernel is run by several threads at once. Its last parameters are some of ``queue``, an int64 cell that is 0 at first
-    (see :func:`numbacnn.simd.take`); ``threads``, how many there are; and ``thread``, the number of this one. They are supplied here;
-    callers leave them out. A launch whose arrays have at most ``serial`` elements runs in the caller's thread: others would find nothing
-    left to do. Array parameters named in ``views`` are compiled for any strides, so that dense and strided arrays share one compilation.
+    A ``parallel`` kernel is run by several threads at once. Its last parameters are some of ``queue``, int64 cells that are 0 at first
+    (see :func:`numbacnn.kernels.tasks.next_task`); ``threads``, how many there are; and ``thread``, the number of this one. They are
+    supplied here; callers leave them out. A launch whose arrays have at most ``serial`` elements runs in the caller's thread: others would
+    find nothing left to do. Array parameters named in ``views`` are compiled for any strides, so that dense and strided arrays share one
+    compilation.
     """
 
     def __init__(self, function: Callable, parallel: bool, views: tuple[str, ...] = (), serial: int = SERIAL_ELEMENTS):

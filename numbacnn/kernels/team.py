@@ -4,7 +4,7 @@ A parallel kernel is a function that any number of threads may run at once: each
 a common ``queue`` until there are none. The team waits for work within compiled code. Whoever launches opens a *job*, does thread 0's
 part, and then the parts that nobody has begun: a launch never waits for a thread that the operating system does not let run, only for one
 that is in the middle of a task. A thread that finds no work looks again for some microseconds, then lets others have the core between two
-looks, and sleeps after a millisecond without a launch, until :meth:`Team.gather` wakes it.
+looks, and sleeps after some milliseconds without a program, until :meth:`Team.take` wakes it.
 
 One Python thread at a time has the team. Others that launch meanwhile do all parts of their launches themselves.
 """
@@ -25,7 +25,7 @@ from numba import types
 from numba.core.extending import intrinsic
 
 from .atomics import add, clear, get, pause, put, replace
-from .jit import QUEUE_STEP, kernel
+from .jit import QUEUE_STEP, inline, kernel
 
 ENTRY, WORDS, QUEUE, THREADS = range(4)  # columns of a program: addresses of an entry, its words, its queue or 0; how many threads
 
@@ -67,6 +67,40 @@ def _call_plain(typing_context, function):
     return types.void(types.int64), generate
 
 
+@inline
+def _shared(team, entry, words, threads):
+    """Run a launch together with the team; a status."""
+    put(team, JOB_ENTRY, entry)
+    put(team, JOB_WORDS, words)
+    put(team, DONE, 0)
+    job = (get(team, TICKET) >> (2 * PART_BITS)) + 1
+    put(team, TICKET, ((job << PART_BITS) + threads << PART_BITS) + 1)
+    status = _call(entry, words, 0)
+    others = threads - 1
+    while True:
+        ticket = get(team, TICKET)
+        part = ticket & PART
+        if part >= threads:
+            break
+        if replace(team, TICKET, ticket, ticket + 1):
+            status |= _call(entry, words, part)
+            others -= 1
+    looks = 0
+    while get(team, DONE) < others:
+        looks = _wait(team, looks)
+    return status | get(team, FAILED)
+
+
+@inline
+def _wait(team, looks):
+    """A moment between two looks, of which there were so many; how many there were then."""
+    if looks < LOOKS:
+        pause()
+    else:
+        _call_plain(team[YIELD])
+    return looks + 1
+
+
 @kernel
 def drive(program, team):
     """Run the launches of ``program (launches, 4)``, those of several threads by the ``team``'s state, or by the caller alone where that is
@@ -81,29 +115,7 @@ def drive(program, team):
                 clear(queue + thread * QUEUE_BYTES)
         status = 0
         if threads > 1 and team.size:
-            put(team, JOB_ENTRY, entry)
-            put(team, JOB_WORDS, words)
-            put(team, DONE, 0)
-            job = (get(team, TICKET) >> (2 * PART_BITS)) + 1
-            put(team, TICKET, ((job << PART_BITS) + threads << PART_BITS) + 1)
-            status = _call(entry, words, 0)
-            others = threads - 1
-            while True:
-                ticket = get(team, TICKET)
-                part = ticket & PART
-                if part >= threads:
-                    break
-                if replace(team, TICKET, ticket, ticket + 1):
-                    status |= _call(entry, words, part)
-                    others -= 1
-            looks = 0
-            while get(team, DONE) < others:
-                looks += 1
-                if looks < LOOKS:
-                    pause()
-                else:
-                    _call_plain(team[YIELD])
-            status |= get(team, FAILED)
+            status = _shared(team, entry, words, threads)
         else:
             for thread in range(threads):
                 status |= _call(entry, words, thread)
@@ -131,11 +143,7 @@ def attend(team, asleep):
                 add(team, DONE, 1)
                 looks = 0
             continue
-        looks += 1
-        if looks < LOOKS:
-            pause()
-            continue
-        _call_plain(team[YIELD])
+        looks = _wait(team, looks)
         if looks > LOOKS + TURNS and get(team, ACTIVE) == 0:
             put(team, asleep, 1)
             break
@@ -148,21 +156,24 @@ class Team:
     """Threads, their common state, and a bell to wake each."""
 
     def __init__(self) -> None:
-        self._taken = threading.Lock()
+        self._taken, self._ended = threading.Lock(), False
         self._bells: list[threading.Lock] = []
         self._threads: list[threading.Thread] = []
         self.state = NOBODY
         self._places = memoryview(self.state.data)
 
     def take(self, threads: int) -> np.ndarray:
-        """The state for :func:`drive` to run launches of so many threads, which are awake; the empty one where another thread has it. To be
-        given back."""
-        if not self._taken.acquire(blocking=False):
+        """The state for :func:`drive` to run launches of so many threads, which are awake; the empty one where another thread has it, or
+        the system starts no more threads. To be given back."""
+        if self._ended or not self._taken.acquire(blocking=False):
             return NOBODY
         try:
             self._gather(threads - 1)
-        except BaseException:
+        except BaseException as error:
+            self.stop()
             self._taken.release()
+            if isinstance(error, RuntimeError):
+                return NOBODY
             raise
         return self.state
 
@@ -190,9 +201,14 @@ class Team:
             bell = threading.Lock()
             bell.acquire()
             thread = threading.Thread(target=_work, args=(self._places, entry, arguments, bell), name=f"numbacnn-{place + 1}", daemon=True)
+            thread.start()
             self._bells.append(bell)
             self._threads.append(thread)
-            thread.start()
+
+    def end(self) -> None:
+        """End the threads for good."""
+        self._ended = True
+        self.stop()
 
     def stop(self) -> None:
         """End the threads."""
@@ -247,4 +263,4 @@ if hasattr(os, "register_at_fork"):
 @atexit.register
 def _end() -> None:
     """Before memory goes that the threads look at."""
-    _team.stop()
+    _team.end()

@@ -1,7 +1,7 @@
 """The loops of BlurPool2D. A kernel fills arrays that it is given; each row of the result is written by one task."""
 
 import numbacnn as nc
-from numbacnn.simd import take
+from numbacnn.kernels.tasks import next_task
 
 
 @nc.inline
@@ -11,13 +11,13 @@ def clamp(position, length):
 
 
 @nc.kernel(parallel=True)
-def forward(x, y, taps, stride, queue):
+def forward(x, y, taps, stride, queue, thread):
     """``y`` (N, OH, OW, C) from ``x`` (N, H, W, C): the filter ``taps`` x ``taps``, centred on every ``stride``-th pixel."""
     samples, height, width, channels = y.shape
     before = (taps.size - 1) // 2
     while True:
-        row = take(queue, 1)
-        if row >= samples * height:
+        row = next_task(queue, thread, samples * height)
+        if row == samples * height:
             break
         n, i = row // height, row % height
         for j in range(width):
@@ -32,13 +32,13 @@ def forward(x, y, taps, stride, queue):
 
 
 @nc.kernel(parallel=True)
-def backward(dy, dx, taps, stride, queue):
+def backward(dy, dx, taps, stride, queue, thread):
     """``dx`` (N, H, W, C) from ``dy`` (N, OH, OW, C): every output hands its gradient to the inputs that it has read."""
     samples, height, width, channels = dx.shape
     before = (taps.size - 1) // 2
     while True:
-        row = take(queue, 1)
-        if row >= samples * height:
+        row = next_task(queue, thread, samples * height)
+        if row == samples * height:
             break
         n, r = row // height, row % height
         for q in range(width):
