@@ -119,6 +119,12 @@ def _panels_of_one(finish):
     """The function for four panels of one pixel: the sums of one alone would wait for each other."""
 
     @inline
+    def end(total, residual, addend, addend_at, count, low, high, y, y_at):
+        if residual:
+            total = total + read(addend, addend_at, count)
+        write(finish(total, low, high), y, y_at, count)
+
+    @inline
     def panels(
         x, x_at, offsets, length, w, w_at, w_step, bias, channel, count, residual, addend, addend_at, low, high, y, y_at
     ):  # fmt: skip
@@ -132,16 +138,10 @@ def _panels_of_one(finish):
                 third = outer(third, x, k, 0, w, w_at + 2 * w_step)
                 fourth = outer(fourth, x, k, 0, w, w_at + 3 * w_step)
                 w_at += WIDTH
-        _end_of_one(first, residual, addend, addend_at, WIDTH, low, high, y, y_at)
-        _end_of_one(second, residual, addend, addend_at + WIDTH, WIDTH, low, high, y, y_at + WIDTH)
-        _end_of_one(third, residual, addend, addend_at + 2 * WIDTH, WIDTH, low, high, y, y_at + 2 * WIDTH)
-        _end_of_one(fourth, residual, addend, addend_at + 3 * WIDTH, count - 3 * WIDTH, low, high, y, y_at + 3 * WIDTH)
-
-    @inline
-    def _end_of_one(total, residual, addend, addend_at, count, low, high, y, y_at):
-        if residual:
-            total = total + read(addend, addend_at, count)
-        write(finish(total, low, high), y, y_at, count)
+        end(first, residual, addend, addend_at, WIDTH, low, high, y, y_at)
+        end(second, residual, addend, addend_at + WIDTH, WIDTH, low, high, y, y_at + WIDTH)
+        end(third, residual, addend, addend_at + 2 * WIDTH, WIDTH, low, high, y, y_at + 2 * WIDTH)
+        end(fourth, residual, addend, addend_at + 3 * WIDTH, count - 3 * WIDTH, low, high, y, y_at + 3 * WIDTH)
 
     return panels
 
