@@ -408,7 +408,13 @@ def prefetch_for_writing(typing_context, array, offset, row_stride, rows):
     return _prefetched(array, rows, writing=True)
 
 
-def _prefetched(array: Any, rows: Any, writing: bool) -> Any:
+@intrinsic(prefer_literal=True)
+def prefetch_later(typing_context, array, offset, row_stride, rows):
+    """As :func:`prefetch`, of elements that will be read after much else: only the second-level cache gets the lines."""
+    return _prefetched(array, rows, writing=False, level=2)
+
+
+def _prefetched(array: Any, rows: Any, writing: bool, level: int = 3) -> Any:
     if not _literal(rows):
         return None
 
@@ -416,11 +422,11 @@ def _prefetched(array: Any, rows: Any, writing: bool) -> Any:
         byte = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, _i32, _i32, _i32])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        purpose, all_levels, data = ir.Constant(_i32, int(writing)), ir.Constant(_i32, 3), ir.Constant(_i32, 1)
+        purpose, levels, data = ir.Constant(_i32, int(writing)), ir.Constant(_i32, level), ir.Constant(_i32, 1)
         first = _element_pointer(context, builder, sig.args[0], args[0], args[1])
         for row in range(rows.literal_value):
             place = builder.gep(first, [builder.mul(args[2], ir.Constant(_i64, row))])
-            builder.call(function, [builder.bitcast(place, byte), purpose, all_levels, data])
+            builder.call(function, [builder.bitcast(place, byte), purpose, levels, data])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, rows), generate

@@ -18,8 +18,10 @@ from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel
 from ..statistics import gather
 from ..tasks import in_shares, next_task, shares_of
+from .ahead import channels_to_read, place_of
 from .tiles import MAX_ROWS, accumulate, clear_run, copy_run, correlations, inside, strips
 
+FAR = 2_000_000  # elements that a weight gradient reads, from which on they come from memory
 SUM_BLOCK = 512  # pixels that are summed before they are added to the total
 FEW_WEIGHTS = 64 * 1024  # elements, that no next ones are fetched of: a second-level cache keeps them
 FETCHED_CHANNELS = 768  # at most, of pixels that come next: with more, they would push those at hand out of the first-level cache
@@ -297,6 +299,7 @@ def weight_gradient(
     dy_at = -(-block_channels // WIDTH) * panel_step if panelled else block_rows * columns * block_channels
     sums_at = dy_at + task_panels * panel_step
     taps_from, taps_to = _met(strides[2], padding[2], dilation[2], extent[2], width, x.shape[3])
+    far = panelled and x.size + dy.size > FAR
     flat = dw.reshape(-1)
     own = scratch[thread]
     gradients = own[dy_at:]
@@ -342,6 +345,11 @@ def weight_gradient(
                         )  # fmt: skip
                     source = n * stride(dy, 0) + plane * stride(dy, 1) + row * stride(dy, 2) + column * stride(dy, 3) + out_channel
                     _pack_panels(dy, source, column_count, out_count, gradients, r * column_count * WIDTH, panel_step)
+                next_start, next_column = (start, column + block_columns) if column + block_columns < width else (start + block_rows, 0)
+                next_columns = min(block_columns, width - next_column)
+                ahead = min(block_rows, lines - next_start) * next_columns if far else 0
+                asked, asked_each = 0, -(-ahead // (-(-out_count // WIDTH) * -(-count // MAX_ROWS)))
+                x_next, dy_next = 0, 0
                 for done_channels in range(0, out_count, WIDTH):
                     for kw in range(taps_from, taps_to if dilation[2] != 1 else taps_from + 1):
                         span = count if dilation[2] != 1 else count * (taps_to - taps_from)
@@ -352,6 +360,18 @@ def weight_gradient(
                                 panel, behind = divmod(done, WIDTH)
                                 x_at, left = panel * panel_step + behind, min(left, WIDTH - behind)
                             rows = heights[left]
+                            for pixel in range(asked, min(ahead, asked + asked_each)):
+                                r, c = divmod(pixel, next_columns)
+                                if c == 0:
+                                    rest, row = divmod(next_start + r, row_to - row_from)
+                                    n, plane = divmod(rest, plane_to - plane_from)
+                                    x_next = place_of(x, n, plane + plane_from, row + row_from, next_column) + channel
+                                    dy_next = place_of(dy, n, plane + plane_from, row + row_from, next_column) + out_channel
+                                channels_to_read(x, x_next, count)
+                                channels_to_read(dy, dy_next, out_count)
+                                x_next += stride(x, 3)
+                                dy_next += stride(dy, 3)
+                            asked += asked_each
                             further, ci = divmod(done, count)
                             at = ((tap + kw + further) * channels + channel + ci) * dw.shape[2] + out_channel + done_channels
                             whole = ci + rows <= count and done_channels + WIDTH <= out_count

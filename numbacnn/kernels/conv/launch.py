@@ -34,6 +34,7 @@ NARROW_COLUMNS = 256  # at most, of its blocks of pixels
 NARROW_PARTS = 16  # at most, whose sums are added up,
 NARROW_PIXELS = 512  # at least, of one, and
 NARROW_WEIGHTS = 64 * 1024  # at most, of all of them
+NARROW_INPUTS = 24  # at most, of a line of the kernel, where there are more than two vectors of output channels
 NARROW_BLOCK = 64  # pixels at least, of images whose groups have two vectors
 COPY_COST = 4  # of a vector: as much as so many times LANES products
 ROUND = 16  # scratch rows start at multiples of a cache line
@@ -472,8 +473,8 @@ class NarrowBlocks:
 def narrow_blocks(window: Window, channels: int, places: Triple, outputs: int, batch: int) -> NarrowBlocks:
     """Cut the weight gradient of a convolution that gave ``places`` with ``outputs`` channels, few in each group."""
     weights = window.taps * channels // window.groups * outputs
-    width = _vectors(window, outputs) * LANES
-    channels, outputs = channels // window.groups, outputs // window.groups
+    width = _tile_vectors(window, outputs) * LANES
+    channels, outputs = channels // window.groups, min(width, outputs // window.groups)
     columns = -(-places[2] // -(-places[2] // NARROW_COLUMNS))
 
     def held(rows: int, block: int) -> int:
@@ -497,12 +498,19 @@ def _vectors(window: Window, outputs: int) -> int:
     return -(-outputs // window.groups // LANES)
 
 
+def _tile_vectors(window: Window, outputs: int) -> int:
+    """Vectors of a tile of a weight gradient that is cut into :class:`NarrowBlocks`."""
+    return min(VECTORS, _vectors(window, outputs))
+
+
 def _sums_parts(window: Window, channels: int, places: Triple, outputs: int) -> bool:
-    """Whether the weight gradient is cut into :class:`NarrowBlocks`: groups have one vector of output channels, or two where several lines
-    of the kernel share what is copied, weights are few, and blocks large enough to pay for loading the sums of all of them."""
+    """Whether the weight gradient is cut into :class:`NarrowBlocks`: groups have one vector of output channels, or more where several lines
+    of the kernel share what is copied, which is most of the work (two vectors, or few input channels), weights are few, and blocks large
+    enough to pay for loading the sums of all of them."""
     weights = window.taps * channels // window.groups * outputs
-    few = weights * NARROW_PARTS <= NARROW_WEIGHTS and math.prod(places[1:]) >= NARROW_BLOCK
-    return _vectors(window, outputs) == 1 or (_vectors(window, outputs) == VECTORS and window.extent[1] > 1 and few)
+    few = weights * NARROW_PARTS <= NARROW_WEIGHTS and _vectors(window, outputs) == VECTORS
+    few = few or (channels // window.groups * window.extent[2] <= NARROW_INPUTS and 2 * weights <= NARROW_WEIGHTS)
+    return _vectors(window, outputs) == 1 or (window.extent[1] > 1 and few and math.prod(places[1:]) >= NARROW_BLOCK)
 
 
 def _panelled(window: Window) -> bool:
@@ -555,7 +563,7 @@ def _narrow_weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, wind
     parts = memory[own.size : own.size + plan.parts * dw.size].reshape(plan.parts, *dw.shape) if plan.parts > 1 else dw[None]
     heights = tile_heights(plan.channels * window.extent[2])
     geometry = geometry_of(window)
-    kernel = narrow_weight_gradient(_vectors(window, dy.shape[4]))
+    kernel = narrow_weight_gradient(_tile_vectors(window, dy.shape[4]))
     kernel(x, dy, parts, heights, window.groups, geometry, plan.rows, plan.columns, plan.channels, own)
     if plan.parts > 1:
         add_parts(parts, dw)

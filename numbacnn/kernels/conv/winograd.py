@@ -32,11 +32,13 @@ from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel, outline
 from ..statistics import gather
 from ..tasks import next_task
+from .ahead import line_to_read, line_to_write
 from .direct import pack_line
 from .ending import ending
 from .tiles import copy_run, products
 
 GAP = 16  # elements behind a row of transformed inputs: rows a power of two apart would share sets of the cache
+FAR = 2_000_000  # elements that are read and written, from which on they come from memory: they are asked for while others are multiplied
 
 
 # Transforms of one line ----------------------------------------------------------------------------------------------
@@ -302,6 +304,7 @@ def fused(size, across, several, narrow, activation):
         down, wide = (y.shape[2] + size - 1) // size, (y.shape[3] + size - 1) // size
         block = together * length
         parts = y.shape[0] * down * wide // run * ((run + length - 1) // length)
+        far = x.size + y.size > FAR
         transformed = scratch[thread]
         sums = transformed[places * slots * block * row :]
         lines = sums[places * panels * block * WIDTH :]
@@ -323,8 +326,20 @@ def fused(size, across, several, narrow, activation):
                             transformed, (slot + t) * row, slots * block * row, lines,
                         )  # fmt: skip
                 first_run, end_run, kd = walk[plane, 2], walk[plane, 3], walk[plane, 4]
+                next_plane, next_first = (walk[plane + 1, 1] - 1, first) if plane + 1 < y.shape[1] else (walk[0, 0], first + count)
+                asked = 0
                 for place in range(places):
                     for panel in range(panels):
+                        while far and asked * places * panels < count * size * (place * panels + panel + 1):
+                            t, line = divmod(asked, size)
+                            n, rest = divmod(next_first + t, down * wide)
+                            i, j = divmod(rest, wide)
+                            below, right = i * size - padding[0] + across - size, j * size - padding[1] + across - size
+                            line_to_read(x, n, next_plane, below + line, max(0, right), size, 0, channels)
+                            n, rest = divmod(first + t, down * wide)
+                            i, j = divmod(rest, wide)
+                            line_to_write(y, n, plane, i * size + line, j * size, size, 0, out_channels)
+                            asked += 1
                         at = (place * panels + panel) * block * WIDTH
                         weights = ((place * panels + panel) * extent + kd) * depth * WIDTH
                         following = weights + w_step

@@ -18,6 +18,7 @@ from ...simd import LANES, fma, load, store, stride, zeros
 from ..channels import WIDTH, access
 from ..jit import inline, kernel, outline
 from ..tasks import next_task
+from .ahead import line_to_read
 from .direct import pack_line
 from .tiles import clear_run, correlations
 from .winograd import GAP, input_step
@@ -25,6 +26,7 @@ from .winograd import GAP, input_step
 TILE = 4
 ACROSS = TILE + 2
 PLACES = ACROSS * ACROSS
+FAR = 500_000  # elements that are read, from which on they come from memory: inputs were made long ago
 
 _, _write = access(1)
 _transform_input = input_step(ACROSS)
@@ -142,6 +144,7 @@ def weight_gradient_parts(x, dy, dw, padding, walk, heights, block_channels, tas
     row = (block_channels + LANES - 1) // LANES * LANES + GAP
     input_places, panel_step, sum_places = block * row + GAP, block * WIDTH, task_panels * block_channels * WIDTH + GAP
     gradient_places = task_panels * panel_step + GAP
+    far = x.size + dy.size > FAR
     flat = dw.reshape(-1)
     inputs = scratch[thread]
     gradients = inputs[PLACES * input_places :]
@@ -177,8 +180,19 @@ def weight_gradient_parts(x, dy, dw, padding, walk, heights, block_channels, tas
                     dy, n, walk[kd, 0] + plane, i * TILE, j * TILE, out_channel, out_count,
                     gradients, t * WIDTH, gradient_places, panel_step, lines,
                 )  # fmt: skip
+            asked, some_panels = 0, (out_count + WIDTH - 1) // WIDTH
             for place in range(PLACES):
-                for panel in range((out_count + WIDTH - 1) // WIDTH):
+                for panel in range(some_panels):
+                    while far and asked * PLACES * some_panels < some * TILE * (place * some_panels + panel + 1):
+                        t, line = divmod(asked, TILE)
+                        n, rest = divmod(start + some + t, planes * down * wide)
+                        plane, rest = divmod(rest, down * wide)
+                        i, j = divmod(rest, wide)
+                        below, right = i * TILE - padding[0] + ACROSS - TILE, j * TILE - padding[1] + ACROSS - TILE
+                        x_plane = walk[kd, 2] + plane * walk[kd, 3]
+                        line_to_read(x, n, x_plane, below + line, max(0, right), TILE, channel, count)
+                        line_to_read(dy, n, walk[kd, 0] + plane, i * TILE + line, j * TILE, TILE, out_channel, out_count)
+                        asked += 1
                     at = place * sum_places + panel * block_channels * WIDTH
                     done = 0
                     while done < count:
