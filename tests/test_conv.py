@@ -503,6 +503,7 @@ def test_weight_gradient_agrees_with_its_definition(monkeypatch, seed):
         (2, (1, 27, 30), (1, 2, 2)),
         (1, (1, 1, 401), (1, 1, 1)),
         (2, (3, 4, 700), (2, 1, 3)),
+        (3, (1, 200, 201), (2, 1, 1)),  # which come from memory
         (1, (1, 1, 1), (1, 1, 1)),
     ],
 )
@@ -512,6 +513,19 @@ def test_pointwise_weight_gradient_agrees_with_its_definition(batch, size, strid
     rng = np.random.default_rng(0)
     x = rng.standard_normal((batch, *size, channels))
     dy = rng.standard_normal((batch, *(-(-n // s) for n, s in zip(size, stride)), outputs))
+    dw = weight_gradient_of(x, dy, window, jit.num_threads())
+    np.testing.assert_allclose(dw, weight_gradient_by_definition(x, dy, window), rtol=1e-10, atol=1e-10)
+    np.testing.assert_array_equal(weight_gradient_of(x, dy, window, 3), dw, "the same bits for any number of threads")
+
+
+@pytest.mark.parametrize(("outputs", "size", "stride"), [(70, 7, 2), (33, 3, 1), (64, 5, 3)])
+def test_weight_gradient_of_few_inputs_agrees_with_its_definition(outputs, size, stride):
+    """It is made panel by panel, all lines of the kernel together."""
+    window = Window((1, size, size), (1, stride, stride), (1, 1, 1), (0, size // 2, size // 2), 1)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 1, 29, 31, 3))
+    places = [(n + 2 * (size // 2) - size) // stride + 1 for n in x.shape[2:4]]
+    dy = rng.standard_normal((3, 1, *places, outputs))
     dw = weight_gradient_of(x, dy, window, jit.num_threads())
     np.testing.assert_allclose(dw, weight_gradient_by_definition(x, dy, window), rtol=1e-10, atol=1e-10)
     np.testing.assert_array_equal(weight_gradient_of(x, dy, window, 3), dw, "the same bits for any number of threads")

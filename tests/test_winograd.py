@@ -9,7 +9,7 @@ import pytest
 
 import numbacnn as nc
 from numbacnn.kernels import jit
-from numbacnn.kernels.conv import DataGradient, Forward, Method, WeightGradient, Window, minimal
+from numbacnn.kernels.conv import DataGradient, Forward, Method, WeightGradient, Window, minimal, winograd
 from numbacnn.simd import LANES
 from tests.naive import conv as naive
 
@@ -119,6 +119,21 @@ def test_the_same_bits_for_any_number_of_threads_blocks_and_groups(monkeypatch):
         np.testing.assert_array_equal(y, results[0])
 
 
+def test_images_that_come_from_memory_have_the_bits_of_each_one_alone():
+    shape, dtype = (9, 96, 98, 16, 24, 1), "float32"
+    x, weight, bias, scale, _ = numbers(shape, dtype)
+    assert x.size + x.size // 16 * 24 > winograd.FAR
+
+    def outputs(images):
+        method = made(Forward, (len(images), *shape[1:]), 4, True)
+        packed, y = np.empty(method.packed_elements, dtype), np.empty((len(images), 1, 96, 98, 24), dtype)
+        method.pack(weight, scale, packed, scratch(method, dtype))
+        method.run(images[:, None], packed, bias, y, scratch(method, dtype))
+        return y
+
+    np.testing.assert_array_equal(outputs(x), np.concatenate([outputs(x[n : n + 1]) for n in range(len(x))]))
+
+
 def weight_gradient(shape, dtype, threads):
     """``x``, ``dy`` and what the kernels make of them."""
     batch, height, width, channels, outputs, padding = shape
@@ -134,9 +149,11 @@ def weight_gradient(shape, dtype, threads):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("shape", [*SHAPES[:-3], (40, 9, 6, 12, 20, 1), (5, 19, 16, 72, 130, 1), SHAPES[-1]], ids=str)
+@pytest.mark.parametrize(
+    "shape", [*SHAPES[:-3], (40, 9, 6, 12, 20, 1), (5, 19, 16, 72, 130, 1), (7, 40, 41, 24, 40, 1), SHAPES[-1]], ids=str
+)
 def test_weight_gradient(shape, dtype):
-    """Also of several parts, blocks of tiles, channels and panels."""
+    """Also of several parts, blocks of tiles, channels and panels, and of so many inputs that they come from memory."""
     x, dy, found = weight_gradient(shape, dtype, jit.num_threads())
     wide = [array.astype("float64") for array in (x, dy)]
     padded = np.pad(wide[0], ((0, 0), (shape[-1],) * 2, (shape[-1],) * 2, (0, 0)))
