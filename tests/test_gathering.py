@@ -40,6 +40,8 @@ DIRECT = {  # window, places of input, channels, output channels, batch
     "narrow groups": (window((1, 3, 3), padding=SAME, groups=3), (1, 9, 11), 6, 9, 2),
     "a channel of each group": (window((1, 3, 3), padding=SAME, groups=4), (1, 9, 11), 4, 8, 2),
     "a long line": (window((1, 1, 3)), (1, 1, 2503), 2, 5, 2),
+    "folded pixels": (window((1, 3, 3), padding=SAME), (1, 17, 12), 7, 6, 3),
+    "folded pixels, stride": (window((2, 5, 5), stride=2, padding=(0, 2, 2)), (3, 31, 32), 3, 3, 2),
     "a column": (window((1, 3, 1)), (1, 703, 1), 2, 5, 1),
     "planes": (window((3, 3, 3), padding=(1, 1, 1)), (4, 7, 6), 3, 18, 2),
 }

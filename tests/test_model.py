@@ -436,7 +436,7 @@ def test_freeze_patterns():
 
 def test_kernels_run_on_as_many_threads_as_have_scratch(monkeypatch):
     """Also where another number is set between planning and binding."""
-    model = nc.Sequential([nc.Conv2D(3, 3)]).build((96, 96, 2))
+    model = nc.Sequential([nc.Conv2D(30, 3)]).build((96, 96, 2))
     monkeypatch.setattr(jit, "_thread_count", 3)
     plan = model._plan(1, False, False, jit.num_threads())
     monkeypatch.setattr(jit, "_thread_count", 5)

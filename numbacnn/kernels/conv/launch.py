@@ -13,6 +13,7 @@ from ...simd import LANES
 from ..channels import VECTORS, WIDTH
 from .direct import add_parts, convolution, pack_weights, weight_gradient
 from .ending import EVERYTHING, is_long, resolved
+from .folding import folding, pack_folded, repeat, unfold_gradient
 from .narrow import narrow_weight_gradient
 from .tiles import MAX_ROWS, ladder_of, tile_heights
 from .window import NOTHING, POINTWISE, Triple, Window, met
@@ -40,9 +41,10 @@ COPY_COST = 4  # of a vector: as much as so many times LANES products
 ROUND = 16  # scratch rows start at multiples of a cache line
 
 
-def packed_elements(inputs: int, outputs: int, taps: int, groups: int) -> int:
-    """Elements of packed weights for ``inputs`` and ``outputs`` channels in all."""
-    return groups * -(-(outputs // groups) // WIDTH) * taps * (inputs // groups) * WIDTH
+def packed_elements(window: Window, inputs: int, places: Triple, outputs: int, folds: bool = True) -> int:
+    """Elements of packed weights for ``inputs`` and ``outputs`` channels in all; ``folds``: see :func:`.folding.folding`."""
+    found, groups = folding(window, places, outputs, folds), window.groups
+    return groups * -(-(found.outputs // groups) // WIDTH) * found.window.taps * (inputs // groups) * WIDTH
 
 
 # Forward -------------------------------------------------------------------------------------------------------------
@@ -206,19 +208,25 @@ def geometry_of(window: Window) -> np.ndarray:
 
 
 def forward_elements(
-    window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int, gathers: bool = False
+    window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int, gathers: bool = False,
+    folds: bool = True,
 ) -> int:  # fmt: skip
     """Scratch elements per thread that :func:`convolve` needs; ``gathers``: also where it gathers statistics."""
-    cuts = itertools.product((False, True), (False, True) if gathers else (False,))
-    return max(blocks(window, size, channels, places, outputs, batch, threads, *cut).scratch for cut in cuts)
+    cuts = list(itertools.product((False, True), (False, True) if gathers else (False,)))
+    found = folding(window, places, outputs, folds)
+    ways = {(found.window, found.places, found.outputs), (found.apart, places, outputs)}
+    needed = (blocks(seen, size, channels, to, many, batch, threads, *cut).scratch for seen, to, many in ways for cut in cuts)
+    return max(needed) + (ROUND if found.pixels > 1 else 0)
 
 
 def gathered_shape(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int) -> Triple:
     """The parts of the statistics that :func:`convolve` gathers of dense arrays: images, planes, and parts of each."""
-    plan = blocks(window, size, channels, places, outputs, batch, 1, as_one_line(window, size, places), gathers=True)
+    found, in_place = folding(window, places, outputs), as_one_line(window, size, places)
+    plan = blocks(found.window, size, channels, found.places, found.outputs, batch, 1, in_place, gathers=True)
     if plan.flat:
         return 1, 1, -(-batch * math.prod(places) // plan.piece_columns)
-    return batch, places[0], -(-places[1] // plan.piece_rows) * -(-places[2] // plan.piece_columns)
+    pieces = -(-found.places[1] // plan.piece_rows) * -(-found.places[2] // plan.piece_columns)
+    return batch, places[0], pieces * found.pixels
 
 
 def nothing_gathered(like: np.ndarray) -> np.ndarray:
@@ -243,13 +251,24 @@ def takes_prologue(window: Window, size: Triple, places: Triple) -> bool:
 def convolve(
     x: np.ndarray, packed: np.ndarray, bias: np.ndarray, y: np.ndarray, window: Window, scratch: np.ndarray,
     addend: np.ndarray | None = None, activation: Callable | None = None, prologue: Prologue | None = None,
-    gathered: np.ndarray | None = None,
+    gathered: np.ndarray | None = None, folds: bool = True,
 ) -> None:  # fmt: skip
     """``y = activation(conv(x) + bias + addend)``; arrays ``(N, D, H, W, C)``, weights from :func:`pack` (none: the sum is zero). What is
-    ``gathered (STATISTICS, *gathered_shape, CO)`` are the statistics of ``y``."""
+    ``gathered (STATISTICS, *gathered_shape, CO)`` are the statistics of ``y``. ``folds``: see :func:`.folding.folding`."""
     more = y if addend is None else addend
     gathers, in_place = gathered is not None, as_one_line(window, x.shape[1:4], y.shape[1:4])
     x, window = _without_gaps(x, y.shape[1:4], window)
+    found = folding(window, y.shape[1:4], y.shape[4], folds)
+    if found.pixels > 1:
+        folded_y, folded_more = found.of(y), found.of(more)
+        if folded_y is None or folded_more is None:
+            assert not gathers, "statistics are gathered of dense arrays"
+            window = found.apart
+        else:
+            repeated = scratch[0, -ROUND:][: found.outputs]
+            repeat(bias, repeated)
+            y, more, bias, window = folded_y, folded_more, repeated, found.window
+            gathered = None if gathered is None else gathered.reshape(*gathered.shape[:3], -1, found.outputs)
     even = prologue is None and None not in (pixel_step(x), pixel_step(y), pixel_step(more)) and (in_place or not gathers)
     plan = blocks(window, x.shape[1:4], x.shape[4], y.shape[1:4], y.shape[4], x.shape[0], scratch.shape[0], even, gathers)
     assert plan.scratch <= scratch.shape[1], "a patch must fit the scratch of its thread"
@@ -313,10 +332,20 @@ def as_line(array: np.ndarray) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(array, (1, 1, 1, pixels, array.shape[4]), (*(pixels * step,) * 3, step, array.strides[4]))
 
 
-def pack(weight: np.ndarray, taps: Sequence[int], scale: np.ndarray, packed: np.ndarray, groups: int) -> None:
-    """Pack these taps of ``weight (kernel..., C / groups, CO)``, output channels multiplied by ``scale``, for :func:`convolve`."""
-    if taps:
-        pack_weights(weight.reshape(-1, *weight.shape[-2:]), int_array(taps), groups, False, scale, packed)
+def pack(
+    weight: np.ndarray, taps: Sequence[int], window: Window, places: Triple, scale: np.ndarray, packed: np.ndarray,
+    transposed: bool = False, folds: bool = True,
+) -> None:  # fmt: skip
+    """Pack these taps of ``weight (kernel..., C / groups, CO)``, those of ``window``, output channels multiplied by ``scale``, for
+    :func:`convolve` into ``places``; ``transposed``: for a convolution the other way."""
+    if not taps:
+        return
+    flat = weight.reshape(-1, *weight.shape[-2:])
+    found = folding(window, places, flat.shape[1] * window.groups if transposed else flat.shape[2], folds)
+    if found.pixels > 1:
+        pack_folded(flat, int_array(taps), window.extent[2], found.pixels, window.stride[2], transposed, scale, packed)
+    else:
+        pack_weights(flat, int_array(taps), window.groups, transposed, scale, packed)
 
 
 # Data gradient -------------------------------------------------------------------------------------------------------
@@ -364,24 +393,23 @@ def data_gradient_elements(
     window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int
 ) -> tuple[int, int]:
     """Elements of packed weights, and of scratch per thread, that :func:`data_gradient` needs."""
-    packed, scratch = 0, 0
+    packed, scratch, folds = 0, 0, window.stride[2] == 1
     for part in _parts(window, size, places):
         if part.taps:
-            packed += packed_elements(outputs, channels, len(part.taps), window.groups)
-        scratch = max(scratch, forward_elements(part.window, places, outputs, part.places, channels, batch, threads))
+            packed += packed_elements(part.window, outputs, part.places, channels, folds)
+        needed = forward_elements(part.window, places, outputs, part.places, channels, batch, threads, folds=folds)
+        scratch = max(scratch, needed)
     return packed, scratch
 
 
 def pack_transposed(weight: np.ndarray, scale: np.ndarray, packed: np.ndarray, window: Window, size: Triple, places: Triple) -> None:
     """Pack ``weight (kernel..., C / groups, CO)``, channels of C multiplied by ``scale``, for :func:`data_gradient` from ``places`` to
     ``size``."""
-    flat = weight.reshape(-1, *weight.shape[-2:])
-    channels = flat.shape[1] * window.groups
-    at = 0
+    at, folds = 0, window.stride[2] == 1
     for part in _parts(window, size, places):
         if part.taps:
-            elements = packed_elements(flat.shape[2], channels, len(part.taps), window.groups)
-            pack_weights(flat, int_array(part.taps), window.groups, True, scale, packed[at : at + elements])
+            elements = packed_elements(part.window, weight.shape[-1], part.places, weight.shape[-2] * window.groups, folds)
+            pack(weight, part.taps, part.window, part.places, scale, packed[at : at + elements], True, folds)
             at += elements
 
 
@@ -391,14 +419,14 @@ def data_gradient(
 ) -> None:  # fmt: skip
     """``dx`` from ``dy`` of a convolution with ``window`` (plus ``bias``, ``addend`` and ``activation``, which make it a transposed
     convolution); weights from :func:`pack_transposed`."""
-    at = 0
+    at, folds = 0, window.stride[2] == 1
     for part in _parts(window, dx.shape[1:4], dy.shape[1:4]):
         places = (slice(None), *(slice(start, None, s) for start, s in zip(part.start, window.stride)))
         target = dx[places]
         more = None if addend is None else addend[places]
         if part.taps:
-            elements = packed_elements(dy.shape[4], dx.shape[4], len(part.taps), window.groups)
-            convolve(dy, packed[at : at + elements], bias, target, part.window, scratch, more, activation)
+            elements = packed_elements(part.window, dy.shape[4], part.places, dx.shape[4], folds)
+            convolve(dy, packed[at : at + elements], bias, target, part.window, scratch, more, activation, folds=folds)
             at += elements
         else:
             convolve(dy, packed[:0], bias, target, part.window, scratch, more, activation)
@@ -524,6 +552,15 @@ def weight_gradient_elements(window: Window, size: Triple, channels: int, places
         places, batch = (1, 1, batch * math.prod(places)), 1
     elif _leaves_out(window, size, places):
         window = dataclasses.replace(window, stride=(1, 1, 1))
+    apart, found = _gradient_elements(window, channels, places, outputs, batch, threads), folding(window, places, outputs)
+    if found.pixels == 1:
+        return apart
+    sums = -(-found.window.taps * channels * found.outputs // threads)
+    return max(apart, _gradient_elements(found.window, channels, found.places, found.outputs, batch, threads) + rounded(sums))
+
+
+def _gradient_elements(window: Window, channels: int, places: Triple, outputs: int, batch: int, threads: int) -> int:
+    """The same without folding pixels."""
     if _sums_parts(window, channels, places, outputs):
         return narrow_blocks(window, channels, places, outputs, batch).elements(threads)
     return gradient_blocks(window, channels, places, outputs, batch, threads).scratch
@@ -535,7 +572,21 @@ def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Wind
         x, dy = x.reshape(1, 1, 1, -1, x.shape[4]), dy.reshape(1, 1, 1, -1, dy.shape[4])
     else:
         x, window = _without_gaps(x, dy.shape[1:4], window)
-    flat = dw.reshape(-1, *dw.shape[-2:])
+    flat, found = dw.reshape(-1, *dw.shape[-2:]), folding(window, dy.shape[1:4], dy.shape[4])
+    folded_dy = found.of(dy) if found.pixels > 1 else None
+    if folded_dy is None:
+        _weight_gradients(x, dy, flat, window, scratch)
+        return
+    line, channels = found.window.extent[2], x.shape[4]
+    memory, size = scratch.reshape(-1), found.window.taps * channels * found.outputs
+    own = memory[: (memory.size - size) // len(scratch) * len(scratch)].reshape(len(scratch), -1)
+    folded = memory[memory.size - size :].reshape(-1, line, channels, found.pixels, dy.shape[4])
+    _weight_gradients(x, folded_dy, folded.reshape(-1, channels, found.outputs), found.window, own)
+    unfold_gradient(folded, window.extent[2], found.pixels, window.stride[2], flat)
+
+
+def _weight_gradients(x: np.ndarray, dy: np.ndarray, flat: np.ndarray, window: Window, scratch: np.ndarray) -> None:
+    """``flat (taps, C / groups, CO)``, as it is."""
     if _sums_parts(window, x.shape[4], dy.shape[1:4], dy.shape[4]):
         _narrow_weight_gradients(x, dy, flat, window, scratch)
         return

@@ -123,7 +123,7 @@ class Forward(_Pass):
         """Elements of packed weights."""
         if self.tile:
             return minimal.packed_elements(self.tile, self._convolution)
-        return launch.packed_elements(self.channels, self.outputs, self._seen.taps, self.window.groups)
+        return launch.packed_elements(self._seen, self.channels, self.places, self.outputs)
 
     def scratch_elements(self, threads: int, gathers: bool = False) -> int:
         """Scratch elements per thread of :meth:`run`; ``gathers``: also where it gathers statistics."""
@@ -144,7 +144,7 @@ class Forward(_Pass):
         if self.tile:
             self._transform(weight, False, scale, packed, scratch)
         else:
-            launch.pack(weight, met(self.window, self.size, self.places)[1], scale, packed, self.window.groups)
+            launch.pack(weight, met(self.window, self.size, self.places)[1], self._seen, self.places, scale, packed)
 
     @property
     def takes_prologue(self) -> bool:
