@@ -125,7 +125,7 @@ def channels_first(batch: np.ndarray) -> Any:
 
 
 def logits_apart(name: str, peer: Peer, size: int, seed: int = 0) -> tuple[nc.Model, float]:
-    """Our model with the peer's weights, and the largest difference of the logits relative to the largest logit."""
+    """Our model with the peer's weights, and the largest difference of its logits from the peer's in float64, relative to the largest."""
     import torch
 
     theirs = randomised(peer.make(), seed)
@@ -134,8 +134,9 @@ def logits_apart(name: str, peer: Peer, size: int, seed: int = 0) -> tuple[nc.Mo
     assert report.complete, str(report)
     assert names.places(ours, report.convention) == names.places(ours, peer.library)
     batch = peer.draw(peer.shape(size))
+    precise = batch.astype(np.float64) if batch.dtype.kind == "f" else batch
     with torch.no_grad():
-        wanted = theirs(channels_first(batch)).numpy()
+        wanted = theirs.double()(channels_first(precise)).numpy()
     found = ours.predict(batch)
     return ours, relative(found["logits"] if isinstance(found, dict) else found, wanted)
 
