@@ -26,6 +26,7 @@ LEAST_PIXELS = 8 * MAX_ROWS  # of a task: with fewer, weights come from afar for
 WEIGHT_PIXELS = 3  # as many pixels take as long as a task's weights take to come from the second-level cache
 GATHERED_PIXELS = 256  # at most, of a part of the statistics that a convolution gathers
 FEW_PRODUCTS = 100_000  # a convolution of less runs in the caller's thread
+READING_COST = 0.05  # of inputs that some panels meet together, as a part of the time that one of these takes
 TASKS_PER_THREAD = 4  # enough to even out threads that get less of the machine
 GRADIENT_PIXELS = 256  # pixels per block of the weight gradient, at most, and
 PANEL_PIXELS = 168  # of a pointwise one: a panel of inputs and one of gradients should stay in a first-level cache
@@ -97,9 +98,11 @@ def blocks(
         scratch = window.extent[0] * lines * line
     panels = -(-outputs // WIDTH)
     task_panels = -(-panels // min(panels, -(-wanted // (pixel_tasks * window.groups))))
+    pass_panels = max(1, PASS_ELEMENTS // (max(1, window.taps * channels) * WIDTH))
     if flat:
-        task_panels = _fair_panels(panels, task_panels, pixel_tasks * window.groups, threads)
-    pass_panels = min(task_panels, max(1, PASS_ELEMENTS // (max(1, window.taps * channels) * WIDTH)))
+        by_places = pixels > panels * WIDTH
+        task_panels = _fair_panels(panels, task_panels, pass_panels, pixel_tasks * window.groups, threads, by_places)
+    pass_panels = min(task_panels, pass_panels)
     if rows * columns == 1:  # no weights meet a second pixel
         pass_panels = task_panels
     whole_lines = window.taps == 1 and window.stride == (1, 1, 1) and columns == places[2]
@@ -135,9 +138,23 @@ def _line_block(channels: int, pixels: int, panels: int, threads: int, piece: in
     return piece * _fair(-(-pixels // piece), most, 1, threads)
 
 
-def _fair_panels(panels: int, most: int, pixel_tasks: int, threads: int) -> int:
-    """Panels of a task, at most so many, so that the thread with most to do has least."""
-    return min(range(most, 0, -1), key=lambda each: -(-pixel_tasks * -(-panels // each) // threads) * each)
+def _fair_panels(panels: int, most: int, together: int, pixel_tasks: int, threads: int, by_places: bool) -> int:
+    """Panels of a task, at most so many, ``together`` of which read their inputs once, so that the thread with most to do has least.
+    Threads share the places, if it goes ``by_places``, or else the panels, and the last task may have fewer; who is through helps others,
+    so nobody waits for longer than for one task."""
+
+    def cost(each: int) -> float:
+        ways = -(-panels // each)
+        tasks, smaller = ways * pixel_tasks, ways * each - panels  # and by how much they are
+        shares = [(share * tasks // threads, (share + 1) * tasks // threads) for share in range(threads)]
+        if by_places:
+            longest = -(-pixel_tasks // threads) * panels
+        else:
+            longest = max((b - a) * each - max(0, b - max(a, tasks - pixel_tasks)) * smaller for a, b in shares)
+        helped = panels * pixel_tasks / threads + each * (threads - 1) / threads
+        return min(longest, helped) * (1 + READING_COST / min(each, together))
+
+    return min(range(most, 0, -1), key=cost)
 
 
 def evened(length: int, most: int) -> int:
