@@ -78,6 +78,14 @@ class Mask(types.Type):
         super().__init__(f"Mask({dtype}, {rows}, {vectors}, {LANES})")
 
 
+class Rows(types.Type):
+    """Numba type of the places in memory of a matrix's rows, of elements of type ``dtype``: :data:`ROWS_PER_BASE` rows for each address."""
+
+    def __init__(self, dtype: Any, bases: int):
+        self.dtype, self.bases = dtype, bases
+        super().__init__(f"Rows({dtype}, {bases})")
+
+
 @register_model(Tile)
 class _TileModel(models.PrimitiveModel):
     def __init__(self, manager: Any, tile: Tile):
@@ -89,6 +97,14 @@ class _TileModel(models.PrimitiveModel):
 class _MaskModel(models.PrimitiveModel):
     def __init__(self, manager: Any, mask: Mask):
         super().__init__(manager, mask, ir.ArrayType(ir.VectorType(ir.IntType(1), LANES), mask.rows * mask.vectors))
+
+
+@register_model(Rows)
+class _RowsModel(models.PrimitiveModel):
+    """Addresses, and the distance between rows in bytes."""
+
+    def __init__(self, manager: Any, rows: Rows):
+        super().__init__(manager, rows, ir.ArrayType(_i64, rows.bases + 1))
 
 
 # Helpers for writing IR ----------------------------------------------------------------------------------------------
@@ -372,6 +388,82 @@ def outer(typing_context, sums, a, a_offset, a_stride, b, b_offset):
         return value
 
     return sums(sums, a, types.intp, types.intp, b, types.intp), generate
+
+
+def _hidden(builder: Any, number: Any) -> Any:
+    """The number, in a register, without LLVM's seeing what it is."""
+    return builder.asm(ir.FunctionType(_i64, [_i64]), "", "=r,0", [number], side_effect=False)
+
+
+ROWS_PER_BASE = 3  # an instruction adds nothing, the distance, or twice the distance to an address
+
+
+@intrinsic(prefer_literal=True)
+def rows_of(typing_context, array, offset, row_stride, rows, length):
+    """The places of ``rows`` rows of ``length`` elements at ``array[offset + i * row_stride]``, for :func:`outer_of`.
+
+    LLVM is kept from seeing how the addresses are related: it would compute each row's from the one before, for which there are too few
+    registers."""
+    if not _literal(rows):
+        return None
+    result = Rows(array.dtype, -(-rows.literal_value // ROWS_PER_BASE))
+
+    def generate(context, builder, sig, args):
+        _check_bounds(context, builder, sig.args[0], args[0], args[1], _last_offset(builder, args[1], args[2], rows.literal_value, args[4]))
+        size = ir.Constant(_i64, context.get_abi_sizeof(context.get_data_type(array.dtype)))
+        first = builder.ptrtoint(_element_pointer(context, builder, sig.args[0], args[0], args[1]), _i64)
+        step = builder.mul(args[2], size)
+        bases = [builder.add(first, builder.mul(step, ir.Constant(_i64, ROWS_PER_BASE * base))) for base in range(result.bases)]
+        value = ir.Constant(ir.ArrayType(_i64, result.bases + 1), ir.Undefined)
+        for place, number in enumerate([*bases, step]):
+            value = builder.insert_value(value, _hidden(builder, number), place)
+        return value
+
+    return result(array, types.intp, types.intp, rows, types.intp), generate
+
+
+@intrinsic(prefer_literal=True)
+def moved(typing_context, rows, count):
+    """The places ``count`` elements further on."""
+    if not isinstance(rows, Rows) or not _literal(count):
+        return None
+
+    def generate(context, builder, sig, args):
+        distance = ir.Constant(_i64, count.literal_value * context.get_abi_sizeof(context.get_data_type(rows.dtype)))
+        value = args[0]
+        for base in range(rows.bases):
+            value = builder.insert_value(value, _hidden(builder, builder.add(builder.extract_value(value, base), distance)), base)
+        return value
+
+    return rows(rows, count), generate
+
+
+@intrinsic(prefer_literal=True)
+def outer_of(typing_context, sums, rows, column, b, b_offset):
+    """``sums[i][j] += rows[i][column] * b[b_offset + j-th vector]`` of floats, as :func:`outer`."""
+    if not (isinstance(sums, Tile) and isinstance(rows, Rows) and _literal(column)):
+        return None
+
+    def generate(context, builder, sig, args):
+        tile = sig.args[0]
+        _check_bounds(context, builder, sig.args[3], args[3], args[4], builder.add(args[4], ir.Constant(_i64, tile.vectors * LANES - 1)))
+        size = context.get_abi_sizeof(context.get_data_type(tile.dtype))
+        vector_type, element = tile.vector(context), context.get_value_type(rows.dtype).as_pointer()
+        pointer, zero = _element_pointer(context, builder, sig.args[3], args[3], args[4]), ir.Constant(_i64, 0)
+        columns = [builder.load(_vector_pointer(builder, pointer, zero, 0, j), align=size) for j in range(tile.vectors)]
+        step = builder.extract_value(args[1], rows.bases)
+        value = args[0]
+        for i in range(tile.rows):
+            base, further = divmod(i, ROWS_PER_BASE)
+            place = builder.add(builder.extract_value(args[1], base), builder.mul(step, ir.Constant(_i64, further)))
+            place = builder.add(place, ir.Constant(_i64, column.literal_value * size))
+            row = _splat(builder, builder.load(builder.inttoptr(place, element), align=size))
+            for j, each in enumerate(columns):
+                k = i * tile.vectors + j
+                value = builder.insert_value(value, _call(builder, "fmuladd", vector_type, row, each, builder.extract_value(value, k)), k)
+        return value
+
+    return sums(sums, rows, column, b, types.intp), generate
 
 
 @intrinsic

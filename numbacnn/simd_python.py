@@ -7,6 +7,7 @@ kernel or a helper run on them. An access outside its array raises IndexError.
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import functools
 import math
 import operator
@@ -153,6 +154,27 @@ def outer(sums, a, a_offset, a_stride, b, b_offset):
     return PyTile(sums.values + left * _flat(b)[_places(b_offset, 0, 1, width)])
 
 
+@dataclasses.dataclass
+class PyRows:
+    """Places of rows of a flat array."""
+
+    array: np.ndarray
+    offset: int
+    stride: int
+
+
+def rows_of(array, offset, row_stride, rows, length):
+    return PyRows(array, offset, row_stride)
+
+
+def moved(rows, count):
+    return PyRows(rows.array, rows.offset + count, rows.stride)
+
+
+def outer_of(sums, rows, column, b, b_offset):
+    return outer(sums, rows.array, rows.offset + column, rows.stride, b, b_offset)
+
+
 def add_rows(sums, a, a_offset, tile):
     values = sums.values
     for factor, row in zip(_flat(a)[_places(a_offset, 1, len(tile.values), 1)], tile.values):
@@ -275,9 +297,9 @@ def largest(tile):
 OF_TILES: dict[str, Callable] = {"floor": floor, "square_root": square_root} | {
     function.__name__: function
     for function in (
-        absolute, add_rows, apply, bits, clamp, columns, convert, each, fma, from_bits, largest, load, load_part, memory, negative, outer,
-        power, prefetch, prefetch_for_writing, prefetch_later, row_sum, select, splat, store, store_part, stride, take, total, transpose,
-        where, zeros,
+        absolute, add_rows, apply, bits, clamp, columns, convert, each, fma, from_bits, largest, load, load_part, memory, moved,
+        negative, outer, outer_of, power, prefetch, prefetch_for_writing, prefetch_later, row_sum, rows_of, select, splat, store,
+        store_part, stride, take, total, transpose, where, zeros,
     )
 }  # fmt: skip
 """What takes the place of ``simd.py``'s functions, by name."""

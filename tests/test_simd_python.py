@@ -9,24 +9,41 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from numbacnn import simd, simd_python
+from numbacnn.kernels.jit import kernel
 from numbacnn.simd import LANES
-from numbacnn.simd_python import (
-    PyTile,
-    add_rows,
-    columns,
-    floor,
-    load,
-    load_part,
-    outer,
-    plain,
-    row_sum,
-    store_part,
-    stride,
-    where,
-    zeros,
-)  # fmt: skip
+from numbacnn.simd_python import PyTile, add_rows, columns, floor, load, load_part, outer, plain, row_sum, store_part, stride, where, zeros
 
 ROOT = Path(__file__).parents[1]
+
+
+def product_by(module):
+    """Seven rows of ``x``, ``step`` apart, times ``w``."""
+    zeros, rows_of, outer_of, moved, store = (getattr(module, name) for name in ("zeros", "rows_of", "outer_of", "moved", "store"))
+
+    def product(x, w, y, at, step, depth):
+        rows, total = rows_of(x, at, step, 7, depth), zeros(y, 7, 2)
+        for k in range(0, depth, 2):
+            total = outer_of(total, rows, 0, w, 2 * LANES * k)
+            if k + 1 < depth:
+                total = outer_of(total, rows, 1, w, 2 * LANES * (k + 1))
+            rows = moved(rows, 2)
+        store(total, y, 0, 2 * LANES)
+
+    return product
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("step", [0, 1, 5, 40])
+def test_rows_times_a_panel(step, dtype):
+    """Compiled and in plain Python."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal(300).astype(dtype), rng.standard_normal((5, 2 * LANES)).astype(dtype)
+    wanted = np.stack([x[3 + i * step : 8 + i * step] for i in range(7)]) @ w
+    for function in (kernel(product_by(simd)), product_by(simd_python)):
+        y = np.full((7, 2 * LANES), np.nan, dtype)
+        function(x, w, y, 3, step, 5)
+        np.testing.assert_allclose(y, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

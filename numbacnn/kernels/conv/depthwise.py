@@ -13,10 +13,12 @@ from ...simd import (
     fma,
     load,
     load_part,
-    outer,
+    moved,
+    outer_of,
     prefetch,
     prefetch_for_writing,
     row_sum,
+    rows_of,
     store,
     store_part,
     stride,
@@ -110,16 +112,17 @@ def _expansion(rows, finish):
     @inline
     def expand(x, x_at, x_step, depth, w, w_at, bias, channel, count, low, high, y, y_at):
         total = load(bias, channel, 0, rows, VECTORS) if count >= WIDTH else load_part(bias, channel, 0, count, rows, VECTORS)
+        pixels = rows_of(x, x_at, x_step, rows, depth)
         for _ in range(depth // 4):
-            total = outer(total, x, x_at, x_step, w, w_at)
-            total = outer(total, x, x_at + 1, x_step, w, w_at + WIDTH)
-            total = outer(total, x, x_at + 2, x_step, w, w_at + 2 * WIDTH)
-            total = outer(total, x, x_at + 3, x_step, w, w_at + 3 * WIDTH)
-            x_at += 4
+            total = outer_of(total, pixels, 0, w, w_at)
+            total = outer_of(total, pixels, 1, w, w_at + WIDTH)
+            total = outer_of(total, pixels, 2, w, w_at + 2 * WIDTH)
+            total = outer_of(total, pixels, 3, w, w_at + 3 * WIDTH)
+            pixels = moved(pixels, 4)
             w_at += 4 * WIDTH
         for _ in range(depth % 4):
-            total = outer(total, x, x_at, x_step, w, w_at)
-            x_at += 1
+            total = outer_of(total, pixels, 0, w, w_at)
+            pixels = moved(pixels, 1)
             w_at += WIDTH
         store(finish(total, low, high), y, y_at, HELD)
 

@@ -10,17 +10,30 @@ import functools
 
 import numpy as np
 
-from ...simd import LANES, VECTOR_BITS, load, load_part, outer, prefetch, prefetch_for_writing, store, store_part, zeros
+from ...simd import (
+    LANES,
+    VECTOR_BITS,
+    load,
+    load_part,
+    moved,
+    outer,
+    outer_of,
+    prefetch,
+    prefetch_for_writing,
+    rows_of,
+    store,
+    store_part,
+    zeros,
+)
 from ..channels import VECTORS, WIDTH, access, read, write
 from ..jit import inline
 from .ending import ending, untouched
 
 LADDER = (8, 7, 6, 4, 2, 1) if VECTOR_BITS == 512 else (6, 5, 4, 3, 2, 1)
-"""Tile heights that are compiled: the first one fills the 16 vector registers of AVX2. AVX-512 has 32, which hold the sums of 14 rows; but
-for the addresses of more than 8 there are too few others: with 14, ResNet-50 takes a third longer (Zen 5)."""
+"""Tile heights that are compiled: the first one fills the 16 vector registers of AVX2. AVX-512 has 32, but with 10 to 14 rows, products
+come no faster (240 GFLOP/s of a core's 250, Zen 5), and more pixels are left over."""
 NARROW_LADDER = (10, 8, 7, 4, 2, 1)
-"""Heights of tiles that are one vector wide, where a group has no more channels than that: for more rows there are too few registers that
-hold addresses."""
+"""Heights of tiles that are one vector wide, where a group has no more channels than that."""
 ADJACENT_LADDER = (8, 7, 6, 4, 2, 1)
 """The same where rows are neighbouring elements: one address is enough, and what is loaded for one product serves the next ones."""
 MAX_ROWS = LADDER[0]
@@ -83,22 +96,22 @@ def _panel(rows, vectors, adjacent, fetches, finish):
         if fetches:
             prefetch_for_writing(y, y_at + rows * y_step, y_step, rows)  # a store waits for its line, too
         for run in range(offsets.size):
-            p = x_at + offsets[run]
+            at = rows_of(x, x_at + offsets[run], x_step, rows, length)
             for _ in range(length // 4):
                 if fetches:
                     prefetch(w, w_ahead, 0, 1)
                     prefetch(x, x_ahead, WIDTH, 2)
-                total = outer(total, x, p, x_step, w, w_at)
-                total = outer(total, x, p + 1, x_step, w, w_at + WIDTH)
-                total = outer(total, x, p + 2, x_step, w, w_at + 2 * WIDTH)
-                total = outer(total, x, p + 3, x_step, w, w_at + 3 * WIDTH)
-                p += 4
+                total = outer_of(total, at, 0, w, w_at)
+                total = outer_of(total, at, 1, w, w_at + WIDTH)
+                total = outer_of(total, at, 2, w, w_at + 2 * WIDTH)
+                total = outer_of(total, at, 3, w, w_at + 3 * WIDTH)
+                at = moved(at, 4)
                 w_at += 4 * WIDTH
                 w_ahead += w_fetch
                 x_ahead += x_fetch
             for _ in range(length % 4):
-                total = outer(total, x, p, x_step, w, w_at)
-                p += 1
+                total = outer_of(total, at, 0, w, w_at)
+                at = moved(at, 1)
                 w_at += WIDTH
         if residual:
             if whole:
@@ -262,14 +275,14 @@ def _product(rows, several, vectors):
     def product(x, x_at, x_step, offsets, first, end, length, w, w_at, sums, at, ahead):
         total = zeros(sums, rows, vectors)
         for run in range(first, end if several else first + 1):
-            p = x_at + offsets[run]
+            at_x = rows_of(x, x_at + offsets[run], x_step, rows, length)
             for _ in range(length // 4):
                 prefetch(w, ahead, WIDTH, 2)
-                total = outer(total, x, p, x_step, w, w_at)
-                total = outer(total, x, p + 1, x_step, w, w_at + WIDTH)
-                total = outer(total, x, p + 2, x_step, w, w_at + 2 * WIDTH)
-                total = outer(total, x, p + 3, x_step, w, w_at + 3 * WIDTH)
-                p += 4
+                total = outer_of(total, at_x, 0, w, w_at)
+                total = outer_of(total, at_x, 1, w, w_at + WIDTH)
+                total = outer_of(total, at_x, 2, w, w_at + 2 * WIDTH)
+                total = outer_of(total, at_x, 3, w, w_at + 3 * WIDTH)
+                at_x = moved(at_x, 4)
                 w_at += 4 * WIDTH
                 ahead += 2 * WIDTH
         store(total, sums, at, WIDTH)
