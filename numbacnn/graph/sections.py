@@ -22,7 +22,7 @@ from .places import find_places
 from .plan import Block, Plan, Slot, place
 from .tensor import Tensor
 
-CACHE_BYTES = 4 << 20  # per thread: what the inputs and outputs of a node may take to stay in the last-level cache
+CACHE_BYTES = 3 << 20  # per thread: what the inputs and outputs of a node may take to stay in the last-level cache
 LAUNCH_BYTES = 128 << 10  # that could be read in the time that a launch takes to begin and end
 CUT_BYTES = 1 << 20  # that a cut has to save
 HELD = 0.5  # bytes from memory in place of which a section holds one less that does not fit the cache
