@@ -16,8 +16,8 @@ def place_of(array, n, plane, row, column):
 
 
 def _asking(ask):
-    """The functions that ask, by ``ask``, for ``count`` channels, from the place ``at`` on, and for those from ``channel`` on of ``size``
-    pixels of a line, as far as they exist."""
+    """The functions that ask, by ``ask``, for ``count`` channels, from the place ``at`` on, and for those from ``channel`` on of ``size x
+    size`` pixels, as far as they exist."""
 
     @inline
     def ask_for_channels(array, at, count):
@@ -25,15 +25,16 @@ def _asking(ask):
             ask(array, place, 0, 1)
 
     @inline
-    def ask_for_line(array, n, plane, row, column, size, channel, count):
-        if n < array.shape[0] and 0 <= row < array.shape[2]:
-            at = place_of(array, n, plane, row, column) + channel
-            for _ in range(min(size, array.shape[3] - column)):
-                ask_for_channels(array, at, count)
-                at += stride(array, 3)
+    def ask_for_lines(array, n, plane, row, column, size, channel, count):
+        if n < array.shape[0]:
+            for line in range(max(0, row), min(row + size, array.shape[2])):
+                at = place_of(array, n, plane, line, column) + channel
+                for _ in range(min(size, array.shape[3] - column)):
+                    ask_for_channels(array, at, count)
+                    at += stride(array, 3)
 
-    return ask_for_channels, ask_for_line
+    return ask_for_channels, ask_for_lines
 
 
-channels_to_read, line_to_read = _asking(prefetch_later)
-_, line_to_write = _asking(prefetch_for_writing)
+channels_to_read, lines_to_read = _asking(prefetch_later)
+_, lines_to_write = _asking(prefetch_for_writing)

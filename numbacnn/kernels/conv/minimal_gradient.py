@@ -9,7 +9,7 @@ import functools
 import numpy as np
 
 from ...simd import LANES
-from ..channels import WIDTH
+from ..channels import VECTORS
 from . import minimal, winograd_gradient
 from .direct import add_parts
 from .launch import counts, gradient_blocks
@@ -44,13 +44,14 @@ class GradientTasks:
 def gradient_tasks(kernel: int, places: Triple, channels: int, outputs: int, batch: int, threads: int) -> GradientTasks:
     """Cut the weight gradient of a convolution from ``channels`` to ``places`` with ``outputs`` channels, by a kernel of so many planes.
     Parts and blocks, and with them the order of sums, follow from the shape alone; the rest is what costs least on that many threads."""
-    all_panels = -(-outputs // WIDTH)
+    lanes = _vectors(outputs) * LANES
+    all_panels = -(-outputs // lanes)
     tiles = batch * places[0] * -(-places[1] // TILE) * -(-places[2] // TILE)
     block = min(BLOCK_TILES, tiles)
     parts = max(1, min(MOST_PARTS, PART_WEIGHTS // (kernel * channels * outputs), tiles // (LEAST_BLOCKS * block)))
 
     def task(some: int, panels: int) -> GradientTasks:
-        depth, width = -(-some // LANES) * LANES, panels * WIDTH
+        depth, width = -(-some // LANES) * LANES, panels * lanes
         tasks = kernel * parts * -(-channels // some) * -(-all_panels // panels)
         vectors = (depth + width) // LANES
         weights = PLACES * some * width // LANES
@@ -64,6 +65,11 @@ def gradient_tasks(kernel: int, places: Triple, channels: int, outputs: int, bat
     cuts = [task(min(channels, -(-vectors // c) * LANES), -(-all_panels // p)) for c in counts(vectors) for p in counts(all_panels)]
     fitting = [cut for cut in cuts if cut.scratch <= TASK_ELEMENTS] or [min(cuts, key=lambda cut: cut.scratch)]
     return min(fitting, key=lambda cut: cut.cost)
+
+
+def _vectors(outputs: int) -> int:
+    """Of a panel of output channels."""
+    return 1 if outputs <= LANES else VECTORS
 
 
 def applies(window: Window, channels: int, outputs: int) -> bool:
@@ -92,7 +98,8 @@ def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Wind
     flat, own = scratch.reshape(-1), threads * plan.scratch
     total = dw.reshape(1, window.taps, channels, outputs)
     parts = total if plan.parts == 1 else flat[own : own + plan.parts * total.size].reshape(plan.parts, *total.shape[1:])
-    winograd_gradient.weight_gradient_parts(
+    kernel = winograd_gradient.weight_gradient_parts(_vectors(outputs))
+    kernel(
         x, dy, parts, np.array(window.padding[1:]), _walk(window, x.shape[1:4], dy.shape[1:4]), tile_heights(plan.channels),
         plan.channels, plan.panels, plan.block, flat[:own].reshape(threads, plan.scratch),
     )  # fmt: skip

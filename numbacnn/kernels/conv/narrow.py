@@ -11,13 +11,11 @@ from __future__ import annotations
 import functools
 
 from ...simd import LANES, load, store, zeros
-from ..channels import VECTORS, access
+from ..channels import access
 from ..jit import inline, kernel
 from ..tasks import next_task
 from .direct import pack_line
-from .tiles import correlations, inside, narrow_correlations
-
-CORRELATIONS = {1: narrow_correlations, VECTORS: correlations}
+from .tiles import CORRELATIONS, inside
 
 
 @functools.cache

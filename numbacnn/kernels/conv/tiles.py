@@ -343,6 +343,7 @@ correlations = _by_height(LADDER, [_correlation(rows, VECTORS) for rows in LADDE
 ``g_step``; ``first`` overwrites."""
 narrow_correlations = _by_height(LADDER, [_correlation(rows, 1) for rows in LADDER])
 """The same with tiles of one vector."""
+CORRELATIONS = {1: narrow_correlations, VECTORS: correlations}
 
 
 @inline

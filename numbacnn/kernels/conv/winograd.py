@@ -32,7 +32,7 @@ from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel, outline
 from ..statistics import gather
 from ..tasks import next_task
-from .ahead import line_to_read, line_to_write
+from .ahead import lines_to_read, lines_to_write
 from .direct import pack_line
 from .ending import ending
 from .tiles import copy_run, products
@@ -330,15 +330,14 @@ def fused(size, across, several, narrow, activation):
                 asked = 0
                 for place in range(places):
                     for panel in range(panels):
-                        while far and asked * places * panels < count * size * (place * panels + panel + 1):
-                            t, line = divmod(asked, size)
-                            n, rest = divmod(next_first + t, down * wide)
+                        while far and asked * places * panels < count * (place * panels + panel + 1):
+                            n, rest = divmod(next_first + asked, down * wide)
                             i, j = divmod(rest, wide)
                             below, right = i * size - padding[0] + across - size, j * size - padding[1] + across - size
-                            line_to_read(x, n, next_plane, below + line, max(0, right), size, 0, channels)
-                            n, rest = divmod(first + t, down * wide)
+                            lines_to_read(x, n, next_plane, below, max(0, right), size, 0, channels)
+                            n, rest = divmod(first + asked, down * wide)
                             i, j = divmod(rest, wide)
-                            line_to_write(y, n, plane, i * size + line, j * size, size, 0, out_channels)
+                            lines_to_write(y, n, plane, i * size, j * size, size, 0, out_channels)
                             asked += 1
                         at = (place * panels + panel) * block * WIDTH
                         weights = ((place * panels + panel) * extent + kd) * depth * WIDTH

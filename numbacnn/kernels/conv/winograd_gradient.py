@@ -14,13 +14,15 @@ the shape alone, and their sums are added up in their order: the same bits for a
 
 from __future__ import annotations
 
+import functools
+
 from ...simd import LANES, fma, load, store, stride, zeros
 from ..channels import WIDTH, access
 from ..jit import inline, kernel, outline
 from ..tasks import next_task
-from .ahead import line_to_read
+from .ahead import lines_to_read
 from .direct import pack_line
-from .tiles import clear_run, correlations
+from .tiles import CORRELATIONS, clear_run
 from .winograd import GAP, input_step
 
 TILE = 4
@@ -128,85 +130,91 @@ def weight_step(sums, at, place_step, target, to, tap_step, count, lines):
 # Kernels -------------------------------------------------------------------------------------------------------------
 
 
-@kernel(parallel=True, views=("x", "dy"))
-def weight_gradient_parts(x, dy, dw, padding, walk, heights, block_channels, task_panels, block, scratch, queue, thread):
-    """The weight gradient ``dw (parts, planes * 9, C, CO)`` of each part of the tiles, of views ``x (N, D, H, W, C)`` and ``dy (N, OD, OH,
-    OW, CO)``; ``padding`` (height, width) in front of ``x``. For each plane of the kernel ``walk (planes, 4)`` holds the first plane of
-    ``dy`` that gives it products, how many do, the first plane of ``x`` that they are with and the distance to the next. A task makes
-    ``block_channels`` channels and ``task_panels`` panels of one plane of the kernel, ``block`` tiles at a time; ``heights`` of tiles of
-    registers; ``scratch (threads, elements)``."""
-    parts, channels, out_channels = dw.shape[0], x.shape[4], dy.shape[4]
-    panels = (out_channels + WIDTH - 1) // WIDTH
-    down, wide = (dy.shape[2] + TILE - 1) // TILE, (dy.shape[3] + TILE - 1) // TILE
-    extent = walk.shape[0]
-    channel_tasks = (channels + block_channels - 1) // block_channels
-    panel_tasks = (panels + task_panels - 1) // task_panels
-    row = (block_channels + LANES - 1) // LANES * LANES + GAP
-    input_places, panel_step, sum_places = block * row + GAP, block * WIDTH, task_panels * block_channels * WIDTH + GAP
-    gradient_places = task_panels * panel_step + GAP
-    far = x.size + dy.size > FAR
-    flat = dw.reshape(-1)
-    inputs = scratch[thread]
-    gradients = inputs[PLACES * input_places :]
-    sums = gradients[PLACES * gradient_places :]
-    lines = sums[PLACES * sum_places :]
-    while True:
-        task = next_task(queue, thread, extent * parts * channel_tasks * panel_tasks)
-        if task >= extent * parts * channel_tasks * panel_tasks:
-            break
-        rest, panel_task = divmod(task, panel_tasks)
-        rest, channel_task = divmod(rest, channel_tasks)
-        part, kd = divmod(rest, extent)
-        channel, out_channel = channel_task * block_channels, panel_task * task_panels * WIDTH
-        count = min(block_channels, channels - channel)
-        out_count = min(task_panels * WIDTH, out_channels - out_channel)
-        depth = (count + LANES - 1) // LANES * LANES
-        planes = walk[kd, 1]
-        tiles = dy.shape[0] * planes * down * wide
-        first, end = part * tiles // parts, (part + 1) * tiles // parts
-        for place in range(PLACES if first == end else 0):
-            clear_run(sums, place * sum_places, task_panels * block_channels * WIDTH)
-        for start in range(first, end, block):
-            some = min(block, end - start)
-            for t in range(some):
-                n, rest = divmod(start + t, planes * down * wide)
-                plane, rest = divmod(rest, down * wide)
-                i, j = divmod(rest, wide)
-                _transform_input(
-                    x, n, walk[kd, 2] + plane * walk[kd, 3], i * TILE - padding[0], j * TILE - padding[1], channel, count, depth,
-                    inputs, t * row, input_places, lines,
-                )  # fmt: skip
-                gradient_step(
-                    dy, n, walk[kd, 0] + plane, i * TILE, j * TILE, out_channel, out_count,
-                    gradients, t * WIDTH, gradient_places, panel_step, lines,
-                )  # fmt: skip
-            asked, some_panels = 0, (out_count + WIDTH - 1) // WIDTH
-            for place in range(PLACES):
-                for panel in range(some_panels):
-                    while far and asked * PLACES * some_panels < some * TILE * (place * some_panels + panel + 1):
-                        t, line = divmod(asked, TILE)
-                        n, rest = divmod(start + some + t, planes * down * wide)
-                        plane, rest = divmod(rest, down * wide)
-                        i, j = divmod(rest, wide)
-                        below, right = i * TILE - padding[0] + ACROSS - TILE, j * TILE - padding[1] + ACROSS - TILE
-                        x_plane = walk[kd, 2] + plane * walk[kd, 3]
-                        line_to_read(x, n, x_plane, below + line, max(0, right), TILE, channel, count)
-                        line_to_read(dy, n, walk[kd, 0] + plane, i * TILE + line, j * TILE, TILE, out_channel, out_count)
-                        asked += 1
-                    at = place * sum_places + panel * block_channels * WIDTH
-                    done = 0
-                    while done < count:
-                        rows = heights[count - done]
-                        correlations(
-                            rows, start == first, sums, at + done * WIDTH, WIDTH, inputs, place * input_places + done, 0, row,
-                            gradients, place * gradient_places + panel * panel_step, WIDTH, 1, some,
-                        )  # fmt: skip
-                        done += rows
-        for done in range(0, out_count, LANES):
-            panel, vector = divmod(done, WIDTH)
-            for c in range(count):
-                to = ((part * extent + kd) * 9 * channels + channel + c) * out_channels + out_channel + done
-                weight_step(
-                    sums, (panel * block_channels + c) * WIDTH + vector, sum_places,
-                    flat, to, channels * out_channels, out_count - done, lines,
-                )  # fmt: skip
+@functools.cache
+def weight_gradient_parts(vectors):
+    """The kernel ``weight_gradient_parts`` whose panels have so many vectors of output channels."""
+    correlate, lanes = CORRELATIONS[vectors], vectors * LANES
+
+    @kernel(parallel=True, views=("x", "dy"))
+    def weight_gradient_parts(x, dy, dw, padding, walk, heights, block_channels, task_panels, block, scratch, queue, thread):
+        """The weight gradient ``dw (parts, planes * 9, C, CO)`` of each part of the tiles, of views ``x (N, D, H, W, C)`` and ``dy (N,
+        OD, OH, OW, CO)``; ``padding`` (height, width) in front of ``x``. For each plane of the kernel ``walk (planes, 4)`` holds the first
+        plane of ``dy`` that gives it products, how many do, the first plane of ``x`` that they are with and the distance to the next. A
+        task makes ``block_channels`` channels and ``task_panels`` panels of one plane of the kernel, ``block`` tiles at a time;
+        ``heights`` of tiles of registers; ``scratch (threads, elements)``."""
+        parts, channels, out_channels = dw.shape[0], x.shape[4], dy.shape[4]
+        panels = (out_channels + lanes - 1) // lanes
+        down, wide = (dy.shape[2] + TILE - 1) // TILE, (dy.shape[3] + TILE - 1) // TILE
+        extent = walk.shape[0]
+        channel_tasks = (channels + block_channels - 1) // block_channels
+        panel_tasks = (panels + task_panels - 1) // task_panels
+        row = (block_channels + LANES - 1) // LANES * LANES + GAP
+        input_places, panel_step, sum_places = block * row + GAP, block * lanes, task_panels * block_channels * lanes + GAP
+        gradient_places = task_panels * panel_step + GAP
+        far = x.size + dy.size > FAR
+        flat = dw.reshape(-1)
+        inputs = scratch[thread]
+        gradients = inputs[PLACES * input_places :]
+        sums = gradients[PLACES * gradient_places :]
+        lines = sums[PLACES * sum_places :]
+        while True:
+            task = next_task(queue, thread, extent * parts * channel_tasks * panel_tasks)
+            if task >= extent * parts * channel_tasks * panel_tasks:
+                break
+            rest, panel_task = divmod(task, panel_tasks)
+            rest, channel_task = divmod(rest, channel_tasks)
+            part, kd = divmod(rest, extent)
+            channel, out_channel = channel_task * block_channels, panel_task * task_panels * lanes
+            count = min(block_channels, channels - channel)
+            out_count = min(task_panels * lanes, out_channels - out_channel)
+            depth = (count + LANES - 1) // LANES * LANES
+            planes = walk[kd, 1]
+            tiles = dy.shape[0] * planes * down * wide
+            first, end = part * tiles // parts, (part + 1) * tiles // parts
+            for place in range(PLACES if first == end else 0):
+                clear_run(sums, place * sum_places, task_panels * block_channels * lanes)
+            for start in range(first, end, block):
+                some = min(block, end - start)
+                for t in range(some):
+                    n, rest = divmod(start + t, planes * down * wide)
+                    plane, rest = divmod(rest, down * wide)
+                    i, j = divmod(rest, wide)
+                    _transform_input(
+                        x, n, walk[kd, 2] + plane * walk[kd, 3], i * TILE - padding[0], j * TILE - padding[1], channel, count, depth,
+                        inputs, t * row, input_places, lines,
+                    )  # fmt: skip
+                    gradient_step(
+                        dy, n, walk[kd, 0] + plane, i * TILE, j * TILE, out_channel, out_count,
+                        gradients, t * lanes, gradient_places, panel_step, lines,
+                    )  # fmt: skip
+                asked, some_panels = 0, (out_count + lanes - 1) // lanes
+                for place in range(PLACES):
+                    for panel in range(some_panels):
+                        while far and asked * PLACES * some_panels < some * (place * some_panels + panel + 1):
+                            n, rest = divmod(start + some + asked, planes * down * wide)
+                            plane, rest = divmod(rest, down * wide)
+                            i, j = divmod(rest, wide)
+                            below, right = i * TILE - padding[0] + ACROSS - TILE, j * TILE - padding[1] + ACROSS - TILE
+                            x_plane = walk[kd, 2] + plane * walk[kd, 3]
+                            lines_to_read(x, n, x_plane, below, max(0, right), TILE, channel, count)
+                            lines_to_read(dy, n, walk[kd, 0] + plane, i * TILE, j * TILE, TILE, out_channel, out_count)
+                            asked += 1
+                        at = place * sum_places + panel * block_channels * lanes
+                        done = 0
+                        while done < count:
+                            rows = heights[count - done]
+                            correlate(
+                                rows, start == first, sums, at + done * lanes, lanes, inputs, place * input_places + done, 0, row,
+                                gradients, place * gradient_places + panel * panel_step, lanes, 1, some,
+                            )  # fmt: skip
+                            done += rows
+            for done in range(0, out_count, LANES):
+                panel, vector = divmod(done, lanes)
+                for c in range(count):
+                    to = ((part * extent + kd) * 9 * channels + channel + c) * out_channels + out_channel + done
+                    weight_step(
+                        sums, (panel * block_channels + c) * lanes + vector, sum_places,
+                        flat, to, channels * out_channels, out_count - done, lines,
+                    )  # fmt: skip
+
+    return weight_gradient_parts
