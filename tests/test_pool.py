@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import numbacnn as nc
 from numbacnn.errors import ConfigError, ShapeError
 from numbacnn.kernels import jit
 from numbacnn.kernels import pool as pool_kernels
@@ -128,6 +129,21 @@ def test_global_agrees_with_numpy(kind, spatial):
         np.testing.assert_allclose(driver.forward(), expected, rtol=1e-5, atol=1e-6)
         dy = random(expected.shape, "float32", 1)
         np.testing.assert_allclose(driver.backward(dy)[0].sum(axis=axes, keepdims=keepdims), dy, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layer", "chosen"),
+    [
+        ((7, 9, 5), nc.AveragePool2D(1, stride=2), np.s_[:, ::2, ::2]),
+        ((7, 9, 40), nc.AveragePool2D(1, stride=(3, 1)), np.s_[:, ::3]),
+        ((8, 3), nc.AveragePool1D(1, stride=3, ceil_mode=True), np.s_[:, ::3]),
+        ((4, 6, 5, 2), nc.AveragePool3D(1, stride=2), np.s_[:, ::2, ::2, ::2]),
+    ],
+)
+def test_windows_of_one_pixel_choose_it(shape, layer, chosen):
+    x = nc.Input(shape)
+    images = np.random.default_rng(0).standard_normal((3, *shape)).astype("float32")
+    np.testing.assert_array_equal(nc.Model(x, layer(x)).predict(images), images[chosen])
 
 
 def test_global_average_of_many_pixels_keeps_its_digits():
