@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from numbacnn.errors import ConfigError, ShapeError
 from numbacnn.kernels import jit
-from numbacnn.kernels.conv import launch, minimal
+from numbacnn.kernels.conv import launch, minimal, weight_launch
 from numbacnn.kernels.conv.window import NOTHING, POINTWISE, Window
 from numbacnn.layers import conv
 from numbacnn.layers.activation import Activation
@@ -461,10 +461,10 @@ def weight_gradient_by_definition(x, dy, window):
 def weight_gradient_of(x, dy, window, threads):
     """What the kernels make of it."""
     channels, outputs = x.shape[4], dy.shape[4]
-    elements = launch.weight_gradient_elements(window, x.shape[1:4], channels, dy.shape[1:4], outputs, len(x), threads)
+    elements = weight_launch.weight_gradient_elements(window, x.shape[1:4], channels, dy.shape[1:4], outputs, len(x), threads)
     dw = np.full((*window.extent, channels // window.groups, outputs), np.nan)
     with jit.record(threads=threads) as steps:
-        launch.weight_gradients(x, dy, dw, window, np.full((threads, elements), np.nan))
+        weight_launch.weight_gradients(x, dy, dw, window, np.full((threads, elements), np.nan))
     for function, arguments in steps:
         function(*arguments)
     return dw
@@ -474,10 +474,10 @@ def weight_gradient_of(x, dy, window, threads):
 def test_weight_gradient_agrees_with_its_definition(monkeypatch, seed):
     """Also of maps so small that whole taps meet nothing but padding, of lines of many images at once, of few channels, and of sums of
     many parts."""
-    monkeypatch.setattr(launch, "NARROW_PIXELS", seed)
-    monkeypatch.setattr(launch, "NARROW_ELEMENTS", 100 * seed)
-    monkeypatch.setattr(launch, "NARROW_COLUMNS", 1 + seed % 6)
-    monkeypatch.setattr(launch, "NARROW_BLOCK", 1)
+    monkeypatch.setattr(weight_launch, "NARROW_PIXELS", seed)
+    monkeypatch.setattr(weight_launch, "NARROW_ELEMENTS", 100 * seed)
+    monkeypatch.setattr(weight_launch, "NARROW_COLUMNS", 1 + seed % 6)
+    monkeypatch.setattr(weight_launch, "NARROW_BLOCK", 1)
     rng = np.random.default_rng(seed)
     groups = int(rng.choice([1, 1, 1, 2, 3]))
     extent, stride = tuple(rng.integers(1, (3, 6, 6))), tuple(rng.integers(1, 4, 3))

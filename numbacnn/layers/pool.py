@@ -273,6 +273,7 @@ class _AveragePool(_Average, _SlidingPool):
     count_include_padding: bool = True
 
     stem: ClassVar[str] = "average_pool"
+    cuda: ClassVar[str | None] = _Average.cuda  # whose computation this is
 
     def forward(self, x: np.ndarray, y: np.ndarray, p: dict, b: dict, training: bool) -> None:
         chosen = self._chosen(x.shape[1:])

@@ -1,4 +1,5 @@
-"""Arithmetic around the convolution kernels: windows lifted to three axes, block sizes, and the launches of each pass."""
+"""Arithmetic around the convolution kernels: windows lifted to three axes, block sizes, and the launches of the forward pass and the data
+gradient (those of weight gradients: :mod:`.weight_launch`)."""
 
 from __future__ import annotations
 
@@ -10,13 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ...simd import LANES
-from ..channels import VECTORS, WIDTH
-from .direct import add_parts, convolution, pack_weights, weight_gradient
+from ..channels import WIDTH
+from .direct import convolution, pack_weights
 from .ending import EVERYTHING, is_long, resolved
-from .folding import folding, pack_folded, repeat, unfold_gradient
-from .narrow import narrow_weight_gradient
+from .folding import folding, pack_folded, repeat
 from .tiles import MAX_ROWS, ladder_of, tile_heights
-from .window import NOTHING, POINTWISE, Triple, Window, met
+from .window import NOTHING, Triple, Window, met
 
 TASK_PIXELS = 1008  # at most: a multiple of tiles' heights
 PATCH_ELEMENTS = 48 * 1024  # of input that a task holds, and
@@ -28,17 +28,6 @@ GATHERED_PIXELS = 256  # at most, of a part of the statistics that a convolution
 FEW_PRODUCTS = 100_000  # a convolution of less runs in the caller's thread
 READING_COST = 0.05  # of inputs that some panels meet together, as a part of the time that one of these takes
 TASKS_PER_THREAD = 4  # enough to even out threads that get less of the machine
-GRADIENT_PIXELS = 256  # pixels per block of the weight gradient, at most, and
-PANEL_PIXELS = 168  # of a pointwise one: a panel of inputs and one of gradients should stay in a first-level cache
-GRADIENT_ELEMENTS = 96 * 1024  # of input and gradients that a task of it holds at a time
-NARROW_ELEMENTS = 12 * 1024  # of input and gradients that a task of a narrow one holds at a time: most stay in a first-level cache
-NARROW_COLUMNS = 256  # at most, of its blocks of pixels
-NARROW_PARTS = 16  # at most, whose sums are added up,
-NARROW_PIXELS = 512  # at least, of one, and
-NARROW_WEIGHTS = 64 * 1024  # at most, of all of them
-NARROW_INPUTS = 24  # at most, of a line of the kernel, where there are more than two vectors of output channels
-NARROW_BLOCK = 64  # pixels at least, of images whose groups have two vectors
-COPY_COST = 4  # of a vector: as much as so many times LANES products
 ROUND = 16  # scratch rows start at multiples of a cache line
 
 
@@ -77,7 +66,7 @@ def blocks(
         threads = 1
     channels, outputs = channels // window.groups, outputs // window.groups
     wanted = TASKS_PER_THREAD * threads if threads > 1 else 1
-    if _leaves_out(window, size, places):
+    if leaves_out(window, size, places):
         size, window = places, dataclasses.replace(window, stride=(1, 1, 1))
     flat = even and as_one_line(window, size, places)
     if flat:
@@ -93,7 +82,7 @@ def blocks(
         piece_rows, piece_columns = evened(places[1], min(most, max(1, GATHERED_PIXELS // columns))), columns
         rows = _patch_rows(columns, most, places, batch, threads, piece_rows if gathers else 1)
         pixel_tasks = batch * places[0] * -(-places[1] // rows) * -(-places[2] // columns)
-        lines, line = _patch(window, rows, columns, channels)
+        lines, line = patch_of(window, rows, columns, channels)
         offsets, length = _runs(window, lines, line, channels)
         scratch = window.extent[0] * lines * line
     panels = -(-outputs // WIDTH)
@@ -174,7 +163,7 @@ def _fair(length: int, most: int, others: int, threads: int) -> int:
     return min((-(-length // parts) for parts in range(fewest, min(length, 2 * fewest + threads) + 1)), key=cost)
 
 
-def _patch(window: Window, rows: int, columns: int, channels: int) -> tuple[int, int]:
+def patch_of(window: Window, rows: int, columns: int, channels: int) -> tuple[int, int]:
     """Lines of a patch plane, and elements of a line."""
     lines = (rows - 1) * window.stride[1] + (window.extent[1] - 1) * window.dilation[1] + 1
     line = (columns - 1) * window.stride[2] + (window.extent[2] - 1) * window.dilation[2] + 1
@@ -185,10 +174,10 @@ def _largest_patch(window: Window, channels: int, places: Triple) -> tuple[int, 
     """Columns and, at most, rows of output whose patch is about :data:`PATCH_ELEMENTS`, at most :data:`TASK_PIXELS` in all."""
     _, height, width = places
     columns = evened(width, TASK_PIXELS)
-    while columns > 4 * MAX_ROWS and window.extent[0] * math.prod(_patch(window, 1, columns, channels)) > PATCH_ELEMENTS:
+    while columns > 4 * MAX_ROWS and window.extent[0] * math.prod(patch_of(window, 1, columns, channels)) > PATCH_ELEMENTS:
         columns = -(-columns // 2)
     rows, most = 1, min(height, TASK_PIXELS // columns)
-    while rows < most and window.extent[0] * math.prod(_patch(window, rows + 1, columns, channels)) <= PATCH_ELEMENTS:
+    while rows < most and window.extent[0] * math.prod(patch_of(window, rows + 1, columns, channels)) <= PATCH_ELEMENTS:
         rows += 1
     return columns, rows
 
@@ -262,7 +251,7 @@ class Prologue:
 
 def takes_prologue(window: Window, size: Triple, places: Triple) -> bool:
     """Whether :func:`convolve` takes a :class:`Prologue`."""
-    return window.groups == 1 and _leaves_out(window, size, places)
+    return window.groups == 1 and leaves_out(window, size, places)
 
 
 def convolve(
@@ -274,7 +263,7 @@ def convolve(
     ``gathered (STATISTICS, *gathered_shape, CO)`` are the statistics of ``y``. ``folds``: see :func:`.folding.folding`."""
     more = y if addend is None else addend
     gathers, in_place = gathered is not None, as_one_line(window, x.shape[1:4], y.shape[1:4])
-    x, window = _without_gaps(x, y.shape[1:4], window)
+    x, window = without_gaps(x, y.shape[1:4], window)
     found = folding(window, y.shape[1:4], y.shape[4], folds)
     if found.pixels > 1:
         folded_y, folded_more = found.of(y), found.of(more)
@@ -292,7 +281,7 @@ def convolve(
     assert not gathers or plan.flat == in_place, "statistics are gathered of dense arrays"
     if plan.flat:
         x, y, more = (as_line(array) for array in (x, y, more))
-    narrow = _vectors(window, y.shape[4]) == 1
+    narrow = vectors_of(window, y.shape[4]) == 1
     adjacent = narrow and not plan.flat and window.stride[2] == 1 and x.shape[4] == window.groups
     one_line = plan.whole_lines and all(pixel_step(array) == array.strides[3] for array in (y, more))
     heights = tile_heights(plan.rows * plan.columns if one_line else plan.columns, ladder_of(narrow, adjacent))
@@ -315,14 +304,14 @@ def _before(prologue: Prologue | None, bias: np.ndarray) -> tuple:
     return True, prologue.gain, prologue.offset, floor, ceiling
 
 
-def _leaves_out(window: Window, size: Triple, places: Triple) -> bool:
+def leaves_out(window: Window, size: Triple, places: Triple) -> bool:
     """Whether each place of the output is made of one place of the input, and none of padding."""
     return window.taps == 1 and not any(window.padding) and all((n - 1) * s < m for n, s, m in zip(places, window.stride, size))
 
 
-def _without_gaps(x: np.ndarray, places: Triple, window: Window) -> tuple[np.ndarray, Window]:
+def without_gaps(x: np.ndarray, places: Triple, window: Window) -> tuple[np.ndarray, Window]:
     """The same convolution without the inputs that a pointwise one with a stride leaves out."""
-    if not _leaves_out(window, x.shape[1:4], places):
+    if not leaves_out(window, x.shape[1:4], places):
         return x, window
     chosen = (slice(0, (n - 1) * s + 1, s) for n, s in zip(places, window.stride))
     return x[:, *chosen], dataclasses.replace(window, stride=(1, 1, 1))
@@ -363,6 +352,11 @@ def pack(
         pack_folded(flat, int_array(taps), window.extent[2], found.pixels, window.stride[2], transposed, scale, packed)
     else:
         pack_weights(flat, int_array(taps), window.groups, transposed, scale, packed)
+
+
+def vectors_of(window: Window, outputs: int) -> int:
+    """Vectors that the output channels of a group fill."""
+    return -(-outputs // window.groups // LANES)
 
 
 # Data gradient -------------------------------------------------------------------------------------------------------
@@ -447,191 +441,3 @@ def data_gradient(
             at += elements
         else:
             convolve(dy, packed[:0], bias, target, part.window, scratch, more, activation)
-
-
-# Weight gradient -----------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class GradientBlocks:
-    """How a weight gradient is cut into tasks."""
-
-    rows: int
-    columns: int
-    channels: int
-    panels: int
-    cost: float  # of the thread that has most to do, in vector products
-    scratch: int
-
-
-def gradient_blocks(window: Window, channels: int, places: Triple, outputs: int, batch: int, threads: int) -> GradientBlocks:
-    """Cut the weight gradient of a convolution that gave ``places`` with ``outputs`` channels. Rows and columns, and with them the order of
-    sums, follow from the shape alone; channels and panels are the ones that copy least, for all threads."""
-    channels, panels = channels // window.groups, -(-outputs // window.groups // WIDTH)
-    panelled, pixels = _panelled(window), PANEL_PIXELS if _panelled(window) else GRADIENT_PIXELS
-    columns = -(-places[2] // -(-places[2] // pixels)) if panelled else min(places[2], pixels)
-    line = (columns - 1) * window.stride[2] + (window.extent[2] - 1) * window.dilation[2] + 1
-    rows = max(1, min(batch * places[0] * places[1], pixels // max(columns, line // window.stride[2])))
-    lines = window.groups * window.extent[0] * window.extent[1]
-
-    def scratch(block: int, some: int) -> int:
-        panel = (rows * columns + 1) * WIDTH
-        return (-(-block // WIDTH) * panel if panelled else rows * line * block) + some * panel + MAX_ROWS * WIDTH
-
-    def cost(block: int, some: int) -> float:
-        """Per column of a line, in products of a panel."""
-        tasks = lines * -(-channels // block) * -(-panels // some)
-        products = block * some * window.extent[2]
-        copies = COPY_COST * (block / LANES * line / columns + some * VECTORS)
-        return -(-tasks // threads) * (products + copies)
-
-    unit = WIDTH if panelled else 1
-    cuts = [(min(channels, -(-channels // c // unit) * unit), -(-panels // p)) for c in counts(channels) for p in counts(panels)]
-    fitting = [cut for cut in cuts if scratch(*cut) <= GRADIENT_ELEMENTS] or [min(cuts, key=lambda cut: scratch(*cut))]
-    block, some = min(fitting, key=lambda cut: cost(*cut))
-    total = batch * math.prod(places) * VECTORS * cost(block, some)
-    return GradientBlocks(rows, columns, block, some, total, rounded(scratch(block, some)))
-
-
-def counts(length: int) -> list[int]:
-    """Numbers of parts that ``length`` may be cut into."""
-    return sorted({min(length, count) for power in range(length.bit_length() + 1) for count in (2**power, 3 * 2**power)})
-
-
-@dataclasses.dataclass(frozen=True)
-class NarrowBlocks:
-    """How the weight gradient of a convolution with narrow groups is cut into tasks: all follows from the shape, so that the bits do not
-    depend on the number of threads."""
-
-    rows: int
-    columns: int
-    channels: int
-    parts: int
-    weights: int  # of a part
-    scratch: int  # elements per thread
-
-    def elements(self, threads: int) -> int:
-        """Scratch elements per thread, and a thread's share of the parts."""
-        return self.scratch + rounded(-(-self.parts * self.weights // threads))
-
-
-def narrow_blocks(window: Window, channels: int, places: Triple, outputs: int, batch: int) -> NarrowBlocks:
-    """Cut the weight gradient of a convolution that gave ``places`` with ``outputs`` channels, few in each group."""
-    weights = window.taps * channels // window.groups * outputs
-    width = _tile_vectors(window, outputs) * LANES
-    channels, outputs = channels // window.groups, min(width, outputs // window.groups)
-    columns = -(-places[2] // -(-places[2] // NARROW_COLUMNS))
-
-    def held(rows: int, block: int) -> int:
-        return math.prod(_patch(window, rows, columns, block)) + rows * columns * outputs
-
-    block = channels
-    while block > LANES and held(1, block) > NARROW_ELEMENTS:
-        block = -(-block // 2)
-    rows = 1
-    while rows < places[1] and held(rows + 1, block) <= NARROW_ELEMENTS:
-        rows += 1
-    rows = -(-places[1] // -(-places[1] // rows))
-    pixels = batch * math.prod(places)
-    parts = max(1, min(NARROW_PARTS, pixels // NARROW_PIXELS, NARROW_WEIGHTS // weights))
-    scratch = held(rows, block) + math.prod(window.extent[1:]) * block * width + width
-    return NarrowBlocks(rows, columns, block, parts, weights, rounded(scratch))
-
-
-def _vectors(window: Window, outputs: int) -> int:
-    """Vectors that the output channels of a group fill."""
-    return -(-outputs // window.groups // LANES)
-
-
-def _tile_vectors(window: Window, outputs: int) -> int:
-    """Vectors of a tile of a weight gradient that is cut into :class:`NarrowBlocks`."""
-    return min(VECTORS, _vectors(window, outputs))
-
-
-def _sums_parts(window: Window, channels: int, places: Triple, outputs: int) -> bool:
-    """Whether the weight gradient is cut into :class:`NarrowBlocks`: groups have one vector of output channels, or more where several lines
-    of the kernel share what is copied, which is most of the work (two vectors, or few input channels), weights are few, and blocks large
-    enough to pay for loading the sums of all of them."""
-    weights = window.taps * channels // window.groups * outputs
-    few = weights * NARROW_PARTS <= NARROW_WEIGHTS and _vectors(window, outputs) == VECTORS
-    few = few or (channels // window.groups * window.extent[2] <= NARROW_INPUTS and 2 * weights <= NARROW_WEIGHTS)
-    return _vectors(window, outputs) == 1 or (window.extent[1] > 1 and few and math.prod(places[1:]) >= NARROW_BLOCK)
-
-
-def _panelled(window: Window) -> bool:
-    """Whether the weight gradient copies inputs into panels."""
-    return window == POINTWISE
-
-
-def weight_gradient_elements(window: Window, size: Triple, channels: int, places: Triple, outputs: int, batch: int, threads: int) -> int:
-    """Scratch elements per thread that :func:`weight_gradients` needs."""
-    if as_one_line(window, size, places):
-        places, batch = (1, 1, batch * math.prod(places)), 1
-    elif _leaves_out(window, size, places):
-        window = dataclasses.replace(window, stride=(1, 1, 1))
-    apart, found = _gradient_elements(window, channels, places, outputs, batch, threads), folding(window, places, outputs)
-    if found.pixels == 1:
-        return apart
-    sums = -(-found.window.taps * channels * found.outputs // threads)
-    return max(apart, _gradient_elements(found.window, channels, found.places, found.outputs, batch, threads) + rounded(sums))
-
-
-def _gradient_elements(window: Window, channels: int, places: Triple, outputs: int, batch: int, threads: int) -> int:
-    """The same without folding pixels."""
-    if _sums_parts(window, channels, places, outputs):
-        return narrow_blocks(window, channels, places, outputs, batch).elements(threads)
-    return gradient_blocks(window, channels, places, outputs, batch, threads).scratch
-
-
-def weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window, scratch: np.ndarray) -> None:
-    """``dw (kernel..., C / groups, CO)`` of the convolution of ``x`` with ``window``, from ``dy``."""
-    if as_one_line(window, x.shape[1:4], dy.shape[1:4]):
-        x, dy = x.reshape(1, 1, 1, -1, x.shape[4]), dy.reshape(1, 1, 1, -1, dy.shape[4])
-    else:
-        x, window = _without_gaps(x, dy.shape[1:4], window)
-    flat, found = dw.reshape(-1, *dw.shape[-2:]), folding(window, dy.shape[1:4], dy.shape[4])
-    folded_dy = found.of(dy) if found.pixels > 1 else None
-    if folded_dy is None:
-        _weight_gradients(x, dy, flat, window, scratch)
-        return
-    line, channels = found.window.extent[2], x.shape[4]
-    memory, size = scratch.reshape(-1), found.window.taps * channels * found.outputs
-    own = memory[: (memory.size - size) // len(scratch) * len(scratch)].reshape(len(scratch), -1)
-    folded = memory[memory.size - size :].reshape(-1, line, channels, found.pixels, dy.shape[4])
-    _weight_gradients(x, folded_dy, folded.reshape(-1, channels, found.outputs), found.window, own)
-    unfold_gradient(folded, window.extent[2], found.pixels, window.stride[2], flat)
-
-
-def _weight_gradients(x: np.ndarray, dy: np.ndarray, flat: np.ndarray, window: Window, scratch: np.ndarray) -> None:
-    """``flat (taps, C / groups, CO)``, as it is."""
-    if _sums_parts(window, x.shape[4], dy.shape[1:4], dy.shape[4]):
-        _narrow_weight_gradients(x, dy, flat, window, scratch)
-        return
-    plan = gradient_blocks(window, x.shape[4], dy.shape[1:4], dy.shape[4], x.shape[0], scratch.shape[0])
-    weight_gradient(
-        x,
-        dy,
-        flat,
-        tile_heights(plan.channels * window.extent[2]),
-        window.groups,
-        geometry_of(window),
-        _panelled(window),
-        plan.rows,
-        plan.columns,
-        plan.channels,
-        plan.panels,
-        scratch,
-    )
-
-
-def _narrow_weight_gradients(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window, scratch: np.ndarray) -> None:
-    plan = narrow_blocks(window, x.shape[4], dy.shape[1:4], dy.shape[4], x.shape[0])
-    threads, memory = len(scratch), scratch.reshape(-1)
-    own = memory[: threads * plan.scratch].reshape(threads, -1)
-    parts = memory[own.size : own.size + plan.parts * dw.size].reshape(plan.parts, *dw.shape) if plan.parts > 1 else dw[None]
-    heights = tile_heights(plan.channels * window.extent[2])
-    geometry = geometry_of(window)
-    kernel = narrow_weight_gradient(_tile_vectors(window, dy.shape[4]))
-    kernel(x, dy, parts, heights, window.groups, geometry, plan.rows, plan.columns, plan.channels, own)
-    if plan.parts > 1:
-        add_parts(parts, dw)

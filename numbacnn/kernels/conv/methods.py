@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import launch, minimal, minimal_gradient, winograd
+from . import launch, minimal, minimal_gradient, weight_launch, winograd
 from .window import Triple, Window, met
 
 
@@ -243,14 +243,14 @@ class WeightGradient:
         if self.minimally:
             return minimal_gradient.gradient_elements(self.window, *self.shapes, threads)
         places, channels, outputs, batch = self.shapes
-        return launch.weight_gradient_elements(self.window, self.size, channels, places, outputs, batch, threads)
+        return weight_launch.weight_gradient_elements(self.window, self.size, channels, places, outputs, batch, threads)
 
     def run(self, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, scratch: np.ndarray) -> None:
         """``x`` and ``dy (N, D, H, W, C)``, ``dw (kernel..., C / groups, CO)``."""
         if self.minimally:
             minimal_gradient.weight_gradients(x, dy, dw, self.window, scratch)
         else:
-            launch.weight_gradients(x, dy, dw, self.window, scratch)
+            weight_launch.weight_gradients(x, dy, dw, self.window, scratch)
 
 
 def _text(sizes: Triple) -> str:

@@ -12,8 +12,8 @@ from ...simd import LANES
 from ..channels import VECTORS
 from . import minimal, winograd_gradient
 from .direct import add_parts
-from .launch import counts, gradient_blocks
 from .tiles import tile_heights
+from .weight_launch import counts, gradient_blocks
 from .window import Triple, Window
 from .winograd import GAP
 from .winograd_gradient import PLACES, TILE
