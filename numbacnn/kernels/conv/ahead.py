@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from ...simd import prefetch_for_writing, prefetch_later, stride
 from ..jit import inline
-
-CACHE_LINE = 64  # bytes
+from ..streaming import CACHE_LINE
 
 
 @inline
