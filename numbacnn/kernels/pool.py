@@ -31,6 +31,7 @@ from .jit import inline, kernel
 from .tasks import next_task
 
 STRETCH = 32  # pixels of a row in one task
+TWO_BY_TWO = 1, 2, 2  # taps of the windows that most networks have
 FEW = 64  # with fewer stretches than this, channels are split finely
 
 
@@ -168,15 +169,25 @@ def _window_argmax(vectors):
     read, write = access(vectors)
 
     @inline
+    def met(best, chosen, value, tap):
+        better = (value > best) | (value != value)  # noqa: PLR0124 (true of what is not a number)
+        return where(better, value, best), where(better, tap, chosen)
+
+    @inline
     def maximum(x, end, at, taps, steps, y, to, room, argmax, place, places):
         best, chosen = splat(x, -np.inf, 1, vectors), splat(argmax, 0, 1, vectors)
-        near, row, column = at, taps[1], taps[2]
-        for tap in range(taps[0] * taps[1] * taps[2]):
-            value = read(x, near, end - near)
-            better = (value > best) | (value != value)  # noqa: PLR0124 (true of what is not a number)
-            best = where(better, value, best)
-            chosen = where(better, tap, chosen)
-            near, row, column = _next(near, row, column, taps, steps)
+        if taps == TWO_BY_TWO:  # without a loop, in half the time
+            second, third = at + steps[2], at + steps[1]
+            fourth = third + steps[2]
+            best = read(x, at, end - at)
+            best, chosen = met(best, chosen, read(x, second, end - second), 1)
+            best, chosen = met(best, chosen, read(x, third, end - third), 2)
+            best, chosen = met(best, chosen, read(x, fourth, end - fourth), 3)
+        else:
+            near, row, column = at, taps[1], taps[2]
+            for tap in range(taps[0] * taps[1] * taps[2]):
+                best, chosen = met(best, chosen, read(x, near, end - near), tap)
+                near, row, column = _next(near, row, column, taps, steps)
         write(best, y, to, room)
         write(chosen, argmax, place, places)
 
@@ -287,6 +298,13 @@ def _scatter(vectors):
     @inline
     def scatter(dy, argmax, at, dx, to, taps, steps, room, used):
         chosen, gradient = read(argmax, at, dy.size - at), read(dy, at, dy.size - at)
+        if taps == TWO_BY_TWO:
+            below = to + steps[1]
+            write(where(chosen == 0, gradient, 0.0), dx, to, room)
+            write(where(chosen == 1, gradient, 0.0), dx, to + steps[2], room - used)
+            write(where(chosen == 2, gradient, 0.0), dx, below, room)
+            write(where(chosen == 3, gradient, 0.0), dx, below + steps[2], room - used)
+            return
         near, row, column = to, taps[1], taps[2]
         for tap in range(taps[0] * taps[1] * taps[2]):
             write(where(chosen == tap, gradient, 0.0), dx, near, room - (taps[2] - column) * used)

@@ -7,6 +7,9 @@ from ...simd import prefetch_for_writing, prefetch_later, stride
 from ..jit import inline
 from ..streaming import CACHE_LINE
 
+ELEMENTS = CACHE_LINE // 4
+"""Of a line in float32. A constant: a division takes longer than what it is for. Every other line of float64 is asked for."""
+
 
 @inline
 def place_of(array, n, plane, row, column):
@@ -15,25 +18,27 @@ def place_of(array, n, plane, row, column):
 
 
 def _asking(ask):
-    """The functions that ask, by ``ask``, for ``count`` channels, from the place ``at`` on, and for those from ``channel`` on of ``size x
-    size`` pixels, as far as they exist."""
+    """The functions that ask, by ``ask``, for ``count`` channels from the place ``at`` on, and for those from ``channel`` on of up to
+    ``pixels`` of a line, as far as they exist."""
 
     @inline
     def ask_for_channels(array, at, count):
-        for place in range(at, at + count, CACHE_LINE // array.itemsize):
+        for place in range(at, at + count, ELEMENTS):
             ask(array, place, 0, 1)
 
     @inline
-    def ask_for_lines(array, n, plane, row, column, size, channel, count):
-        if n < array.shape[0]:
-            for line in range(max(0, row), min(row + size, array.shape[2])):
-                at = place_of(array, n, plane, line, column) + channel
-                for _ in range(min(size, array.shape[3] - column)):
-                    ask_for_channels(array, at, count)
-                    at += stride(array, 3)
+    def ask_for_line(array, n, plane, line, column, pixels, channel, count):
+        if n < array.shape[0] and 0 <= line < array.shape[2]:
+            at, step = place_of(array, n, plane, line, column) + channel, stride(array, 3)
+            there = min(pixels, array.shape[3] - column)
+            if step == count:
+                ask_for_channels(array, at, there * count)
+            else:
+                for pixel in range(there):
+                    ask_for_channels(array, at + pixel * step, count)
 
-    return ask_for_channels, ask_for_lines
+    return ask_for_channels, ask_for_line
 
 
-channels_to_read, lines_to_read = _asking(prefetch_later)
-_, lines_to_write = _asking(prefetch_for_writing)
+channels_to_read, line_to_read = _asking(prefetch_later)
+_, line_to_write = _asking(prefetch_for_writing)

@@ -13,7 +13,7 @@ from ...simd import LANES, VECTOR_BITS
 from ..channels import WIDTH
 from . import winograd
 from .ending import resolved
-from .launch import evened, nothing_gathered
+from .launch import evened, int_array, nothing_gathered
 from .tiles import MAX_ROWS, ladder_of, tile_heights
 from .window import Triple, Window
 
@@ -22,6 +22,7 @@ LEAST_CHANNELS = 12  # below, transforms cost more than products are saved
 PRODUCTS_PER_WEIGHT = 27 if VECTOR_BITS == 512 else 9  # multiply-adds in place of which a weight comes from memory
 PRODUCTS_PER_PACKED_WEIGHT = 30  # multiply-adds in place of which a weight is packed, or a transformed one made
 PRODUCTS_PER_ELEMENT = 15  # multiply-adds in place of which an element is transformed, there or back
+DENSE = WIDTH  # elements of the longest rows of transformed inputs that lie next to each other
 BLOCK_BYTES = 512 * 1024  # of a thread's transformed tiles and sums: most of them should stay in a second-level cache
 LEAST_TILES = 2 * MAX_ROWS  # that a task takes through all steps, and
 FEW_TILES = 4 * MAX_ROWS  # per thread: with fewer, all threads together read each weight once, unless
@@ -72,6 +73,22 @@ def planes_seen(window: Window, size: Triple, places: Triple) -> tuple[np.ndarra
 
 
 @dataclasses.dataclass(frozen=True)
+class Layout:
+    """Of a thread's scratch, in elements."""
+
+    row: int  # of transformed inputs
+    place: int  # from one to the next
+    sums: int  # where they begin
+    sum_row: int
+    sum_panel: int  # from one to the next
+    sum_place: int  # from one to the next
+    end: int
+
+    def array(self) -> np.ndarray:
+        return int_array(dataclasses.astuple(self))
+
+
+@dataclasses.dataclass(frozen=True)
 class Extents:
     """Sizes of the arrays between the steps."""
 
@@ -79,6 +96,7 @@ class Extents:
     tiles: int  # of one plane of all images
     depth: int
     panels: int
+    sum_row: int  # elements of a row of sums
     kernel: int  # planes of it,
     ring: int  # of inputs that a plane of outputs may need,
     read: int  # of all inputs
@@ -89,7 +107,8 @@ class Extents:
         tiles = batch * -(-places[1] // tile) * -(-places[2] // tile)
         depth, panels = -(-channels // LANES) * LANES, -(-outputs // WIDTH)
         kernel, ring = window.extent[0], min(size[0], reach(window, 1))
-        return cls(tile_places(tile, window), tiles, depth, panels, kernel, ring, size[0], places[0])
+        sum_row = LANES if outputs <= LANES else WIDTH
+        return cls(tile_places(tile, window), tiles, depth, panels, sum_row, kernel, ring, size[0], places[0])
 
     @property
     def places(self) -> int:
@@ -97,22 +116,28 @@ class Extents:
         return self.across**2
 
     @property
-    def row(self) -> int:
-        """Elements of a row of transformed inputs."""
-        return self.depth + winograd.GAP
-
-    @property
     def weights(self) -> int:
         return self.places * self.panels * self.kernel * self.depth * WIDTH
 
-    def fused(self, tiles: int) -> int:
-        """Elements of transformed inputs and sums of that many tiles, plane after plane."""
-        return self.places * tiles * (self.ring * self.row + self.panels * WIDTH)
+    def fused(self, tiles: int) -> Layout:
+        """Of so many tiles that go through all steps, plane after plane."""
+        row = self.depth if self.depth <= DENSE else self.depth + winograd.GAP
+        place = self.ring * tiles * row + winograd.GAP
+        if self.ring == self.kernel == self.panels == 1 and self.sum_row <= row:
+            return Layout(row, place, 0, row, 0, place, self.places * place)
+        panel = tiles * self.sum_row
+        sums = self.places * place
+        return Layout(row, place, sums, self.sum_row, panel, self.panels * panel, sums + self.places * self.panels * panel)
+
+    @property
+    def touched(self) -> int:
+        """Elements that a tile's products read and write."""
+        return self.places * (self.ring * self.depth + self.panels * self.sum_row)
 
     @property
     def phased(self) -> int:
         """Elements of all transformed inputs and sums."""
-        return self.places * self.tiles * (self.read * self.row + self.written * self.panels * WIDTH)
+        return self.places * self.tiles * (self.read * (self.depth + winograd.GAP) + self.written * self.panels * self.sum_row)
 
     def own(self, tile: int) -> int:
         """Elements that the transforms of one tile need."""
@@ -161,7 +186,7 @@ def _part(convolution: Convolution, images: int, planes: int) -> Convolution:
 def block_size(tile: int, convolution: Convolution, threads: int) -> int:
     """Tiles that a task takes through all steps: as many as fit the cache, and equally many for all threads."""
     found = Extents.of(tile, *convolution)
-    most = max(LEAST_TILES, BLOCK_BYTES // (4 * found.fused(1)) // MAX_ROWS * MAX_ROWS)
+    most = max(LEAST_TILES, BLOCK_BYTES // (4 * found.touched) // MAX_ROWS * MAX_ROWS)
     tasks = -(-found.tiles // (most * threads)) * threads
     return -(-found.tiles // tasks)
 
@@ -193,7 +218,7 @@ def scratch_elements(tile: int, block: int, convolution: Convolution, threads: i
     """Scratch elements per thread that :func:`convolve` needs."""
     if block:
         found = Extents.of(tile, *convolution)
-        between = found.fused(block)
+        between = found.fused(block).end
     else:
         found = Extents.of(tile, *_part(convolution, *_phased_group(tile, convolution)))
         between = -(-found.phased // threads)
@@ -219,12 +244,14 @@ def convolve(
             run, length = part_of_tiles(tile, y.shape[1:4])
             together = block // length
         block = together * length
-        walk, offsets = _walk(window, x.shape[1:4], y.shape[1:4], found.ring, block * found.row)
+        layout = found.fused(block)
+        walk, offsets = _walk(window, x.shape[1:4], y.shape[1:4], found.ring, block * layout.row)
         narrow, heights = _tiling(y.shape[4], block)
         convolve_fused = winograd.fused(tile, found.across, _several(walk), narrow, function)
         convolve_fused(
-            x, packed, *epilogue, y, heights, padding, walk, offsets, found.ring, found.kernel, run, length, together, statistics, scratch
-        )
+            x, packed, *epilogue, y, heights, padding, walk, offsets, found.ring, found.kernel, run, length, together, layout.array(),
+            statistics, scratch,
+        )  # fmt: skip
         return
     images, planes = _phased_group(tile, convolution)
     for image, plane in itertools.product(range(0, len(x), images), range(0, y.shape[1], planes)):
@@ -245,12 +272,13 @@ def _in_phases(
     """Transform all inputs, then multiply them, then transform all sums back."""
     threads = len(scratch)
     found = Extents.of(tile, window, x.shape[1:4], x.shape[4], y.shape[1:4], y.shape[4], len(x))
-    flat, end = scratch.reshape(-1), found.places * found.read * found.tiles * found.row
-    transformed = flat[:end].reshape(found.places, found.read, found.tiles, found.row)
-    sums = flat[end : found.phased].reshape(found.places, found.panels, found.written, found.tiles, WIDTH)
+    row = found.depth + winograd.GAP
+    flat, end = scratch.reshape(-1), found.places * found.read * found.tiles * row
+    transformed = flat[:end].reshape(found.places, found.read, found.tiles, row)
+    sums = flat[end : found.phased].reshape(found.places, found.panels, found.written, found.tiles, found.sum_row)
     own = flat[flat.size - threads * found.own(tile) :].reshape(threads, -1)
     winograd.transform_inputs(tile, found.across)(x, np.array(y.shape[2:4]), np.array(window.padding[1:]), transformed, own)
-    walk, offsets = _walk(window, x.shape[1:4], y.shape[1:4], found.read, found.tiles * found.row)
+    walk, offsets = _walk(window, x.shape[1:4], y.shape[1:4], found.read, found.tiles * row)
     narrow, heights = _tiling(y.shape[4], found.tiles)
     multiply_places = winograd.multiply_places(_several(walk), narrow)
     multiply_places(transformed, packed, sums, heights, walk, offsets, found.kernel)

@@ -272,7 +272,7 @@ def _activated(strip, activation):
 @functools.cache
 def _product(rows, several, vectors):
     @inline
-    def product(x, x_at, x_step, offsets, first, end, length, w, w_at, sums, at, ahead):
+    def product(x, x_at, x_step, offsets, first, end, length, w, w_at, sums, at, step, ahead):
         total = zeros(sums, rows, vectors)
         for run in range(first, end if several else first + 1):
             at_x = rows_of(x, x_at + offsets[run], x_step, rows, length)
@@ -285,17 +285,17 @@ def _product(rows, several, vectors):
                 at_x = moved(at_x, 4)
                 w_at += 4 * WIDTH
                 ahead += 2 * WIDTH
-        store(total, sums, at, WIDTH)
+        store(total, sums, at, step)
 
     return product
 
 
 @functools.cache
 def products(several, narrow):
-    """The function ``(rows, x, x_at, x_step, offsets, first, end, length, w, w_at, sums, at, ahead)``: ``rows`` rows of ``x``, one of the
-    heights of :func:`ladder_of`, times a panel of weights, or its first vector if ``narrow``. A row consists of runs of ``length``
-    elements, a multiple of four, at ``offsets[first:end]`` from its start. Not ``several``: it is always one run, and no loop around it is
-    compiled. Meanwhile half as many weights, from ``w[ahead]`` on, come into the caches."""
+    """The function ``(rows, x, x_at, x_step, offsets, first, end, length, w, w_at, sums, at, step, ahead)``: ``rows`` rows of ``x``, one of
+    the heights of :func:`ladder_of`, times a panel of weights, or its first vector if ``narrow``, to rows of sums ``step`` apart. A row
+    consists of runs of ``length`` elements, a multiple of four, at ``offsets[first:end]`` from its start. Not ``several``: it is always one
+    run, and no loop around it is compiled. Meanwhile half as many weights, from ``w[ahead]`` on, come into the caches."""
     ladder = ladder_of(narrow, False)
     return _by_height(ladder, [_product(rows, several, 1 if narrow else VECTORS) for rows in ladder])
 

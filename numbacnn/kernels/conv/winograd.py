@@ -13,12 +13,12 @@ serve. The polynomials behind ``A = 4`` are evaluated at 0, 1, -1 and infinity, 
 A kernel of several planes, ``K x T x T``, is filtered minimally within the planes, and the sum runs over its planes too, with any stride
 and dilation along them: an output plane is the sum of ``K`` transformed input planes, without those that lie in the padding.
 
-Arrays in between: transformed inputs ``[A * A][plane][tiles][depth]``, transformed weights
-``[A * A][panel][K][depth][WIDTH]`` and sums ``[A * A][panel][plane][tiles][WIDTH]``; ``tiles`` are those of one plane of all images, and
+Arrays in between: transformed inputs ``[A * A][plane][tiles][depth]``, transformed weights ``[A * A][panel][K][depth][WIDTH]`` and sums
+``[A * A][panel][plane][tiles][WIDTH]``, or ``[LANES]`` where outputs need no more; ``tiles`` are those of one plane of all images, and
 ``depth`` is the number of channels rounded up to a vector, the rest being zeros. *Fused*: a task takes a block of tiles through all three
 steps in scratch of its own, plane after plane; a ring of the transformed input planes that an output plane needs has it that each is
-transformed once. *Phased*: three launches, in the second of which each task owns one place and panel, so that weights are read once in
-all: for few tiles with many channels.
+transformed once. Where only one product reads a row of transformed inputs, its sums take that row's place. *Phased*: three launches, in
+the second of which each task owns one place and panel, so that weights are read once in all: for few tiles with many channels.
 
 Errors relative to the largest output, against float64: some 1e-6 where ``A = 4``, 1e-5 where ``A = 6``.
 """
@@ -32,7 +32,7 @@ from ..channels import VECTORS, WIDTH, read, write
 from ..jit import inline, kernel, outline
 from ..statistics import gather
 from ..tasks import next_task
-from .ahead import lines_to_read, lines_to_write
+from .ahead import line_to_read, line_to_write, place_of
 from .direct import pack_line
 from .ending import ending
 from .tiles import copy_run, products
@@ -91,12 +91,37 @@ def _five_weights6(a, b, c, d, e):
     return a * 0.25, p + q, p - q, r + s, r - s, e
 
 
+# Tiles ---------------------------------------------------------------------------------------------------------------
+
+
+@inline
+def place_of_tile(tile, shape):
+    """Image, plane, line and column of a tile, of ``shape`` (planes, lines, columns) in each image."""
+    rest, column = divmod(tile, shape[2])
+    rest, line = divmod(rest, shape[1])
+    n, plane = divmod(rest, shape[0])
+    return n, plane, line, column
+
+
+@inline
+def next_place(n, plane, line, column, shape):
+    """The place of the next tile."""
+    column += 1
+    if column == shape[2]:
+        column, line = 0, line + 1
+        if line == shape[1]:
+            line, plane = 0, plane + 1
+            if plane == shape[0]:
+                plane, n = 0, n + 1
+    return n, plane, line, column
+
+
 # Steps ---------------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
-def input_step(across):
-    """The function that transforms one tile of ``across x across`` places of the input."""
+def input_step(size, across):
+    """The function that transforms tiles of ``across x across`` places of the input, ``size`` apart."""
 
     @inline
     def transform(x, at, row, pixel, depth, transformed, to, place_step, lines):
@@ -140,15 +165,15 @@ def input_step(across):
                 store(a2, transformed, q + 2 * place_step, 0)
                 store(a3, transformed, q + 3 * place_step, 0)
 
-    @outline
-    def step(x, n, plane, row, column, channel, channels, depth, transformed, to, place_step, scratch):
-        """``channels`` channels from ``channel`` on of the tile of a plane of image ``n`` whose first place of input is ``(row, column)``,
-        which may lie in the padding."""
+    @inline
+    def transform_one(x, n, plane, row, column, channel, channels, depth, transformed, to, place_step, scratch):
+        """The tile of a plane of image ``n`` whose first place of input is ``(row, column)``, which may lie in the padding."""
         lines = scratch
         whole = row >= 0 and column >= 0 and row + across <= x.shape[2] and column + across <= x.shape[3]
         if whole and channels == depth:
-            at = n * stride(x, 0) + plane * stride(x, 1) + row * stride(x, 2) + column * stride(x, 3) + channel
-            transform(x, at, stride(x, 2), stride(x, 3), depth, transformed, to, place_step, lines)
+            transform(
+                x, place_of(x, n, plane, row, column) + channel, stride(x, 2), stride(x, 3), depth, transformed, to, place_step, lines
+            )
         else:
             patch = scratch[across * across * LANES :]
             for i in range(across):
@@ -161,6 +186,20 @@ def input_step(across):
                         pack_line(x, n, plane, row + i, column + j, 1, channel, channels, patch, at)
             transform(patch, 0, across * depth, depth, depth, transformed, to, place_step, lines)
 
+    @outline
+    def step(x, tile, count, shape, padding, plane, plane_step, channel, channels, depth, transformed, to, tile_step, place_step, scratch):
+        """``channels`` channels from ``channel`` on of ``count`` tiles from number ``tile`` on. Tiles are numbered through images,
+        ``shape[0]`` planes, which are ``plane_step`` apart from ``plane`` on, and ``shape[1:]`` lines and columns of tiles; the first place
+        of input lies ``padding`` before that of output."""
+        n, k, i, j = place_of_tile(tile, shape)
+        for _ in range(count):
+            transform_one(
+                x, n, plane + k * plane_step, i * size - padding[0], j * size - padding[1], channel, channels, depth,
+                transformed, to, place_step, scratch,
+            )  # fmt: skip
+            to += tile_step
+            n, k, i, j = next_place(n, k, i, j, shape)
+
     return step
 
 
@@ -169,8 +208,8 @@ def output_step(size, across, activation):
     """The function that makes ``size x size`` outputs of the sums of one tile of ``across x across`` places, and applies the epilogue."""
     finish = ending(activation)
 
-    @outline
-    def step(sums, at, place_step, panel_step, bias, residual, addend, low, high, y, n, plane, row, column, lines):
+    @inline
+    def transform_one(sums, at, place_step, panel_step, bias, residual, addend, low, high, y, n, plane, row, column, lines):
         """Panels of sums at ``sums[at + place * place_step + panel * panel_step]`` to a plane of ``y``, from ``(row, column)`` on."""
         channels = y.shape[4]
         rows, columns = min(size, y.shape[2] - row), min(size, y.shape[3] - column)
@@ -238,6 +277,16 @@ def output_step(size, across, activation):
                     write(finish(value, low, high), y, to + j * stride(y, 3), count)
             at += panel_step
 
+    @outline
+    def step(sums, at, tile_step, place_step, panel_step, bias, residual, addend, low, high, y, plane, tile, count, shape, lines):
+        """``count`` tiles of a plane, from number ``tile`` on. They are numbered through images and, of ``shape`` (1, lines, columns), the
+        tiles of a plane."""
+        n, _, i, j = place_of_tile(tile, shape)
+        for _ in range(count):
+            transform_one(sums, at, place_step, panel_step, bias, residual, addend, low, high, y, n, plane, i * size, j * size, lines)
+            at += tile_step
+            n, _, i, j = next_place(n, 0, i, j, shape)
+
     return step
 
 
@@ -281,12 +330,12 @@ def fused(size, across, several, narrow, activation):
     :func:`numbacnn.kernels.conv.tiles.products` and ``activation`` as of :func:`numbacnn.kernels.conv.ending.ending`."""
     places = across * across
     multiply = products(several, narrow)
-    transform_input, transform_output, gather_part = input_step(across), output_step(size, across, activation), _gathering(size)
+    transform_input, transform_output, gather_part = input_step(size, across), output_step(size, across, activation), _gathering(size)
 
     @kernel(parallel=True, views=("x", "addend", "y", "gathered"))
     def convolve(
         x, u, bias, residual, addend, low, high, y, heights, padding, walk, offsets, slots, extent,
-        run, length, together, gathered, scratch, queue, thread,
+        run, length, together, layout, gathered, scratch, queue, thread,
     ):  # fmt: skip
         """``y = finish(conv(x) + bias + addend)``, the addend only where ``residual``, of views ``(N, D, H, W, C)``; ``u`` transformed
         weights (:func:`transform_weights`), ``heights`` as of the direct convolution, ``padding`` (height, width) in front,
@@ -296,18 +345,22 @@ def fused(size, across, several, narrow, activation):
 
         Inputs are transformed into a ring of ``slots`` planes. ``walk (OD, 5)`` holds for each plane of ``y`` the first and behind-last
         plane of ``x`` to be transformed for it, after those for the planes before, where its ``offsets`` of slots begin and end, and the
-        first plane of the kernel, of ``extent``, that meets an input."""
+        first plane of the kernel, of ``extent``, that meets an input.
+
+        ``layout`` of the scratch, in elements: a row of transformed inputs, the distance of places; where sums begin, a row of them, the
+        distances of panels and of places; where there is room for the transforms."""
         channels, out_channels = x.shape[4], y.shape[4]
         depth = (channels + LANES - 1) // LANES * LANES
-        row, w_step = depth + GAP, extent * depth * WIDTH
+        w_step = extent * depth * WIDTH
+        row, place_step = layout[0], layout[1]
+        sum_row, panel_sums, place_sums = layout[3], layout[4], layout[5]
         panels = (out_channels + WIDTH - 1) // WIDTH
-        down, wide = (y.shape[2] + size - 1) // size, (y.shape[3] + size - 1) // size
+        shape = 1, (y.shape[2] + size - 1) // size, (y.shape[3] + size - 1) // size
         block = together * length
-        parts = y.shape[0] * down * wide // run * ((run + length - 1) // length)
+        parts = y.shape[0] * shape[1] * shape[2] // run * ((run + length - 1) // length)
         far = x.size + y.size > FAR
         transformed = scratch[thread]
-        sums = transformed[places * slots * block * row :]
-        lines = sums[places * panels * block * WIDTH :]
+        sums, lines = transformed[layout[2] :], transformed[layout[6] :]
         while True:
             part = next_task(queue, thread, -(-parts // together)) * together
             if part >= parts:
@@ -318,28 +371,24 @@ def fused(size, across, several, narrow, activation):
             for plane in range(y.shape[1]):
                 for read_plane in range(walk[plane, 0], walk[plane, 1]):
                     slot = read_plane % slots * block
-                    for t in range(count):
-                        n, rest = divmod(first + t, down * wide)
-                        i, j = divmod(rest, wide)
-                        transform_input(
-                            x, n, read_plane, i * size - padding[0], j * size - padding[1], 0, channels, depth,
-                            transformed, (slot + t) * row, slots * block * row, lines,
-                        )  # fmt: skip
+                    transform_input(
+                        x, first, count, shape, (padding[0], padding[1]), read_plane, 0, 0, channels, depth,
+                        transformed, slot * row, row, place_step, lines,
+                    )  # fmt: skip
                 first_run, end_run, kd = walk[plane, 2], walk[plane, 3], walk[plane, 4]
                 next_plane, next_first = (walk[plane + 1, 1] - 1, first) if plane + 1 < y.shape[1] else (walk[0, 0], first + count)
-                asked = 0
+                asked, line, (n, _, i, j), (own_n, _, own_i, own_j) = 0, 0, place_of_tile(next_first, shape), place_of_tile(first, shape)
                 for place in range(places):
                     for panel in range(panels):
-                        while far and asked * places * panels < count * (place * panels + panel + 1):
-                            n, rest = divmod(next_first + asked, down * wide)
-                            i, j = divmod(rest, wide)
+                        while far and asked * places * panels < count * size * (place * panels + panel + 1):
                             below, right = i * size - padding[0] + across - size, j * size - padding[1] + across - size
-                            lines_to_read(x, n, next_plane, below, max(0, right), size, 0, channels)
-                            n, rest = divmod(first + asked, down * wide)
-                            i, j = divmod(rest, wide)
-                            lines_to_write(y, n, plane, i * size, j * size, size, 0, out_channels)
-                            asked += 1
-                        at = (place * panels + panel) * block * WIDTH
+                            line_to_read(x, n, next_plane, below + line, max(0, right), size, 0, channels)
+                            line_to_write(y, own_n, plane, own_i * size + line, own_j * size, size, 0, out_channels)
+                            asked, line = asked + 1, line + 1
+                            if line == size:
+                                line, (n, _, i, j) = 0, next_place(n, 0, i, j, shape)
+                                own_n, _, own_i, own_j = next_place(own_n, 0, own_i, own_j, shape)
+                        at = place * place_sums + panel * panel_sums
                         weights = ((place * panels + panel) * extent + kd) * depth * WIDTH
                         following = weights + w_step
                         done, fetched = 0, 0 if following < u.size else 2
@@ -348,17 +397,13 @@ def fused(size, across, several, narrow, activation):
                             ahead = following + fetched * (w_step // 2) if fetched < 2 else weights
                             fetched += 1
                             multiply(
-                                rows, transformed, (place * slots * block + done) * row, row, offsets, first_run, end_run, depth,
-                                u, weights, sums, at + done * WIDTH, ahead,
+                                rows, transformed, place * place_step + done * row, row, offsets, first_run, end_run, depth,
+                                u, weights, sums, at + done * sum_row, sum_row, ahead,
                             )  # fmt: skip
                             done += rows
-                for t in range(count):
-                    n, rest = divmod(first + t, down * wide)
-                    i, j = divmod(rest, wide)
-                    transform_output(
-                        sums, t * WIDTH, panels * block * WIDTH, block * WIDTH, bias, residual, addend, low, high,
-                        y, n, plane, i * size, j * size, lines,
-                    )  # fmt: skip
+                transform_output(
+                    sums, 0, sum_row, place_sums, panel_sums, bias, residual, addend, low, high, y, plane, first, count, shape, lines
+                )
                 if gathered.size > 0:
                     for k in range(part, last_part):
                         gather_part(y, plane, k, run, length, gathered)
@@ -372,7 +417,7 @@ def fused(size, across, several, narrow, activation):
 @functools.cache
 def transform_inputs(size, across):
     """The kernel of the first phase."""
-    transform_input = input_step(across)
+    transform_input = input_step(size, across)
 
     @kernel(parallel=True, views=("x",))
     def transform(x, shape, padding, transformed, scratch, queue, thread):
@@ -380,7 +425,7 @@ def transform_inputs(size, across):
         width), ``padding`` (height, width) in front."""
         channels = x.shape[4]
         planes, tiles, row = transformed.shape[1:]
-        down, wide = (shape[0] + size - 1) // size, (shape[1] + size - 1) // size
+        tiles_shape = 1, (shape[0] + size - 1) // size, (shape[1] + size - 1) // size
         flat = transformed.reshape(-1)
         own = scratch[thread]
         while True:
@@ -388,11 +433,9 @@ def transform_inputs(size, across):
             if tile >= planes * tiles:
                 break
             plane, rest = divmod(tile, tiles)
-            n, rest = divmod(rest, down * wide)
-            i, j = divmod(rest, wide)
             transform_input(
-                x, n, plane, i * size - padding[0], j * size - padding[1], 0, channels, row - GAP,
-                flat, tile * row, planes * tiles * row, own,
+                x, rest, 1, tiles_shape, (padding[0], padding[1]), plane, 0, 0, channels, row - GAP,
+                flat, tile * row, row, planes * tiles * row, own,
             )  # fmt: skip
 
     return transform
@@ -405,9 +448,9 @@ def multiply_places(several, narrow):
 
     @kernel(parallel=True)
     def multiply_all(transformed, u, sums, heights, walk, offsets, extent, queue, thread):
-        """``sums (places, panels, OD, tiles, WIDTH)`` of ``transformed (places, D, tiles, depth + GAP)`` and transformed weights ``u``;
+        """``sums (places, panels, OD, tiles, elements)`` of ``transformed (places, D, tiles, depth + GAP)`` and transformed weights ``u``;
         ``heights``, ``walk``, ``offsets`` and ``extent`` as of :func:`fused`."""
-        places, panels, planes, tiles, _ = sums.shape
+        places, panels, planes, tiles, sum_row = sums.shape
         place_step, row = transformed.shape[1] * tiles, transformed.shape[3]
         depth = row - GAP
         w_step = extent * depth * WIDTH
@@ -427,7 +470,7 @@ def multiply_places(several, narrow):
                     fetched += 1
                     multiply(
                         rows, flat, (place * place_step + done) * row, row, offsets, walk[plane, 2], walk[plane, 3],
-                        depth, u, weights, target, ((task * planes + plane) * tiles + done) * WIDTH, ahead,
+                        depth, u, weights, target, ((task * planes + plane) * tiles + done) * sum_row, sum_row, ahead,
                     )  # fmt: skip
                     done += rows
 
@@ -441,11 +484,11 @@ def transform_outputs(size, across, activation):
 
     @kernel(parallel=True, views=("addend", "y", "gathered"))
     def transform(sums, bias, residual, addend, low, high, y, run, length, gathered, scratch, queue, thread):
-        """``y (N, D, H, W, CO)`` from ``sums (places, panels, D, tiles, WIDTH)``; ``run``, ``length`` and ``gathered`` as of
+        """``y (N, D, H, W, CO)`` from ``sums (places, panels, D, tiles, elements)``; ``run``, ``length`` and ``gathered`` as of
         :func:`fused`."""
-        down, wide = (y.shape[2] + size - 1) // size, (y.shape[3] + size - 1) // size
-        panels, planes, tiles = sums.shape[1:4]
-        panel_step = planes * tiles * WIDTH
+        shape = 1, (y.shape[2] + size - 1) // size, (y.shape[3] + size - 1) // size
+        panels, planes, tiles, sum_row = sums.shape[1:]
+        panel_step = planes * tiles * sum_row
         parts = tiles // run * ((run + length - 1) // length)
         flat = sums.reshape(-1)
         own = scratch[thread]
@@ -454,13 +497,12 @@ def transform_outputs(size, across, activation):
             if task >= planes * parts:
                 break
             plane, part = divmod(task, parts)
-            for tile in range(_first_tile(part, run, length), _first_tile(part + 1, run, length)):
-                n, rest = divmod(tile, down * wide)
-                i, j = divmod(rest, wide)
-                transform_output(
-                    flat, (plane * tiles + tile) * WIDTH, panels * panel_step, panel_step, bias, residual, addend, low, high,
-                    y, n, plane, i * size, j * size, own,
-                )  # fmt: skip
+            first = _first_tile(part, run, length)
+            count = _first_tile(part + 1, run, length) - first
+            transform_output(
+                flat, (plane * tiles + first) * sum_row, sum_row, panels * panel_step, panel_step, bias, residual, addend, low, high,
+                y, plane, first, count, shape, own,
+            )  # fmt: skip
             if gathered.size > 0:
                 gather_part(y, plane, part, run, length, gathered)
 

@@ -20,10 +20,10 @@ from ...simd import LANES, fma, load, store, stride, zeros
 from ..channels import WIDTH, access
 from ..jit import inline, kernel, outline
 from ..tasks import next_task
-from .ahead import lines_to_read
+from .ahead import line_to_read, place_of
 from .direct import pack_line
 from .tiles import CORRELATIONS, clear_run
-from .winograd import GAP, input_step
+from .winograd import GAP, input_step, next_place, place_of_tile
 
 TILE = 4
 ACROSS = TILE + 2
@@ -31,7 +31,7 @@ PLACES = ACROSS * ACROSS
 FAR = 500_000  # elements that are read, from which on they come from memory: inputs were made long ago
 
 _, _write = access(1)
-_transform_input = input_step(ACROSS)
+_transform_input = input_step(TILE, ACROSS)
 
 
 # Transforms of one line ----------------------------------------------------------------------------------------------
@@ -83,13 +83,12 @@ def _transform_gradient(dy, at, row, pixel, count, transformed, to, place_step, 
             store(a5, transformed, q + 5 * place_step, 0)
 
 
-@outline
-def gradient_step(dy, n, plane, row, column, channel, channels, transformed, to, place_step, panel_step, scratch):
-    """Transform ``channels`` channels from ``channel`` on of the gradient of the output tile of image ``n`` at ``(plane, row, column)``,
-    which may reach beyond the map."""
+@inline
+def _transform_one_gradient(dy, n, plane, row, column, channel, channels, transformed, to, place_step, panel_step, scratch):
+    """The tile of image ``n`` from ``(plane, row, column)`` on, which may reach beyond the map."""
     whole = (channels + LANES - 1) // LANES * LANES
     if row + TILE <= dy.shape[2] and column + TILE <= dy.shape[3] and channels == whole:
-        at = n * stride(dy, 0) + plane * stride(dy, 1) + row * stride(dy, 2) + column * stride(dy, 3) + channel
+        at = place_of(dy, n, plane, row, column) + channel
         _transform_gradient(dy, at, stride(dy, 2), stride(dy, 3), whole, transformed, to, place_step, panel_step, scratch)
     else:
         patch = scratch[ACROSS * TILE * LANES :]
@@ -99,6 +98,17 @@ def gradient_step(dy, n, plane, row, column, channel, channels, transformed, to,
                 store(zeros(patch, 1, 1), patch, at + whole - LANES, 0)
                 pack_line(dy, n, plane, row + i, column + j, 1, channel, channels, patch, at)
         _transform_gradient(patch, 0, TILE * whole, whole, whole, transformed, to, place_step, panel_step, scratch)
+
+
+@outline
+def gradient_step(dy, tile, count, shape, plane, channel, channels, transformed, to, tile_step, place_step, panel_step, scratch):
+    """Transform ``channels`` channels from ``channel`` on of the gradient of ``count`` tiles of the output from number ``tile`` on. They
+    are numbered as for :func:`numbacnn.kernels.conv.winograd.input_step`."""
+    n, k, i, j = place_of_tile(tile, shape)
+    for _ in range(count):
+        _transform_one_gradient(dy, n, plane + k, i * TILE, j * TILE, channel, channels, transformed, to, place_step, panel_step, scratch)
+        to += tile_step
+        n, k, i, j = next_place(n, k, i, j, shape)
 
 
 @outline
@@ -168,37 +178,32 @@ def weight_gradient_parts(vectors):
             count = min(block_channels, channels - channel)
             out_count = min(task_panels * lanes, out_channels - out_channel)
             depth = (count + LANES - 1) // LANES * LANES
-            planes = walk[kd, 1]
-            tiles = dy.shape[0] * planes * down * wide
+            shape = walk[kd, 1], down, wide
+            tiles = dy.shape[0] * walk[kd, 1] * down * wide
             first, end = part * tiles // parts, (part + 1) * tiles // parts
             for place in range(PLACES if first == end else 0):
                 clear_run(sums, place * sum_places, task_panels * block_channels * lanes)
             for start in range(first, end, block):
                 some = min(block, end - start)
-                for t in range(some):
-                    n, rest = divmod(start + t, planes * down * wide)
-                    plane, rest = divmod(rest, down * wide)
-                    i, j = divmod(rest, wide)
-                    _transform_input(
-                        x, n, walk[kd, 2] + plane * walk[kd, 3], i * TILE - padding[0], j * TILE - padding[1], channel, count, depth,
-                        inputs, t * row, input_places, lines,
-                    )  # fmt: skip
-                    gradient_step(
-                        dy, n, walk[kd, 0] + plane, i * TILE, j * TILE, out_channel, out_count,
-                        gradients, t * lanes, gradient_places, panel_step, lines,
-                    )  # fmt: skip
-                asked, some_panels = 0, (out_count + lanes - 1) // lanes
+                _transform_input(
+                    x, start, some, shape, (padding[0], padding[1]), walk[kd, 2], walk[kd, 3], channel, count, depth,
+                    inputs, 0, row, input_places, lines,
+                )  # fmt: skip
+                gradient_step(
+                    dy, start, some, shape, walk[kd, 0], out_channel, out_count,
+                    gradients, 0, lanes, gradient_places, panel_step, lines,
+                )  # fmt: skip
+                some_panels = (out_count + lanes - 1) // lanes
+                asked, line, (n, plane, i, j) = 0, 0, place_of_tile(start + some, shape)
                 for place in range(PLACES):
                     for panel in range(some_panels):
-                        while far and asked * PLACES * some_panels < some * (place * some_panels + panel + 1):
-                            n, rest = divmod(start + some + asked, planes * down * wide)
-                            plane, rest = divmod(rest, down * wide)
-                            i, j = divmod(rest, wide)
+                        while far and asked * PLACES * some_panels < some * TILE * (place * some_panels + panel + 1):
                             below, right = i * TILE - padding[0] + ACROSS - TILE, j * TILE - padding[1] + ACROSS - TILE
-                            x_plane = walk[kd, 2] + plane * walk[kd, 3]
-                            lines_to_read(x, n, x_plane, below, max(0, right), TILE, channel, count)
-                            lines_to_read(dy, n, walk[kd, 0] + plane, i * TILE, j * TILE, TILE, out_channel, out_count)
-                            asked += 1
+                            line_to_read(x, n, walk[kd, 2] + plane * walk[kd, 3], below + line, max(0, right), TILE, channel, count)
+                            line_to_read(dy, n, walk[kd, 0] + plane, i * TILE + line, j * TILE, TILE, out_channel, out_count)
+                            asked, line = asked + 1, line + 1
+                            if line == TILE:
+                                line, (n, plane, i, j) = 0, next_place(n, plane, i, j, shape)
                         at = place * sum_places + panel * block_channels * lanes
                         done = 0
                         while done < count:
