@@ -41,8 +41,8 @@ CASES = (  # name, input shape, batch
     ("efficientnet_b0", (224, 224, 3), 8),
     ("convnext_tiny", (64, 64, 3), 16),
 )
-CURVE_CASES = (*CASES, ("alexnet", (64, 64, 3), 16))
-CURVES = ("lenet5", "alexnet", "convnext_tiny", "resnet20")
+CURVE_CASES = (*CASES, ("alexnet", (64, 64, 3), 16), ("capsnet", (28, 28, 1), 16))
+CURVES = ("lenet5", "alexnet", "capsnet", "convnext_tiny")
 ENGINES = ("numbacnn", "torch", "torch channels-last")
 COMPILED = "torch compiled"
 RECOMPUTING = {f"numbacnn {mode}": mode for mode in ("cheap", "blocks")}  # engines, and the Trainer's recompute

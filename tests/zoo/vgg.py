@@ -36,10 +36,11 @@ def lean_timm(name: str) -> Callable[[], Any]:
 
 
 def peers(name: str) -> list[Peer]:
-    lean = {"options": {"hidden": HIDDEN}, "calm": {"dropout": 0.0}}
+    calm = {"dropout": 0.0}
+    lean = {"options": {"hidden": HIDDEN}, "calm": calm}
     return [
-        Peer("torchvision", tv(name, init_weights=False), small=32, lean=Peer("torchvision", lean_torchvision(name), **lean)),
-        Peer("timm", tm(name), small=32, lean=Peer("timm", lean_timm(name), **lean)),
+        Peer("torchvision", tv(name, init_weights=False), small=32, calm=calm, lean=Peer("torchvision", lean_torchvision(name), **lean)),
+        Peer("timm", tm(name), small=32, calm=calm, lean=Peer("timm", lean_timm(name), **lean)),
     ]
 
 
