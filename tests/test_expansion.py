@@ -8,7 +8,13 @@ import pytest
 import numbacnn as nc
 from numbacnn.graph import passes
 from numbacnn.kernels import jit
+from numbacnn.kernels.channels import WIDTH
+from numbacnn.kernels.conv.depthwise import HELD
+from numbacnn.kernels.conv.depthwise_launch import depthwise_blocks
+from numbacnn.kernels.conv.launch import Residue
+from numbacnn.kernels.conv.window import Window
 from numbacnn.layers.expansion import ExpandedDepthwise
+from numbacnn.simd import LANES
 
 
 def block(size, stride, padding, activation, channels=20, expanded=100, image=(29, 31), squeeze=False):
@@ -59,6 +65,33 @@ def test_same_bits_as_two_layers(size, stride, padding, activation, squeeze, mon
     assert np.ptp(expected) > 0.1
     for y in found:
         np.testing.assert_array_equal(y, expected)
+
+
+def test_channels_are_divided_among_threads(monkeypatch):
+    images, before = np.random.default_rng(1).normal(size=(1, 14, 15, 24)).astype("float32"), jit.num_threads()
+    found = []
+    for threads in {1, before}:
+        jit.set_num_threads(threads)
+        model = block(3, 1, "same", "relu6", channels=24, expanded=330, image=(14, 15))
+        assert joined(model)
+        found.append(model.predict(images))
+    jit.set_num_threads(before)
+    monkeypatch.setattr(passes, "fuse_expansions", lambda nodes, outputs: nodes)
+    expected = block(3, 1, "same", "relu6", channels=24, expanded=330, image=(14, 15)).predict(images)
+    for y in found:
+        np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("channels", [1, LANES, WIDTH, HELD, HELD + 1, 5 * HELD - LANES, 9 * HELD])
+@pytest.mark.parametrize("threads", [1, 2, 3, 16])
+def test_spans_hold_all_channels(channels, threads):
+    window = Window((1, 3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1))
+    parts = [Residue((0, 0, 0), (1, 14, 14), window, tuple(range(9)))]
+    spans = np.array(depthwise_blocks(parts, (1, 1, 1), channels, 1, threads, 24).spans)
+    assert (spans[0], spans[-1]) == (0, channels)
+    assert not (spans[:-1] % WIDTH).any()
+    assert (np.diff(spans) > 0).all()
+    assert (np.diff(spans) <= HELD).all()
 
 
 def test_new_parameters_are_seen():

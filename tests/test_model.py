@@ -56,6 +56,39 @@ def test_predict_takes_what_numpy_takes():
     np.testing.assert_array_equal(model.predict(np.asfortranarray(batch)), expected)
 
 
+@pytest.mark.parametrize("size", [None, 2])
+def test_inputs_are_read_where_they_lie(size):
+    model = small_network("float32")
+    batch = images(5, "float32")
+    expected = model.predict(batch.tolist())
+    unaligned = np.frombuffer(b"0123" + batch.tobytes(), np.float32, offset=4).reshape(batch.shape)
+    shifted = np.frombuffer(b"0" + batch.tobytes(), np.uint8, offset=1).view(np.float32).reshape(batch.shape)
+    assert not shifted.flags.aligned
+    for given in (batch, unaligned, shifted, np.repeat(batch, 2, axis=0)[::2], batch.astype(np.float64), batch):
+        before = given.copy()
+        for _ in range(2):
+            np.testing.assert_array_equal(model.predict(given, batch_size=size), expected)
+        np.testing.assert_array_equal(given, before)
+        model.predict(given + 1, batch_size=size)
+
+
+@pytest.mark.parametrize(
+    "layers", [[nc.Activation("relu")], [nc.Flatten()], [nc.Flatten(), nc.Activation("relu")], [nc.Activation("relu"), nc.Conv2D(4, 3)]]
+)
+def test_nothing_is_written_to_what_is_given(layers):
+    h = x = nc.Input((7, 5, 3))
+    for layer in layers:
+        h = layer(h)
+    model = nc.Model(x, (h, x), seed=1)
+    batch = images(2, "float32")
+    before = batch.copy()
+    for _ in range(2):
+        found = model.predict(batch)[1]
+        np.testing.assert_array_equal(found, before)
+        np.testing.assert_array_equal(batch, before)
+        np.testing.assert_array_equal(nc.Model(x, h, seed=1).predict(batch), model.predict(batch)[0])
+
+
 def test_predict_gives_arrays_of_its_own():
     model = small_network()
     first = model.predict(images(2))

@@ -44,6 +44,12 @@ def first(x, y):
     y[0] = x[x.shape[0] - 1 + y.shape[0]]  # outside of x
 
 
+@kernel
+def picked(x, places, y):
+    for k in range(places.shape[0]):
+        y[k] = x[places[k]]
+
+
 def recorded(threads=None):
     x, halves = np.arange(24.0).reshape(6, 4), np.arange(48, dtype=np.float32).reshape(6, 8)[:, ::2]
     y, z, seen = np.zeros(6), np.zeros((6, 4), np.float32), np.zeros(1, np.int64)
@@ -101,6 +107,33 @@ def test_what_a_kernel_finds_wrong_is_raised():
         first(x, y)
     with pytest.raises(IndexError):
         Program(steps).run()
+    places = np.zeros(2, np.int64)
+    with jit.record() as steps:
+        picked(x, places, y)
+    made = Program(steps)
+    made.run()
+    made.stand_in(places).be(np.array([0, 9]))  # it is done again from Python, with these places, too
+    with pytest.raises(IndexError):
+        made.run()
+
+
+@compiled_only
+def test_another_array_stands_in_for_one():
+    steps, x, _, y, z, _ = recorded()
+    made = Program(steps)
+    made.run()
+    expected = y.copy(), z.copy()
+    stand_in, other = made.stand_in(x), x + 1
+    for _ in range(2):
+        stand_in.be(other)
+        made.run()
+        np.testing.assert_array_equal(y[:3], expected[0][:3] + 2)
+        np.testing.assert_array_equal(y[3:], expected[0][3:] - 0.5)
+        np.testing.assert_array_equal(z, expected[1])
+        stand_in.be(x)
+        made.run()
+        np.testing.assert_array_equal(y, expected[0])
+    assert Program([*steps, (print, ())]).stand_in(x) is None
 
 
 @compiled_only

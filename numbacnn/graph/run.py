@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..arrays import Arena
+from ..arrays import Arena, empty
 from .build import Node
 from .devices import HOST
 from .packed import Weights, parameters_read
@@ -103,9 +103,13 @@ class InferencePlan(_Bound):
         self, plan: Plan, store: ParameterStore, arena: Arena | None = None, turns: Sequence[Mapping[Block, np.ndarray]] = (NOTHING,)
     ):
         self.packed = {node: store.packed.of(node, plan, store) for node in plan.prepared}
-        super().__init__(plan, store, arena, turns[0])
+        own = {slot.block: empty(slot.shape, slot.dtype) for slot in _only_read(plan) if slot.block not in turns[0]}
+        super().__init__(plan, store, arena, {**turns[0], **own})
         self.weights = Weights(list(self.packed.values()), self.lock, store)
-        self._turns = [self._forward_steps(elsewhere) for elsewhere in turns]
+        self._turns = [self._forward_steps({**elsewhere, **own}) for elsewhere in turns]
+        self._stand_ins = [
+            [turn.stand_in(array) if slot.block in own else None for slot, array in zip(plan.inputs, self.inputs)] for turn in self._turns
+        ]
 
     def _prepared_arrays(self) -> dict[Node, dict[str, np.ndarray]]:
         return {node: packed.arrays for node, packed in self.packed.items()}
@@ -128,14 +132,23 @@ class InferencePlan(_Bound):
     def forward(self, batch: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> None:
         """Run on a batch (one array per input) and copy the outputs into ``results``. One thread at a time; others wait."""
         with self.weights:
-            self.take(batch)
-            self.run()
+            self.run_on(batch)
             self.give(results)
 
-    def take(self, batch: Sequence[np.ndarray]) -> None:
-        """Copy a batch into ``inputs``."""
-        for array, given in zip(self.inputs, batch):
-            array[...] = given
+    def run_on(self, batch: Sequence[np.ndarray], turn: int = 0) -> None:
+        """As :meth:`run`, with a batch in place of ``inputs``: what is like them is read where it lies, and copied otherwise."""
+        moved = []
+        try:
+            for array, given, stand_in in zip(self.inputs, batch, self._stand_ins[turn]):
+                if stand_in is not None and given.dtype == array.dtype and given.flags.c_contiguous and given.flags.aligned:
+                    moved.append((stand_in, array))
+                    stand_in.be(given)
+                else:
+                    array[...] = given
+            self.run(turn)
+        finally:
+            for stand_in, array in moved:
+                stand_in.be(array)
 
     def give(self, results: Sequence[np.ndarray]) -> None:
         """Copy ``outputs`` into ``results``."""
@@ -146,6 +159,13 @@ class InferencePlan(_Bound):
         """Fill ``outputs`` from ``inputs``, the arrays of this plan, or those of a turn that lie elsewhere. What shares its arena may
         overwrite them. Whoever runs it guards launches, and has entered its ``weights``."""
         self._turns[turn].run()
+
+
+def _only_read(plan: Plan) -> list[Slot]:
+    """The inputs that share their memory with nothing that is written or given back."""
+    others = {slot.block for run in plan.forward for slots in (run.y, run.scratch.values(), run.buffers.values()) for slot in slots}
+    others |= {slot.block for slot in plan.outputs}
+    return [slot for slot in plan.inputs if slot.block not in others and slot.width is None]
 
 
 class Walk:
@@ -186,8 +206,9 @@ class Walk:
                 for turn, start in enumerate(starts):
                     samples = slice(start, start + part.plan.batch)
                     if part is self.parts[0]:
-                        part.take([array[samples] for array in batch])
-                    part.run(turn)
+                        part.run_on([array[samples] for array in batch], turn)
+                    else:
+                        part.run(turn)
                     if part is self.parts[-1]:
                         part.give([array[samples] for array in results])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -36,6 +36,34 @@ class Program(list):
             else:
                 jit.run(part)
 
+    def stand_in(self, array: np.ndarray) -> StandIn | None:
+        """Lets other arrays take the place of this one, which the launches were made for; None if not all calls are launches."""
+        launches = [part for part in self._parts if isinstance(part, _Launches)]
+        return StandIn(array, launches) if len(launches) == len(self._parts) else None
+
+
+class StandIn:
+    """An array that launches were made for, and in whose place they read others of the same kind: dense, aligned to their elements."""
+
+    def __init__(self, array: np.ndarray, launches: list[_Launches]):
+        self._array = self._given = array
+        self._at = _address(array)
+        self._launches = [(each, words) for each in launches if (words := each.addresses_in(array))]
+        for each, _ in self._launches:
+            each.stand_ins.append(self)
+
+    def be(self, array: np.ndarray) -> None:
+        """Have the launches read ``array``, until they are told to read another one."""
+        at = _address(array)
+        for launches, words in self._launches:
+            launches.move(words, at - self._at)
+        self._given, self._at = array, at
+
+    def settle(self) -> None:
+        """Write what is read at present into the array that launches were made for."""
+        if self._given is not self._array:
+            self._array[...] = self._given
+
 
 def run(steps: Sequence[jit.Step]) -> None:
     """Run launches one after the other, those of a :class:`Program` without going through Python."""
@@ -50,9 +78,11 @@ class _Launches:
 
     def __init__(self, steps: list[jit.Step]):
         self._steps = steps
+        self.stand_ins: list[StandIn] = []
         words = [_words(arguments) for _, arguments in steps]
         starts = np.cumsum([0, *map(len, words)])
         self._words = np.array([word for each in words for word in each], np.int64)
+        self._addresses = [start + place for start, (_, arguments) in zip(starts, steps) for place in _address_places(arguments)]
         first = self._words.ctypes.data
         self._rows = np.array([(_entry(step), first + self._words.itemsize * start, *_share(step)) for step, start in zip(steps, starts)])
         self._threads = int(self._rows[:, -1].max())
@@ -71,8 +101,20 @@ class _Launches:
         if failed >= 0:
             self._tell(failed)
 
+    def addresses_in(self, array: np.ndarray) -> list[int]:
+        """Which words are addresses of elements of an array."""
+        first = _address(array)
+        return [word for word in self._addresses if first <= self._words[word] < first + array.nbytes]
+
+    def move(self, words: list[int], distance: int) -> None:
+        """Change addresses."""
+        for word in words:
+            self._words[word] += distance
+
     def _tell(self, failed: int) -> None:
         """Raise what is wrong with a launch: it is done again, from Python."""
+        for stand_in in self.stand_ins:
+            stand_in.settle()
         function, arguments = self._steps[failed]
         if isinstance(function, jit.Shared):
             function.in_turn(arguments)
@@ -98,9 +140,23 @@ def _words(arguments: tuple) -> list[int]:
     words: list[int] = []
     for argument in arguments:
         if isinstance(argument, np.ndarray):
-            words += (argument.size, argument.itemsize, argument.__array_interface__["data"][0], *argument.shape, *argument.strides)
+            words += (argument.size, argument.itemsize, _address(argument), *argument.shape, *argument.strides)
         elif isinstance(argument, (float, np.floating)):
             words += struct.unpack("q", struct.pack("d", argument))
         else:
             words.append(int(argument))
     return words
+
+
+def _address_places(arguments: tuple) -> Iterator[int]:
+    """Which of these words are addresses of arrays."""
+    place = 0
+    for argument in arguments:
+        if isinstance(argument, np.ndarray):
+            yield place + 2
+            place += 2 + 2 * argument.ndim
+        place += 1
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]

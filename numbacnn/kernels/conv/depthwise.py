@@ -106,12 +106,13 @@ def _pack_columns(x, n, d, h, column, count, step, channel, held, ahead, weights
 
 
 @functools.cache
-def _expansion(rows, finish):
-    """The function that writes a panel of ``rows`` pixels of a pointwise convolution's output, :data:`HELD` elements apart."""
+def _expansion(rows, vectors, finish):
+    """The function that writes ``vectors`` of a panel of ``rows`` pixels of a pointwise convolution, :data:`HELD` elements apart."""
+    width = vectors * LANES
 
     @inline
     def expand(x, x_at, x_step, depth, w, w_at, bias, channel, count, low, high, y, y_at):
-        total = load(bias, channel, 0, rows, VECTORS) if count >= WIDTH else load_part(bias, channel, 0, count, rows, VECTORS)
+        total = load(bias, channel, 0, rows, vectors) if count >= width else load_part(bias, channel, 0, count, rows, vectors)
         pixels = rows_of(x, x_at, x_step, rows, depth)
         for _ in range(depth // 4):
             total = outer_of(total, pixels, 0, w, w_at)
@@ -129,15 +130,33 @@ def _expansion(rows, finish):
     return expand
 
 
+def _expansions(vectors, finish):
+    """The function that calls the one for a number of rows, its first argument."""
+    highest, high, low, single = (_expansion(rows, vectors, finish) for rows in EXPANSION_LADDER)
+    height, second, third, _ = EXPANSION_LADDER
+
+    @inline
+    def expand(rows, *arguments):
+        if rows == height:
+            highest(*arguments)
+        elif rows == second:
+            high(*arguments)
+        elif rows == third:
+            low(*arguments)
+        else:
+            single(*arguments)
+
+    return expand
+
+
 @functools.cache
 def _expanded_columns(activation, later):
     """The function that fills columns as :func:`_pack_columns` does, with what a pointwise convolution makes of ``x``:
     ``clamp(x @ weights + shift, floor, ceiling)``, or ``activation`` in place of the clamp, by packed ``weights`` and in tiles of
     ``heights``. An activation that comes ``later`` does so when the columns are done, as in :mod:`.tiles`."""
     finish = ending(activation)
-    expansions = [_expansion(rows, untouched if later else finish) for rows in EXPANSION_LADDER]
-    highest, high, low, single = expansions
-    height, second, third, _ = EXPANSION_LADDER
+    panel_finish = untouched if later else finish
+    wide, narrow = _expansions(VECTORS, panel_finish), _expansions(1, panel_finish)
 
     @inline
     def expand(x, n, d, h, column, count, step, channel, held, ahead, weights, shift, floor, ceiling, heights, target, at, part):
@@ -153,14 +172,10 @@ def _expanded_columns(activation, later):
                 rows, x_at = heights[last - done], near + done * far
                 for panel in range(0, held, WIDTH):
                     c, w_at, y_at = channel + panel, (channel + panel) * depth, to + done * HELD + panel
-                    if rows == height:
-                        highest(x, x_at, far, depth, weights, w_at, shift, c, held - panel, floor, ceiling, target, y_at)
-                    elif rows == second:
-                        high(x, x_at, far, depth, weights, w_at, shift, c, held - panel, floor, ceiling, target, y_at)
-                    elif rows == third:
-                        low(x, x_at, far, depth, weights, w_at, shift, c, held - panel, floor, ceiling, target, y_at)
+                    if held - panel > LANES:
+                        wide(rows, x, x_at, far, depth, weights, w_at, shift, c, held - panel, floor, ceiling, target, y_at)
                     else:
-                        single(x, x_at, far, depth, weights, w_at, shift, c, held - panel, floor, ceiling, target, y_at)
+                        narrow(rows, x, x_at, far, depth, weights, w_at, shift, c, held - panel, floor, ceiling, target, y_at)
                 done += rows
             if later:
                 for place in range(to + first * HELD, to + last * HELD, HELD):
@@ -229,7 +244,7 @@ def depthwise(height, activation, before):
     @kernel(parallel=True, views=("x", "addend", "y", "gathered"))
     def convolve(
         x, weights, shift, floor, ceiling, heights, w, bias, residual, addend, low, high, y, sums,
-        gathered, piece_rows, offsets, lengths, phases, geometry, block_rows, block_columns, scratch, queue, thread,
+        gathered, piece_rows, offsets, lengths, phases, geometry, block_rows, block_columns, spans, scratch, queue, thread,
     ):  # fmt: skip
         """``y = finish(depthwise conv(x, w) + bias + addend)``; other arguments as of
         :func:`numbacnn.kernels.conv.direct.convolution`. ``sums (N, D * H * column tasks, C)``, if it is not empty, gets the sums over the
@@ -240,18 +255,18 @@ def depthwise(height, activation, before):
         ``geometry[2, 1:]``. Of each: its remainders, its lines and columns, its runs, where its weights ``(blocks, taps, HELD)`` from
         :func:`pack_taps` start, taps in the order of the runs, and its taps. Sums and statistics are those of a single one.
 
-        A task walks down the lines of a block of channels, and keeps a ring of as many input lines as a line of the output needs, in
-        the first-level cache: ``[kd][line modulo ring][remainder][column][HELD]``, with columns sorted by their remainder modulo the
-        stride, so that a tile's inputs are neighbours. ``offsets (phases, ring, runs)``: where each run of ``lengths (phases, runs)`` taps
-        starts, by the place of the first line in the ring. ``geometry``: strides; padding; distances of outputs; planes, lines and columns
-        of input around an output; distances of these planes. A line's last task, and a task's last tile, may overlap the one before and
-        write the same again.
+        A task walks down the lines of the channels from one of ``spans`` to the next, at most :data:`HELD` (spans begin with panels of the
+        convolution ``before``), and keeps a ring of as many input lines as a line of the output needs, in the first-level cache:
+        ``[kd][line modulo ring][remainder][column][HELD]``, with columns sorted by their remainder modulo the stride, so that a tile's
+        inputs are neighbours. ``offsets (phases, ring, runs)``: where each run of ``lengths (phases, runs)`` taps starts, by the place of
+        the first line in the ring. ``geometry``: strides; padding; distances of outputs; planes, lines and columns of input around an
+        output; distances of these planes. A line's last task, and a task's last tile, may overlap the one before and write the same again.
         ``weights .. heights`` as of :func:`_expanded_columns`; of no meaning where there is no convolution ``before``.
         """
         strides, padding, spread, extent, far_planes = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4, 0]
         planes, channels = y.shape[1], y.shape[4]
         height_, width = phases[0, 2], phases[0, 3]
-        blocks = -(-channels // HELD)
+        blocks = spans.size - 1
         row_tasks, column_tasks = -(-height_ // block_rows), -(-width // block_columns)
         ring = offsets.shape[1]
         turn = strides[1] % ring
@@ -270,8 +285,7 @@ def depthwise(height, activation, before):
             task, column_task = divmod(task, column_tasks)
             task, row_task = divmod(task, row_tasks)
             n, plane = divmod(task, planes)
-            channel = block * HELD
-            held = min(HELD, channels - channel)
+            channel, held = spans[block], spans[block + 1] - spans[block]
             row, column = row_task * block_rows, min(column_task * block_columns, width - block_columns)
             repeated = column_task * block_columns - column  # the first pixels of a line that overlap the task before
             known, slot, oldest = 0, 0, 0
@@ -297,14 +311,15 @@ def depthwise(height, activation, before):
                     more = n * stride(addend, 0) + plane * stride(addend, 1) + y_row * stride(addend, 2)
                     more += y_column * stride(addend, 3) + channel
                     starts, of_runs, runs = offsets[phase, oldest], lengths[phase], phases[phase, 4]
-                    w_at = phases[phase, 5] + block * phases[phase, 6] * HELD
                     for at in range(0, held, LANES):
+                        packed_block, w_at = divmod(channel + at, HELD)
+                        w_at += phases[phase, 5] + packed_block * phases[phase, 6] * HELD
                         for done in range(0, pixels, height):
                             c = min(done, pixels - height)
                             if ahead > 0:  # a store waits for its line, too
                                 prefetch_for_writing(y, to + c * y_step + at + y_ahead, y_step, height)
                             tile(
-                                own, c * HELD + at, starts, of_runs, runs, w, w_at + at,
+                                own, c * HELD + at, starts, of_runs, runs, w, w_at,
                                 bias, channel + at, held - at, residual, addend, more + c * addend_step + at, addend_step, low, high,
                                 y, to + c * y_step + at, y_step,
                             )  # fmt: skip

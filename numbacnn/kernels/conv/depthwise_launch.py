@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...simd import LANES
+from ..channels import WIDTH
 from .depthwise import EXPANSION_LADDER, HEIGHTS, HELD, depthwise, depthwise_weight_gradient, gradient_tile, pack_taps
 from .direct import add_parts
 from .ending import EVERYTHING, is_long, resolved
@@ -50,6 +51,7 @@ class DepthwiseBlocks:
     height: int  # of tiles
     rows: int
     columns: int
+    spans: Sequence[int]  # of channels: where those of each task begin, and where the last ones end
     piece_rows: int  # of a part of the statistics, as wide as a task, where they are gathered
     offsets: np.ndarray  # where runs of taps start, for each part and each place of their first line in the ring of lines
     lengths: np.ndarray  # of runs
@@ -80,10 +82,10 @@ def depthwise_blocks(
     across = (columns - 1) * sw + reach
     part = -(-across // sw) * HELD
     line = min(sw, across) * part
-    tasks = batch * depth * -(-channels // HELD) * -(-width // columns)
-    rows = _rows_of_task(
-        height, tasks, threads, (window.extent[1] - sh) / sh if expanded else 0, height * sh * across * expanded // EXPANDED_ELEMENTS
-    )
+    blocks, panels, others = -(-channels // HELD), -(-channels // WIDTH), batch * depth * -(-width // columns)
+    share = -(-panels // threads) * WIDTH / HELD if expanded and others == 1 else None
+    again = (window.extent[1] - sh) / sh if expanded else 0
+    rows = _rows_of_task(height, others * blocks, threads, again, height * sh * across * expanded // EXPANDED_ELEMENTS, share)
     piece_rows = evened(height, max(1, GATHERED_PIXELS // columns))
     if gathers:
         rows = -(-rows // piece_rows) * piece_rows
@@ -100,22 +102,28 @@ def depthwise_blocks(
             lengths[k, run] = len(taps)
         phases.append((*residue.start[1:], *residue.places[1:], len(runs), weights, len(residue.taps)))
         weights += depthwise_packed_elements(channels, len(residue.taps))
+    spans = [*range(0, channels, HELD), channels]
+    if share is not None and rows == height:
+        pieces = min(panels, -(-blocks // threads) * threads)
+        spans = [*(piece * panels // pieces * WIDTH for piece in range(pieces)), channels]
     narrowest = max(1, columns - (width - min(residue.places[2] for residue in parts)))
     tall = min((h for h in HEIGHTS if h <= narrowest), key=lambda h: -(-columns // h) * (h + 1))
     geometry = (window.stride, window.padding, spread, window.extent, window.dilation)
-    return DepthwiseBlocks(tall, rows, columns, piece_rows, offsets, lengths, phases, geometry, rounded(kd * ring * line))
+    return DepthwiseBlocks(tall, rows, columns, spans, piece_rows, offsets, lengths, phases, geometry, rounded(kd * ring * line))
 
 
-def _rows_of_task(height: int, others: int, threads: int, more: float, fewest: int) -> int:
+def _rows_of_task(height: int, others: int, threads: int, more: float, fewest: int, share: float | None) -> int:
     """Lines of output of a task: ``others`` tasks have the same lines, ``more`` lines are made again by each, and there are to be at least
-    ``fewest`` tasks along the lines."""
+    ``fewest`` tasks along the lines. ``share``: how many of the others a thread has if each has all lines, where channels are divided
+    among threads."""
     most = -(-height // LEAST_LINES)
     enough = -(-TASKS_PER_THREAD * threads // others)
     cuts = range(min(max(fewest, 1), most), min(max(fewest, enough), most) + 1)
 
     def load(cut: int) -> float:
         rows = -(-height // cut)
-        return -(-others * -(-height // rows) // threads) * (rows + more)
+        tasks = -(-others * -(-height // rows) // threads) if share is None or rows < height else share
+        return tasks * (rows + more)
 
     return -(-height // min(reversed(cuts), key=load))
 
@@ -229,7 +237,7 @@ def _convolve_parts(
         packed, bias, addend is not None, y if addend is None else addend, low, high, y,
         np.empty((0, 0, 0), y.dtype) if sums is None else sums, nothing_gathered(y) if gathered is None else gathered, plan.piece_rows,
         plan.offsets, plan.lengths, np.array(plan.phases, np.int64), np.array(plan.geometry, np.int64),
-        plan.rows, plan.columns, scratch,
+        plan.rows, plan.columns, int_array(plan.spans), scratch,
     )  # fmt: skip
 
 
