@@ -112,7 +112,7 @@ def test_what_a_kernel_finds_wrong_is_raised():
         picked(x, places, y)
     made = Program(steps)
     made.run()
-    made.stand_in(places).be(np.array([0, 9]))  # it is done again from Python, with these places, too
+    assert made.stand_in(places).be(np.array([0, 9]))  # it is done again from Python, with these places, too
     with pytest.raises(IndexError):
         made.run()
 
@@ -125,14 +125,16 @@ def test_another_array_stands_in_for_one():
     expected = y.copy(), z.copy()
     stand_in, other = made.stand_in(x), x + 1
     for _ in range(2):
-        stand_in.be(other)
+        assert stand_in.be(other)
         made.run()
         np.testing.assert_array_equal(y[:3], expected[0][:3] + 2)
         np.testing.assert_array_equal(y[3:], expected[0][3:] - 0.5)
         np.testing.assert_array_equal(z, expected[1])
-        stand_in.be(x)
+        stand_in.end()
         made.run()
         np.testing.assert_array_equal(y, expected[0])
+    for unlike in (x.astype(np.float32), x[::-1], x.T, x.astype(x.dtype.newbyteorder())):
+        assert not stand_in.be(unlike)
     assert Program([*steps, (print, ())]).stand_in(x) is None
 
 

@@ -137,18 +137,16 @@ class InferencePlan(_Bound):
 
     def run_on(self, batch: Sequence[np.ndarray], turn: int = 0) -> None:
         """As :meth:`run`, with a batch in place of ``inputs``: what is like them is read where it lies, and copied otherwise."""
-        moved = []
+        stand_ins = self._stand_ins[turn]
         try:
-            for array, given, stand_in in zip(self.inputs, batch, self._stand_ins[turn]):
-                if stand_in is not None and given.dtype == array.dtype and given.flags.c_contiguous and given.flags.aligned:
-                    moved.append((stand_in, array))
-                    stand_in.be(given)
-                else:
+            for array, given, stand_in in zip(self.inputs, batch, stand_ins):
+                if stand_in is None or not stand_in.be(given):
                     array[...] = given
             self.run(turn)
         finally:
-            for stand_in, array in moved:
-                stand_in.be(array)
+            for stand_in in stand_ins:
+                if stand_in is not None:
+                    stand_in.end()
 
     def give(self, results: Sequence[np.ndarray]) -> None:
         """Copy ``outputs`` into ``results``."""

@@ -43,21 +43,33 @@ class Program(list):
 
 
 class StandIn:
-    """An array that launches were made for, and in whose place they read others of the same kind: dense, aligned to their elements."""
+    """An array that launches were made for, and in whose place they may read another one."""
 
     def __init__(self, array: np.ndarray, launches: list[_Launches]):
         self._array = self._given = array
-        self._at = _address(array)
-        self._launches = [(each, words) for each in launches if (words := each.addresses_in(array))]
-        for each, _ in self._launches:
+        self._at, self._type = _address(array), array.__array_interface__["typestr"]
+        self._places = [(each.words.data, word, int(each.words[word]) - self._at) for each in launches for word in each.addresses_in(array)]
+        for each in launches:
             each.stand_ins.append(self)
 
-    def be(self, array: np.ndarray) -> None:
-        """Have the launches read ``array``, until they are told to read another one."""
-        at = _address(array)
-        for launches, words in self._launches:
-            launches.move(words, at - self._at)
-        self._given, self._at = array, at
+    def be(self, array: np.ndarray) -> bool:
+        """Have the launches read ``array``, if it is like the one that they were made for: dense, of its type and aligned to that. Tells
+        whether they will."""
+        known = array.__array_interface__
+        at = known["data"][0]
+        if known["strides"] is not None or known["typestr"] != self._type or at % array.itemsize:
+            return False
+        self._move(array, at)
+        return True
+
+    def end(self) -> None:
+        """Have the launches read the array that they were made for."""
+        self._move(self._array, self._at)
+
+    def _move(self, array: np.ndarray, at: int) -> None:
+        self._given = array
+        for words, word, distance in self._places:
+            words[word] = at + distance
 
     def settle(self) -> None:
         """Write what is read at present into the array that launches were made for."""
@@ -81,10 +93,10 @@ class _Launches:
         self.stand_ins: list[StandIn] = []
         words = [_words(arguments) for _, arguments in steps]
         starts = np.cumsum([0, *map(len, words)])
-        self._words = np.array([word for each in words for word in each], np.int64)
+        self.words = np.array([word for each in words for word in each], np.int64)
         self._addresses = [start + place for start, (_, arguments) in zip(starts, steps) for place in _address_places(arguments)]
-        first = self._words.ctypes.data
-        self._rows = np.array([(_entry(step), first + self._words.itemsize * start, *_share(step)) for step, start in zip(steps, starts)])
+        first = self.words.ctypes.data
+        self._rows = np.array([(_entry(step), first + self.words.itemsize * start, *_share(step)) for step, start in zip(steps, starts)])
         self._threads = int(self._rows[:, -1].max())
         self._drive = drive.bind(self._rows, NOBODY)[0]
 
@@ -104,12 +116,7 @@ class _Launches:
     def addresses_in(self, array: np.ndarray) -> list[int]:
         """Which words are addresses of elements of an array."""
         first = _address(array)
-        return [word for word in self._addresses if first <= self._words[word] < first + array.nbytes]
-
-    def move(self, words: list[int], distance: int) -> None:
-        """Change addresses."""
-        for word in words:
-            self._words[word] += distance
+        return [word for word in self._addresses if first <= self.words[word] < first + array.nbytes]
 
     def _tell(self, failed: int) -> None:
         """Raise what is wrong with a launch: it is done again, from Python."""
