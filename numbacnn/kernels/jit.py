@@ -27,6 +27,7 @@ from numba.core import config as numba_config
 
 from .. import simd  # noqa: F401  before simd_python, which starts from it
 from ..errors import ConfigError
+from ..frames import with_room
 from ..simd_python import plain
 from .disk_cache import DiskCache
 from .linking import attach_environments, linked_later, packed_entry_name
@@ -210,7 +211,7 @@ class Kernel:
         """The compiled function for Numba types, from the disk cache if it is there."""
         with linked_later(self.function.__qualname__, INLINED):
             new, started = signature not in self.dispatcher.overloads, time.perf_counter()
-            entry = self.dispatcher.compile(signature)
+            entry = with_room(self.dispatcher.compile, signature)
         overload = self.dispatcher.overloads[signature]
         attach_environments(overload.library)
         packed_entries[entry] = overload.library.get_pointer_to_function(packed_entry_name(overload.fndesc))

@@ -21,6 +21,7 @@ import numpy as np
 from numba import from_dtype, types
 
 from ...errors import ConfigError
+from ...frames import with_room
 from ...paths import cache_folder
 from ..bfloat16 import BF16
 from ..disk_cache import DIGEST_BYTES
@@ -170,7 +171,7 @@ class Kernel:
 
     def ptx(self, kinds: tuple, capability: driver.Capability) -> tuple[str, str]:
         """Its entry point and PTX."""
-        return driver.to_ptx(self.function, kinds, capability, self.threads, self.blocks)
+        return with_room(driver.to_ptx, self.function, kinds, capability, self.threads, self.blocks)
 
     def machine_code(self, kinds: tuple, capability: driver.Capability) -> driver.MachineCode:
         """From the disk cache, or compiled."""

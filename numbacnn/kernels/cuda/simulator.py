@@ -154,19 +154,20 @@ class _Block:
                 self._cuda.threadIdx = Place(number)
                 self._function(*self._arguments)
             return
-        from greenlet import getcurrent, greenlet
+        from greenlet import getcurrent
 
         self._main = getcurrent()
-        running = [(number, greenlet(self._function)) for number in range(self._threads)]
-        for _, thread in running:
-            thread.gr_context = contextvars.copy_context()  # NumPy's errstate is in it
-        first = True
+        running = [(number, _greenlet(self._main)) for number in range(self._threads)]
+        work: tuple = self._function, self._arguments
         while running:
+            waiting = []
             for number, thread in _ordered(running):
                 self._cuda.threadIdx = Place(number)
-                thread.switch(*self._arguments) if first else thread.switch()
-            first = False
-            running = [entry for entry in running if not entry[1].dead]
+                if thread.switch(*work) is FINISHED:
+                    _idle().append(thread)
+                else:
+                    waiting.append((number, thread))
+            running, work = sorted(waiting), ()
             if len({self._waiting[number] for number, _ in running}) > 1:
                 raise RuntimeError("some threads of a block wait at a barrier, some for what their warp exchanges")
 
@@ -198,6 +199,39 @@ class _Block:
             count = self._dynamic // np.dtype(dtype).itemsize if shape == 0 else shape
             self._arrays.append(np.full(count, _poison(dtype), dtype))
         return self._arrays[at]
+
+
+FINISHED = object()  # what a greenlet says that has done a thread's part
+
+_local = threading.local()
+
+
+def _idle() -> list:
+    """Greenlets of this thread of the operating system that have finished. They are used again: the system maps memory for the frames of a
+    new one, which takes as long as a small kernel."""
+    if not hasattr(_local, "idle"):
+        _local.idle = []
+    return _local.idle
+
+
+def _greenlet(parent: Any) -> Any:
+    """One that does what it is given when it is switched to, in the caller's context, of which NumPy's errstate is a part."""
+    from greenlet import greenlet
+
+    found = _idle().pop() if _idle() else greenlet(_work)
+    found.parent, found.gr_context = parent, contextvars.copy_context()
+    return found
+
+
+def _work(*work: Any) -> None:
+    """What a greenlet does: a thread's part of one block after another."""
+    from greenlet import getcurrent
+
+    while True:
+        function, arguments = work
+        function(*arguments)
+        del work, function, arguments  # which may be large
+        work = getcurrent().parent.switch(FINISHED)
 
 
 def _poison(dtype: Any) -> Any:
