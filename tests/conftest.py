@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 import pytest
+
+os.environ.setdefault("NUMBACNN_COMPILE_PROCESSES", "1")  # the suite's own processes keep the cores busy
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

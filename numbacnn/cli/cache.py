@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import click
 
 from ..cores import core_count
 from ..errors import ConfigError
-from ..paths import cache_folder
+from ..paths import cache_folder, kernel_folder, writable
 from . import options
 
 COMPILED = (".nbc", ".ncu")  # suffixes of compiled kernels
@@ -24,7 +22,10 @@ COMPILED = (".nbc", ".ncu")  # suffixes of compiled kernels
     ),
 )
 def command() -> None:
-    """Compiled kernels, which are kept on disk so that the next process need not compile them again."""
+    """Compiled kernels, which are kept on disk so that the next process need not compile them again.
+
+    Up to four processes compile what a network needs, or as many as NUMBACNN_COMPILE_PROCESSES says.
+    """
 
 
 @command.command(epilog=options.examples("numbacnn cache info", "numbacnn cache info --json"))
@@ -101,7 +102,7 @@ def warm(
 
     capability = None if device == "cpu" else gpu_capability()
     uses = [
-        Use(name, input_shape, classes, batch, training, threads, capability, precision)
+        Use(name, input_shape, classes, batch, training, capability, precision)
         for name in dict.fromkeys(architectures)
         for batch in batches
     ]
@@ -122,10 +123,6 @@ def gpu_capability() -> tuple[int, int]:
     from ..kernels.cuda import runtime
 
     return runtime.device().capability
-
-
-def kernel_folder() -> Path:
-    return cache_folder() / "kernels"
 
 
 def kernel_files() -> list[Path]:
@@ -161,15 +158,5 @@ def cache_state() -> dict:
         "folder": str(kernel_folder()),
         "kernels": sum(path.suffix in COMPILED for path in files),
         "bytes": sum(map(_size, files)),
-        "writable": _writable(kernel_folder()),
+        "writable": writable(kernel_folder()),
     }
-
-
-def _writable(folder: Path) -> bool:
-    """Whether a file can be made there, or the folder itself where it is yet to come. Leaves nothing behind."""
-    existing = next((path for path in (folder, *folder.parents) if os.path.exists(path)), Path())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            return True
-    except OSError:
-        return False

@@ -7,6 +7,7 @@ goes on. Locks are taken in one order: that of packing, then those of plans.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import numpy as np
 from .. import arrays, kernels
 from .build import Node
 from .plan import Plan
-from .recording import steps_of
+from .recording import Step, steps_of
 
 if TYPE_CHECKING:
     from .parameters import ParameterStore
@@ -41,17 +42,25 @@ class Packed:
         self._derived = [(derived, derived.arrays(plan.dtype)) for derived in node.derived]
         self.vectors = {name: array for _, found in self._derived for name, array in found.items()}
         self._version: int | None = None
-        self._steps = kernels.program.Program([])
         store.check_kept(self.sources)
-        if self.arrays:
-            parameters = {**store.views_of(node), **self.vectors}
-            steps = steps_of(node, plan.threads, node.layer.prepare, node.shapes, plan.batch, parameters, self.arrays, False)
-            self._steps = kernels.program.Program(steps)
+        self._parameters = {**store.views_of(node), **self.vectors}
+        self._threads, self._batch = plan.threads, plan.batch
 
     @property
     def nbytes(self) -> int:
         """Bytes of packed weights."""
         return sum(array.nbytes for array in self.arrays.values())
+
+    def bind(self) -> list[Step]:
+        """What packs the weights."""
+        if not self.arrays:
+            return []
+        node = self.node
+        return steps_of(node, self._threads, node.layer.prepare, node.shapes, self._batch, self._parameters, self.arrays, False)
+
+    @functools.cached_property
+    def _steps(self) -> kernels.program.Program:
+        return kernels.program.Program(self.bind())
 
     def refresh(self, store: ParameterStore, version: int) -> None:
         """Derive all of it from the parameters of that version, unless that was done."""

@@ -106,13 +106,21 @@ class InferencePlan(_Bound):
         own = {slot.block: empty(slot.shape, slot.dtype) for slot in _only_read(plan) if slot.block not in turns[0]}
         super().__init__(plan, store, arena, {**turns[0], **own})
         self.weights = Weights(list(self.packed.values()), self.lock, store)
-        self._turns = [self._forward_steps({**elsewhere, **own}) for elsewhere in turns]
+        with kernels.jit.rehearsed(self._rehearse):
+            self._turns = [self._forward_steps({**elsewhere, **own}) for elsewhere in turns]
         self._stand_ins = [
             [turn.stand_in(array) if slot.block in own else None for slot, array in zip(plan.inputs, self.inputs)] for turn in self._turns
         ]
 
     def _prepared_arrays(self) -> dict[Node, dict[str, np.ndarray]]:
         return {node: packed.arrays for node, packed in self.packed.items()}
+
+    def _rehearse(self) -> None:
+        """Call all kernels that this plan does."""
+        for packed in self.packed.values():
+            packed.bind()
+        for run in self.plan.forward:
+            self._bind(run)
 
     def _forward_steps(self, elsewhere: Mapping[Block, np.ndarray]) -> kernels.program.Program:
         self._elsewhere = elsewhere
@@ -244,8 +252,9 @@ class TrainingPlan(_Bound):
         self._random = {
             node: {"random": self._counters[0][1][k : k + 1].reshape(2), "first": self._counters[1][1]} for k, node in enumerate(random)
         }
-        self._forward_steps = self.device.program([step for run in plan.forward for step in self._bind_forward(run)])
-        self._backward_steps = self.device.program([step for run in plan.backward for step in self._bind_back(run)])
+        with kernels.jit.rehearsed(self.steps):
+            self._forward_steps = self.device.program([step for run in plan.forward for step in self._bind_forward(run)])
+            self._backward_steps = self.device.program([step for run in plan.backward for step in self._bind_back(run)])
 
     @property
     def nbytes(self) -> int:

@@ -31,7 +31,7 @@ from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
 
 from ..errors import ConfigError
-from ..paths import cache_folder
+from ..paths import kernel_folder
 from .fingerprint import UnknownValueError, file_digest, fingerprint
 
 # Numba numbers functions from 1 on in each process, and names machine code by that. Cache files come from many processes: two closures
@@ -79,7 +79,7 @@ class DiskCache(_Cache):
 
     @property
     def cache_path(self) -> str:
-        return str(cache_folder() / "kernels")
+        return str(kernel_folder())
 
     def enable(self) -> None:
         self._enabled = True
@@ -121,6 +121,13 @@ class DiskCache(_Cache):
         except OSError:
             return None
         return content[DIGEST_BYTES:] if content[:DIGEST_BYTES] == hashlib.sha256(content[DIGEST_BYTES:]).digest() else None
+
+    def may_hold(self, sig: Any) -> bool:
+        """Whether there is a file, whatever its content."""
+        try:
+            return self._fingerprint is not None and self.file(sig).exists()
+        except (OSError, ConfigError):
+            return False
 
     def holds(self, sig: Any) -> bool:
         """Whether a process that asks for this signature finds it."""

@@ -7,6 +7,7 @@ import dis
 import enum
 import functools
 import hashlib
+import importlib
 import itertools
 import sys
 import types as python_types
@@ -129,6 +130,9 @@ class _Digest:
 
     def _source(self, module_name: str | None) -> None:
         """The whole source of a module stands for what cannot be looked into."""
+        if module_name and module_name not in sys.modules:  # the function comes from another process
+            with contextlib.suppress(ImportError):
+                importlib.import_module(module_name)
         module = sys.modules.get(module_name or "")
         path = getattr(module, "__file__", None)
         if module is not None and path and path.endswith(".py") and not _versioned(module):

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import inspect
 import numbers
+import sys
 import threading
 import time
 import types as python_types
@@ -28,7 +29,9 @@ from numba.core import config as numba_config
 from .. import simd  # noqa: F401  before simd_python, which starts from it
 from ..errors import ConfigError
 from ..frames import with_room
+from ..paths import kernel_folder, writable
 from ..simd_python import plain
+from . import compiling
 from .disk_cache import DiskCache
 from .linking import attach_environments, linked_later, packed_entry_name
 
@@ -37,6 +40,7 @@ FLAGS: dict[str, Any] = dict(_nrt=False, nogil=True, error_model="numpy", fastma
 
 SERIAL_ELEMENTS = 4096  # unless a kernel says otherwise, a launch whose arrays are at most that large runs in the caller's thread
 QUEUE_STEP = 16  # int64 cells of a queue for each thread: two cache lines, since cores fetch them in pairs
+ANNOUNCED = 6  # kernels that take long enough for somebody at a terminal to wonder
 JIT_DISABLED = bool(numba_config.DISABLE_JIT)
 
 
@@ -107,6 +111,12 @@ class Wanted:
         """Whether the disk cache has it."""
         return self.kernel.dispatcher._cache.holds(self._signature)
 
+    @property
+    def known(self) -> bool:
+        """Whether this process has it, or the disk cache something of its name."""
+        dispatcher = self.kernel.dispatcher
+        return self._signature in dispatcher.overloads or dispatcher._cache.may_hold(self._signature)
+
     def build(self) -> Build:
         """Compile it, or load it from the disk cache."""
         return self.kernel.build(self._signature)[1]
@@ -126,6 +136,47 @@ def postponed() -> Iterator[dict[Wanted, None]]:
         yield _local.wanted
     finally:
         _local.wanted = outer
+
+
+@contextlib.contextmanager
+def rehearsed(rehearsal: Callable[[], object]) -> Iterator[None]:
+    """Within the block, the first kernel in this thread that has to be compiled has all others compiled, too, by several processes: those
+    that ``rehearsal`` calls, which is run as in :func:`postponed`."""
+    outer = getattr(_local, "rehearsal", None)
+    _local.rehearsal = rehearsal
+    try:
+        yield
+    finally:
+        _local.rehearsal = outer
+
+
+def _prepare(wanted: Wanted) -> None:
+    """Before a kernel is compiled or loaded: what :func:`rehearsed` says."""
+    rehearsal = getattr(_local, "rehearsal", None)
+    if rehearsal is None or wanted.known or not _kept_for_others():
+        return
+    _local.rehearsal = None
+    with postponed() as noted, record():
+        rehearsal()
+    missing = [each for each in noted if not each.kept]
+    if len(missing) >= ANNOUNCED and sys.stderr is not None and sys.stderr.isatty():
+        print(f"numbacnn compiles {len(missing)} kernels, which it keeps in {kernel_folder()} for next time.", file=sys.stderr)
+    compiling.build_all(missing, compiling.processes_for(len(missing)), _tell)
+
+
+def _kept_for_others() -> bool:
+    """Whether what another process compiles is found here."""
+    try:
+        return writable(kernel_folder())
+    except ConfigError:  # there is no place for files
+        return False
+
+
+def _tell(build: Build) -> None:
+    """Enter a build in the lists that :func:`builds` gave, unless it is there."""
+    for listed in _build_lists:
+        if build not in listed:
+            listed.append(build)
 
 
 @contextlib.contextmanager
@@ -174,11 +225,15 @@ class Kernel:
         if bool(in_order) != parallel or names[len(names) - len(in_order) :] != in_order:
             raise TypeError(f"kernel {function.__qualname__}: a kernel that is parallel, and no other, ends with some of {SUPPLIED}.")
         functools.update_wrapper(self, function)
+        self._made_of = function, parallel, views, serial
         dispatcher: Any = plain(function) if JIT_DISABLED else numba.njit(**FLAGS)(function)
         if not JIT_DISABLED:
             dispatcher._cache = DiskCache(dispatcher)
         self.dispatcher = dispatcher
         self._entries: dict[tuple, Callable] = {}
+
+    def __reduce__(self) -> tuple:
+        return Kernel, self._made_of
 
     def bind(self, *arguments: Any, alone: bool = False) -> Step:
         """The compiled function for arguments like these, and the arguments to call it with. ``alone``: it runs in the caller's thread."""
@@ -198,6 +253,7 @@ class Kernel:
             return _nothing, arguments
         entry = self._entries.get(kinds)
         if entry is None:
+            _prepare(Wanted(self, kinds))
             entry = self._entries[kinds] = self.build(tuple(map(_numba_type, kinds)))[0]
         return (shared(entry) if shared else entry), arguments
 
@@ -217,8 +273,7 @@ class Kernel:
         packed_entries[entry] = overload.library.get_pointer_to_function(packed_entry_name(overload.fndesc))
         build = Build(self.function.__qualname__, bool(self.dispatcher._cache_hits[signature]), time.perf_counter() - started)
         if new:  # else another thread was faster
-            for listed in _build_lists:
-                listed.append(build)
+            _tell(build)
         return entry, build
 
     def __call__(self, *arguments: Any, alone: bool = False) -> None:

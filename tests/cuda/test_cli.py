@@ -70,6 +70,6 @@ def test_training_in_another_precision(saved: list[Path], monkeypatch: pytest.Mo
 @compiled
 def test_warming_for_another_precision() -> None:
     for precision in ("float32", "tf32", "bf16"):
-        found = wanted(Use("cnn", (8, 8, 4), 10, 4, True, None, (9, 0), precision)).values()
+        found = wanted(Use("cnn", (8, 8, 4), 10, 4, True, (9, 0), precision))
         modules = {each.kernel.function.__module__.rpartition(".")[2] for each in found}
         assert modules & {"tf32", "bf16"} == {precision} - {"float32"}

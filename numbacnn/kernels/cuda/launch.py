@@ -154,6 +154,9 @@ class Kernel:
         self._loaded: dict[tuple, Any] = {}
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple:
+        return Kernel, (self.function, self.threads, self.blocks)
+
     def __call__(self, grid: Grid, *arguments: Any, shared: int = 0) -> None:
         perform(Launch(self, grid, arguments, shared))
 
