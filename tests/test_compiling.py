@@ -14,7 +14,6 @@ import pytest
 
 from numbacnn.errors import ConfigError
 from numbacnn.kernels import compiling, jit
-from numbacnn.kernels.cuda import launch
 
 pytestmark = pytest.mark.skipif(jit.JIT_DISABLED, reason="nothing is compiled")
 
@@ -129,14 +128,6 @@ def test_how_many_processes(monkeypatch):
     monkeypatch.setenv(compiling.VARIABLE, "many")
     with pytest.raises(ConfigError, match="NUMBACNN_COMPILE_PROCESSES is 'many'; it is a whole number from 1 on"):
         compiling.processes_for(100)
-
-
-def test_a_kernel_of_the_gpu_is_sent_with_what_it_is_made_of():
-    from numbacnn.kernels.cuda import pointwise  # what it compiles with may not be installed
-
-    kernel = launch.Wanted(pointwise._add, (np.dtype(np.float32),), (9, 0))
-    found, key = compiling.pickle.loads(compiling._sent(kernel))
-    assert (found.key, found.kernel.threads, found.capability) == (key, kernel.kernel.threads, (9, 0))
 
 
 # Models --------------------------------------------------------------------------------------------------------------

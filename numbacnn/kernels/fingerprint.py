@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numba import types
 from numba.core.dispatcher import Dispatcher
-from numba.core.extending import _Intrinsic
+
+INTRINSIC = "_Intrinsic"  # Numba's class of intrinsics, and another one of numba-cuda's
 
 
 @functools.cache
@@ -41,9 +42,10 @@ def fingerprint(value: Any) -> str:
 class _Digest:
     """Feeds a hash with values, each as its kind, its length and its content, so that no two sequences of values look alike."""
 
-    def __init__(self) -> None:
+    def __init__(self, within: tuple[int, ...] = (), known: dict[int, str] | None = None) -> None:
         self._hash = hashlib.sha256()
-        self._functions: dict[int, int] = {}  # those that were met, by identity: the how-manieth each was
+        self._within = within  # functions that are being looked into, by identity
+        self._known = {} if known is None else known  # hashes of others
         self.hexdigest = self._hash.hexdigest
 
     def _item(self, kind: str, content: bytes | str = b"") -> None:
@@ -60,8 +62,8 @@ class _Digest:
         kind = type(value).__name__
         if isinstance(getattr(value, "dispatcher", None), Dispatcher):  # a kernel
             value = value.dispatcher
-        elif hasattr(value, "py_func") and not isinstance(value, Dispatcher):  # a helper that is compiled for another device
-            value = value.py_func
+        elif hasattr(value, "py_func") and not isinstance(value, Dispatcher) and kind != INTRINSIC:
+            value = value.py_func  # of a helper that is compiled for another device
         if isinstance(value, Dispatcher):
             self.value(value.targetoptions)
             self._function(value.py_func)
@@ -88,17 +90,26 @@ class _Digest:
             self._items(kind, sorted(fingerprint(item) for item in value))
         elif type(value) in _PLAIN or isinstance(value, (np.dtype, types.Type)):
             self._item(kind, repr(value) if type(value) in _PLAIN else str(value))
-        elif isinstance(value, (type, python_types.BuiltinFunctionType, np.ufunc, _Intrinsic)):
+        elif isinstance(value, (type, python_types.BuiltinFunctionType, np.ufunc)) or kind == INTRINSIC:
             self._item(kind, f"{getattr(value, '__module__', None)}.{value.__name__}")
             self._source(getattr(value, "__module__", None))
         else:
             raise UnknownValueError(f"{value!r} of type {type(value).__name__}")
 
     def _function(self, function: Any) -> None:
-        if id(function) in self._functions:
-            self._item("again", str(self._functions[id(function)]))
+        """Feed a function's own hash, which is the same whether two others reach one function or equal ones."""
+        at = id(function)
+        if at in self._within:
+            self._item("recursion", str(self._within[::-1].index(at)))
             return
-        self._functions[id(function)] = len(self._functions)
+        if at not in self._known:
+            digest = _Digest((*self._within, at), self._known)
+            digest._content(function)
+            self._known[at] = digest.hexdigest()
+        self._item("function", self._known[at])
+
+    def _content(self, function: Any) -> None:
+        """Feed what a function is made of."""
         code = function.__code__
         self._code(code)
         self.value(function.__defaults__)

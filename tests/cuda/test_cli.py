@@ -13,6 +13,7 @@ from PIL import Image
 import numbacnn as nc
 from numbacnn.cli.warming import Use, wanted
 from numbacnn.errors import ConfigError
+from numbacnn.kernels import compiling
 
 from ..test_cli import run
 from .test_layers import compiled, simulated
@@ -73,3 +74,12 @@ def test_warming_for_another_precision() -> None:
         found = wanted(Use("cnn", (8, 8, 4), 10, 4, True, (9, 0), precision))
         modules = {each.kernel.function.__module__.rpartition(".")[2] for each in found}
         assert modules & {"tf32", "bf16"} == {precision} - {"float32"}
+
+
+@compiled
+def test_a_kernel_is_compiled_by_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBACNN_CACHE_DIR", str(tmp_path))
+    kernel = wanted(Use("cnn", (8, 8, 4), 10, 4, False, (9, 0)))[0]
+    with compiling._helpers(1) as (helper,):
+        assert helper.build(compiling._sent(kernel)).found is False
+    assert kernel.kept
