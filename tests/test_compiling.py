@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import numbacnn as nc
 from numbacnn.errors import ConfigError
 from numbacnn.kernels import compiling, jit
 
@@ -121,13 +122,18 @@ def test_no_process_where_python_is_part_of_another_program(way, monkeypatch):
 
 def test_how_many_processes(monkeypatch):
     monkeypatch.setenv(compiling.VARIABLE, "3")
-    assert [compiling.processes_for(kernels) for kernels in (1, 3, 5, 6, 100)] == [1, 2, 2, 3, 3]
+    assert compiling.process_limit() == 3
     monkeypatch.delenv(compiling.VARIABLE)
     monkeypatch.setattr(compiling, "core_count", lambda: 64)
-    assert compiling.processes_for(100) == compiling.MOST
+    assert compiling.process_limit() == compiling.MOST
+    assert [compiling.worthwhile(kernels) for kernels in (1, 3, 5, 6)] == [1, 2, 2, 3]
+
+
+def test_a_wrong_number_of_processes(monkeypatch):
     monkeypatch.setenv(compiling.VARIABLE, "many")
-    with pytest.raises(ConfigError, match="NUMBACNN_COMPILE_PROCESSES is 'many'; it is a whole number from 1 on"):
-        compiling.processes_for(100)
+    x = nc.Input((5,))
+    with pytest.raises(ConfigError, match=r"^NUMBACNN_COMPILE_PROCESSES is 'many'; it is a whole number from 1 on"):
+        nc.Model(x, nc.Dense(3)(x)).predict(np.zeros((1, 5), np.float32))
 
 
 # Models --------------------------------------------------------------------------------------------------------------

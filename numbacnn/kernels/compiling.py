@@ -39,13 +39,18 @@ class Wanted(Protocol):
         """Compile it into the disk cache; what is told of that."""
 
 
-def processes_for(kernels: int) -> int:
-    """How many processes, this one included, compile so many kernels at once: at most ``NUMBACNN_COMPILE_PROCESSES``, else one for each
-    core, up to four. Raises ConfigError where the variable is not a whole number from 1 on."""
+def process_limit() -> int:
+    """How many processes compile at once at most, this one included: ``NUMBACNN_COMPILE_PROCESSES``, else one for each core, up to four.
+    Raises ConfigError where the variable is not a whole number from 1 on."""
     chosen = os.environ.get(VARIABLE) or str(min(core_count(), MOST))
     if not chosen.isdecimal() or int(chosen) < 1:
         raise ConfigError(f"{VARIABLE} is {chosen!r}; it is a whole number from 1 on.")
-    return min(int(chosen), 1 + kernels // KERNELS_EACH)
+    return int(chosen)
+
+
+def worthwhile(kernels: int) -> int:
+    """How many processes so many kernels are worth."""
+    return 1 + kernels // KERNELS_EACH
 
 
 def build_all(kernels: Sequence[Wanted], processes: int, done: Callable[[Any], object]) -> None:

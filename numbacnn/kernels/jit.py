@@ -141,9 +141,9 @@ def postponed() -> Iterator[dict[Wanted, None]]:
 @contextlib.contextmanager
 def rehearsed(rehearsal: Callable[[], object]) -> Iterator[None]:
     """Within the block, the first kernel in this thread that has to be compiled has all others compiled, too, by several processes: those
-    that ``rehearsal`` calls, which is run as in :func:`postponed`."""
+    that ``rehearsal`` calls, which is run as in :func:`postponed`. Raises ConfigError as :func:`.compiling.process_limit`."""
     outer = getattr(_local, "rehearsal", None)
-    _local.rehearsal = rehearsal
+    _local.rehearsal = rehearsal, compiling.process_limit()
     try:
         yield
     finally:
@@ -152,16 +152,17 @@ def rehearsed(rehearsal: Callable[[], object]) -> Iterator[None]:
 
 def _prepare(wanted: Wanted) -> None:
     """Before a kernel is compiled or loaded: what :func:`rehearsed` says."""
-    rehearsal = getattr(_local, "rehearsal", None)
-    if rehearsal is None or wanted.known or not _kept_for_others():
+    planned = getattr(_local, "rehearsal", None)
+    if planned is None or wanted.known or not _kept_for_others():
         return
+    rehearsal, processes = planned
     _local.rehearsal = None
     with postponed() as noted, record():
         rehearsal()
     missing = [each for each in noted if not each.kept]
     if len(missing) >= ANNOUNCED and sys.stderr is not None and sys.stderr.isatty():
         print(f"numbacnn compiles {len(missing)} kernels, which it keeps in {kernel_folder()} for next time.", file=sys.stderr)
-    compiling.build_all(missing, compiling.processes_for(len(missing)), _tell)
+    compiling.build_all(missing, min(processes, compiling.worthwhile(len(missing))), _tell)
 
 
 def _kept_for_others() -> bool:
