@@ -506,6 +506,12 @@ def prefetch_later(typing_context, array, offset, row_stride, rows):
     return _prefetched(array, rows, writing=False, level=2)
 
 
+@intrinsic(prefer_literal=True)
+def prefetch_once(typing_context, array, offset, row_stride, rows):
+    """As :func:`prefetch`, of elements that will be read once and not soon again: they leave the last-level cache to others."""
+    return _prefetched(array, rows, writing=False, level=0)
+
+
 def _prefetched(array: Any, rows: Any, writing: bool, level: int = 3) -> Any:
     if not _literal(rows):
         return None

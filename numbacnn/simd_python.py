@@ -194,6 +194,10 @@ def prefetch_later(array, offset, row_stride, rows):
     pass
 
 
+def prefetch_once(array, offset, row_stride, rows):
+    pass
+
+
 def stride(array, axis):
     return array.strides[axis] // array.itemsize
 
@@ -298,8 +302,8 @@ OF_TILES: dict[str, Callable] = {"floor": floor, "square_root": square_root} | {
     function.__name__: function
     for function in (
         absolute, add_rows, apply, bits, clamp, columns, convert, each, fma, from_bits, largest, load, load_part, memory, moved,
-        negative, outer, outer_of, power, prefetch, prefetch_for_writing, prefetch_later, row_sum, rows_of, select, splat, store,
-        store_part, stride, take, total, transpose, where, zeros,
+        negative, outer, outer_of, power, prefetch, prefetch_for_writing, prefetch_later, prefetch_once, row_sum, rows_of,
+        select, splat, store, store_part, stride, take, total, transpose, where, zeros,
     )
 }  # fmt: skip
 """What takes the place of ``simd.py``'s functions, by name."""

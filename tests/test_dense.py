@@ -44,8 +44,7 @@ def within(rng, shape, dtype, fill=None):
 
 
 def scratch_for(rows, columns, dtype):
-    threads = jit.num_threads()
-    return np.full((threads, dense.scratch_elements(rows, columns, threads)), np.nan, dtype)
+    return np.full(dense.scratch_shape(rows, columns, jit.num_threads()), np.nan, dtype)
 
 
 def reference(x, w, scale, bias, addend):
@@ -106,8 +105,28 @@ def test_the_bits_are_those_of_packed_weights(monkeypatch, rows):
     monkeypatch.setattr(dense, "LEAST_COLUMNS", 1)
     for columns in (1, WIDTH, 2 * WIDTH, 4096):
         monkeypatch.setattr(dense, "TASK_COLUMNS", columns)
+        if dense.by_channels(rows, w.shape[1]):
+            continue
         np.testing.assert_array_equal(driver.forward(training=False), packed)
         assert "packed" not in driver.b
+
+
+def test_sums_for_one_row_do_not_depend_on_threads(monkeypatch):
+    """Nor on whether caches keep the weights."""
+    rng = np.random.default_rng(4)
+    channels, columns = 333, 5 * WIDTH + 3
+    x, w, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((1, channels), (channels, columns), (columns,)))
+    y = np.full((2, 1, columns), np.nan, np.float32)
+    dense.dense(x, w, None, bias, y[0], scratch_for(1, columns, x.dtype))
+    threads = jit.num_threads()
+    jit.set_num_threads(1)
+    try:
+        for once in (0, w.nbytes + 1):
+            monkeypatch.setattr(dense, "ONCE", once)
+            dense.dense(x, w, None, bias, y[1], scratch_for(1, columns, x.dtype))
+            np.testing.assert_array_equal(y[1], y[0])
+    finally:
+        jit.set_num_threads(threads)
 
 
 def test_which_weights_are_packed():

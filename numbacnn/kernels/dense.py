@@ -4,6 +4,10 @@ It comes from memory, and does so fast where long stretches of a few of its rows
 sums are in scratch of its thread, and adds :data:`DEPTH` rows of weights at a time, which stay in registers while they are added to the
 sums of each row of ``x``. An output is summed over the channels in their order, as by the convolution with packed weights, however the
 columns are cut into tasks.
+
+For one row of ``x``, whose sums of all columns a first-level cache holds, a task takes successive rows of weights instead: one stretch of
+memory is read a little faster yet. A second launch adds up what the tasks have, which follow from the shape. Here weights are not kept in
+the last-level cache either where they are too large to be found there by the next call: what other layers read may stay.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..simd import add_rows, fma, load, load_part, prefetch, store, stride, zeros
+from ..simd import LANES, add_rows, fma, load, load_part, prefetch, prefetch_once, store, store_part, stride, zeros
 from .channels import VECTORS, WIDTH, read, write
 from .conv.ending import ending, resolved
 from .conv.tiles import copy_run
@@ -30,6 +34,10 @@ TASK_SUMS = 64 * 1024  # at most, which stay in a second-level cache
 TASK_COLUMNS = 4096  # at most, of which one row of sums stays in a first-level cache, and
 LEAST_TASK_COLUMNS = 64  # where there are many threads
 FETCHED = 16 * 1024  # elements that are asked for ahead, where the processor doesn't by itself
+PARTS = 32  # of the channels, for one row of x
+VECTORS_ALONE = 4  # of weights at a time
+FETCHED_ALONE = 1024  # elements that are asked for ahead
+ONCE = 32 << 20  # bytes of weights, of which a last-level cache that all of a network goes through keeps little
 
 
 @functools.cache
@@ -130,6 +138,72 @@ def multiplication(activation):
     return multiply
 
 
+@inline
+def _add_row(totals, x, channel, w, fetch):
+    """``totals += x[0, channel] * w[channel]``; weights that come next are fetched."""
+    columns, width = w.shape[1], VECTORS_ALONE * LANES
+    row, full = channel * columns, columns // width * width
+    for column in range(0, full, width):
+        fetch(w, row + column + FETCHED_ALONE, LANES, VECTORS_ALONE)
+        sums = load(totals, column, 0, 1, VECTORS_ALONE)
+        store(add_rows(sums, x, channel, load(w, row + column, 0, 1, VECTORS_ALONE)), totals, column, 0)
+    for column in range(full, columns, LANES):
+        rest = columns - column
+        sums = load_part(totals, column, 0, rest, 1, 1)
+        store_part(add_rows(sums, x, channel, load_part(w, row + column, 0, rest, 1, 1)), totals, column, 0, rest)
+
+
+@functools.cache
+def addition(once):
+    """The kernel ``add``; ``once``: whether weights pass the last-level cache by."""
+    fetch = prefetch_once if once else prefetch
+
+    @kernel(parallel=True, views=("x",))
+    def add(x, w, sums, queue, thread):
+        """``sums[part] = x[0, channels] @ w[channels]``, with an equal share of the channels for each part; ``x (1, C)`` is a view with
+        dense columns, ``w (C, CO)`` and ``sums (parts, CO)`` are dense."""
+        channels, parts = w.shape[0], sums.shape[0]
+        while True:
+            part = next_task(queue, thread, parts)
+            if part >= parts:
+                break
+            totals = sums[part]
+            totals[:] = 0
+            for channel in range(part * channels // parts, (part + 1) * channels // parts):
+                _add_row(totals, x, channel, w, fetch)
+
+    return add
+
+
+@functools.cache
+def conclusion(activation):
+    """The kernel ``conclude``; ``activation``: see :func:`numbacnn.kernels.conv.ending.ending`."""
+    finish = ending(activation)
+
+    @kernel(parallel=True, views=("addend", "y"))
+    def conclude(sums, scaled, scale, bias, residual, addend, low, high, y, queue, thread):
+        """``y = finish(total * scale + bias + addend)`` with the total of ``sums (parts, CO)`` over the parts, the scale only where
+        ``scaled`` and the addend only where ``residual``; ``addend`` and ``y (1, CO)`` are views with dense columns."""
+        columns = y.shape[1]
+        panels = -(-columns // WIDTH)
+        while True:
+            panel = next_task(queue, thread, panels)
+            if panel >= panels:
+                break
+            column = panel * WIDTH
+            count = columns - column
+            value = zeros(sums, 1, VECTORS) if scaled else read(bias, column, count)
+            for part in range(sums.shape[0]):
+                value = value + read(sums, part * columns + column, count)
+            if scaled:
+                value = fma(value, read(scale, column, count), read(bias, column, count))
+            if residual:
+                value = value + read(addend, column, count)
+            write(finish(value, low, high), y, column, count)
+
+    return conclude
+
+
 def reads_in_place(rows: int, channels: int, columns: int) -> bool:
     """Whether weights ``(channels, columns)`` are better read where they lie, by :func:`dense`, than packed."""
     return rows <= MOST_ROWS and columns >= LEAST_COLUMNS and channels * columns >= LEAST_WEIGHTS
@@ -149,9 +223,14 @@ def _ahead(rows: int, task_columns: int) -> int:
     return DEPTH_ALONE * -(-FETCHED // (DEPTH_ALONE * task_columns))
 
 
-def scratch_elements(rows: int, columns: int, threads: int) -> int:
-    """Scratch elements per thread that :func:`dense` needs."""
-    return rows * (HELD + _task_columns(rows, columns, threads))
+def by_channels(rows: int, columns: int) -> bool:
+    """Whether the tasks are parts of the channels, not of the columns."""
+    return rows == 1 and columns <= TASK_COLUMNS
+
+
+def scratch_shape(rows: int, columns: int, threads: int) -> tuple[int, int]:
+    """The shape of the scratch that :func:`dense` needs."""
+    return (PARTS, columns) if by_channels(rows, columns) else (threads, rows * (HELD + _task_columns(rows, columns, threads)))
 
 
 def dense(
@@ -160,9 +239,11 @@ def dense(
 ) -> None:  # fmt: skip
     """``y = activation((x @ w) * scale + bias + addend)``: ``x (N, C)``, ``w (C, CO)``, ``y`` and ``addend (N, CO)``."""
     rows, columns = y.shape
-    task_columns = _task_columns(rows, columns, len(scratch))
     function, low, high = resolved(activation)
-    multiplication(function)(
-        x, w, scale is not None, bias if scale is None else scale, bias, addend is not None, y if addend is None else addend, low, high, y,
-        task_columns, _ahead(rows, task_columns), scratch,
-    )  # fmt: skip
+    rest = scale is not None, bias if scale is None else scale, bias, addend is not None, y if addend is None else addend, low, high, y
+    if by_channels(rows, columns):
+        addition(w.nbytes >= ONCE)(x, w, scratch)
+        conclusion(function)(scratch, *rest)
+    else:
+        task_columns = _task_columns(rows, columns, len(scratch))
+        multiplication(function)(x, w, *rest, task_columns, _ahead(rows, task_columns), scratch)

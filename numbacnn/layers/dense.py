@@ -103,8 +103,8 @@ class Dense(Fusable):
 
     def scratch(self, x: Shape, batch: int, threads: int, training: bool) -> dict[str, Buffer]:
         if self._reads_in_place(x, batch, training):
-            elements = kernels.dense.scratch_elements(batch * math.prod(x[:-1]), self.units, threads)
-            return {"scratch": Buffer((threads, elements), per_sample=False)}
+            shape = kernels.dense.scratch_shape(batch * math.prod(x[:-1]), self.units, threads)
+            return {"scratch": Buffer(shape, per_sample=False)}
         conv, shapes = kernels.conv, self._shapes(x, batch)
         elements = conv.Forward(*shapes).scratch_elements(threads)
         if not training:
