@@ -7,10 +7,8 @@ import fnmatch
 import math
 import os
 import sys
-import threading
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -30,6 +28,7 @@ from .graph.measure import Measured, Measurement, progress_bar
 from .graph.parameters import Parameters, ParameterStore
 from .graph.passes.methods import with_kept_packing, with_measured_methods
 from .graph.plan import Plan, make_plan
+from .graph.plan_cache import PlanCache
 from .graph.recompute import checked_recompute
 from .graph.run import InferencePlan, TrainingPlan, Walk
 from .graph.sections import Section, WalkPlan, find_sections, make_walk
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float64")
 CHUNK = 64  # samples that predict runs at once, unless told otherwise
-PLANS = 8  # plans that a model keeps
 
 
 class Model:
@@ -92,10 +90,9 @@ class Model:
         self.exact = False
         self.device, self.precision = "cpu", "float32"
         self.on_device: Any = None
-        self._plans: OrderedDict[tuple, Any] = OrderedDict()
+        self._plans = PlanCache()
         self._idle_pipelines: list[Any] = []  # at most one, for predictions of many batches on the GPU
         self._accumulated: WeakValueDictionary[tuple, Any] = WeakValueDictionary()  # gradients, by device and by what is frozen
-        self._lock = threading.RLock()
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -128,24 +125,27 @@ class Model:
             raise ConfigError(f"predict was given batch_size={batch_size!r}; it takes a whole number of at least 1.")
         size = batch_size or CHUNK
         count = len(batches[0])
-        on_host = self.device == "cpu" or all(isinstance(batch, np.ndarray) for batch in batches)
-        empty = np.empty if on_host else device_named(self.device).empty
-        results = [empty((count, *tensor.shape), self.dtype) for tensor in self.graph.outputs]
-        if 0 < count <= size:
-            self._inference_plan(count).forward(batches, results)
-        else:
-            parts = [slice(start, min(start + size, count)) for start in range(0, count, size)]
-            if self.device != "cpu" and on_host:
-                for part, found in zip(parts, self._pipelined([batch[part] for batch in batches] for part in parts)):
-                    for result, array in zip(results, found):
-                        result[part] = array
-            else:
-                for part in parts:
-                    plan = self._inference_plan(part.stop - part.start)
-                    plan.forward([batch[part] for batch in batches], [result[part] for result in results])
+        results = self._inference_plan(count).results(batches) if 0 < count <= size else self._results(batches, size)
         if self.output_names is not None:
             return dict(zip(self.output_names, results))
         return results[0] if len(results) == 1 else tuple(results)
+
+    def _results(self, batches: Sequence[Any], size: int) -> list[Any]:
+        """As of :meth:`predict`, of checked arrays with none or more than ``size`` images."""
+        count = len(batches[0])
+        on_host = self.device == "cpu" or all(isinstance(batch, np.ndarray) for batch in batches)
+        empty = np.empty if on_host else device_named(self.device).empty
+        results = [empty((count, *tensor.shape), self.dtype) for tensor in self.graph.outputs]
+        parts = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+        if self.device != "cpu" and on_host:
+            for part, found in zip(parts, self._pipelined([batch[part] for batch in batches] for part in parts)):
+                for result, array in zip(results, found):
+                    result[part] = array
+        else:
+            for part in parts:
+                plan = self._inference_plan(part.stop - part.start)
+                plan.forward([batch[part] for batch in batches], [result[part] for result in results])
+        return results
 
     def _predictions(self, batches: Iterable[Any]) -> Iterator[list[np.ndarray]]:
         """For each batch, as :meth:`predict` takes it, a list of its outputs, which last until the next are asked for. A batch is run as a
@@ -247,7 +247,7 @@ class Model:
         batch_size = _checked_batch_size(batch_size)
         if self.device != "cpu":
             raise ConfigError("release_parameters packs weights for the CPU, and the model runs on the GPU: model.to('cpu') comes first.")
-        with self._lock:
+        with self._plans.lock:
             if self.store.released:
                 return
             if self.store.handed_out:
@@ -260,7 +260,7 @@ class Model:
         """Measure and remember, shape by shape. Plans that were made by other choices are dropped, also where this is interrupted;
         one that runs in another thread ends as it began."""
         memory, rows = kernels.choices.measured(), []
-        with self._lock:
+        with self._plans.lock:
             sections, store, other = self._sections(batch, threads), self.store, self._walk(batch, threads).nbytes
         measurement = Measurement(sections, store, threads, budget, other, memory.recall)
         try:
@@ -271,9 +271,7 @@ class Model:
                         memory.remember({key: row.choice})
                     advance()
         finally:
-            with self._lock:
-                for made in [made for made in self._plans if made[0] == "inference"]:
-                    del self._plans[made]
+            self._plans.clear("inference")
         return tuple(rows)
 
     def training_plan(
@@ -304,7 +302,7 @@ class Model:
 
         if device == "cpu":
             self.store.catch_up()
-        return self._cached(key, make)
+        return self._plans.get(key, make)
 
     def _made_device_training_plan(
         self, batch_size: int, input_gradients: bool, recompute: str | None, accumulate: bool, name: str
@@ -376,7 +374,7 @@ class Model:
         for name in fresh:
             store.draw(name, self.seed)
         store.frozen = self.store.frozen - fresh
-        with self._lock:
+        with self._plans.lock:
             self.graph, self.store, self.parameters, self.classes, self.on_device = graph, store, Parameters(store), None, None
             self._plans.clear()
 
@@ -523,9 +521,9 @@ class Model:
 
     def _inference_plan(self, batch_size: int) -> InferencePlan | Walk | DeviceInferencePlan:
         if self.device != "cpu":
-            return self._cached(("inference", batch_size, self.device, self.precision), lambda: self._made_device_plan(batch_size))
+            return self._plans.get(("inference", batch_size, self.device, self.precision), lambda: self._made_device_plan(batch_size))
         threads = kernels.jit.num_threads()
-        return self._cached(("inference", batch_size, threads, self.exact), lambda: self._made_inference_plan(batch_size, threads))
+        return self._plans.get(("inference", batch_size, threads, self.exact), lambda: self._made_inference_plan(batch_size, threads))
 
     def _made_inference_plan(self, batch_size: int, threads: int) -> InferencePlan | Walk:
         walk = self._walk(batch_size, threads)
@@ -542,28 +540,6 @@ class Model:
             between=stored_between(self.precision),
         )  # fmt: skip
         return DeviceInferencePlan(plan, self.on_device, device)
-
-    def _cached(self, key: tuple, make: Callable[[], Any]) -> Any:
-        """The plan of that key, made where there is none."""
-        with self._lock:
-            plan = self._plans.get(key)
-            if plan is None:
-                plan = self._plans[key] = make()
-                self._drop_plans(key)
-            self._plans.move_to_end(key)
-            return plan
-
-    def _drop_plans(self, newest: tuple) -> None:
-        """Keep to what a model may hold beside its newest plan: the least recently used give way, and the largest on its device."""
-        others = [key for key in self._plans if key != newest]
-        dropped = others[: max(0, len(self._plans) - PLANS)]
-        device = self._plans[newest].device
-        kept = [key for key in others[len(dropped) :] if self._plans[key].device.name == device.name]
-        kept.sort(key=lambda key: self._plans[key].nbytes)
-        while kept and sum(self._plans[key].nbytes for key in kept) > device.plan_bytes:
-            dropped.append(kept.pop())
-        for key in dropped:
-            del self._plans[key]
 
     # Checks ----------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ COMMON = """
     import numpy as np
     import numbacnn as nc
     from numbacnn import model as models
+    from numbacnn.graph import plan_cache
 
     faulthandler.dump_traceback_later({seconds}, exit=True)
     nc.set_num_threads(2)
@@ -119,7 +120,7 @@ def test_eight_threads_call_one_model():
 
 
 DROPPED_PLANS = """
-    models.PLANS = 2
+    plan_cache.PLANS = 2
     model = network(0, 16)
     batches = cases(model, range(1, 6))
     wrong = together(*(caller(model, batches, first, 40) for first in range(4)))

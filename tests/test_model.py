@@ -342,13 +342,13 @@ def test_large_plans_give_way_and_small_ones_stay(monkeypatch):
     small, middle, large = model.training_plan(1), model.training_plan(40), model.training_plan(50)
     monkeypatch.setattr("numbacnn.graph.devices.Host.plan_bytes", small.nbytes + middle.nbytes)
     newest = model.training_plan(60)
-    assert list(model._plans.values()) == [small, middle, newest]
+    assert model._plans.plans() == [small, middle, newest]
     assert model.training_plan(1) is small
     monkeypatch.setattr("numbacnn.graph.devices.Host.plan_bytes", 0)
-    assert list(model._plans.values()) == [middle, newest, small], "what is asked for again costs nothing"
+    assert model._plans.plans() == [middle, newest, small], "what is asked for again costs nothing"
     last = model.training_plan(50)
     assert last is not large
-    assert list(model._plans.values()) == [last]
+    assert model._plans.plans() == [last]
 
 
 @pytest.mark.parametrize("size", [[2], 2.0, 0, True, "2", None])

@@ -121,6 +121,8 @@ class InferencePlan(_Bound):
             packed.bind()
         for run in self.plan.forward:
             self._bind(run)
+        for array in self.inputs:
+            kernels.program.pointing(array)
 
     def _forward_steps(self, elsewhere: Mapping[Block, np.ndarray]) -> kernels.program.Program:
         self._elsewhere = elsewhere
@@ -142,6 +144,12 @@ class InferencePlan(_Bound):
         with self.weights:
             self.run_on(batch)
             self.give(results)
+
+    def results(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """As :meth:`forward`, with new arrays for the outputs."""
+        with self.weights:
+            self.run_on(batch)
+            return [array.copy() for array in self.outputs]
 
     def run_on(self, batch: Sequence[np.ndarray], turn: int = 0) -> None:
         """As :meth:`run`, with a batch in place of ``inputs``: what is like them is read where it lies, and copied otherwise."""
@@ -204,6 +212,13 @@ class Walk:
     def parameters_read(self) -> frozenset[str]:
         """As of its parts."""
         return frozenset().union(*(part.parameters_read() for part in self.parts))
+
+    def results(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """As :meth:`forward`, with new arrays for the outputs."""
+        last = self.parts[-1].plan
+        results = [np.empty((len(batch[0]), *slot.shape[1:]), slot.dtype) for slot in last.outputs]
+        self.forward(batch, results)
+        return results
 
     def forward(self, batch: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> None:
         """Run on a batch (one array per input) and write the outputs into ``results``. One thread at a time; others wait."""

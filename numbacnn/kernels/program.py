@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -38,38 +38,56 @@ class Program(list):
 
     def stand_in(self, array: np.ndarray) -> StandIn | None:
         """Lets other arrays take the place of this one, which the launches were made for; None if not all calls are launches."""
-        launches = [part for part in self._parts if isinstance(part, _Launches)]
-        return StandIn(array, launches) if len(launches) == len(self._parts) else None
+        launches, entry = [part for part in self._parts if isinstance(part, _Launches)], pointing(array)
+        return StandIn(array, launches, entry) if len(launches) == len(self._parts) else None
+
+
+@jit.kernel(views=("array",))
+def point(array, words, places, distances):
+    """Make the ``places`` of ``words`` addresses in ``array``, ``distances`` from its first element, if it is dense and its elements are
+    aligned to their size; whether it is."""
+    at, step = array.ctypes.data, array.itemsize
+    if at % step:
+        return False
+    for axis in range(array.ndim - 1, -1, -1):
+        if array.shape[axis] != 1 and array.strides[axis] != step:
+            return False
+        step *= array.shape[axis]
+    for k in range(places.size):
+        words[places[k]] = at + distances[k]
+    return True
+
+
+def pointing(array: np.ndarray) -> Callable:
+    """:func:`point`, compiled for arrays like this one."""
+    numbers = np.zeros(1, np.int64)
+    return point.bind(array, numbers, numbers, numbers)[0]
 
 
 class StandIn:
-    """An array that launches were made for, and in whose place they may read another one."""
+    """An array that launches were made for, and in whose place they may read another one; ``entry`` is :func:`pointing` to it."""
 
-    def __init__(self, array: np.ndarray, launches: list[_Launches]):
+    def __init__(self, array: np.ndarray, launches: list[_Launches], entry: Callable):
         self._array = self._given = array
-        self._at, self._type = _address(array), array.__array_interface__["typestr"]
-        self._places = [(each.words.data, word, int(each.words[word]) - self._at) for each in launches for word in each.addresses_in(array)]
+        self._dtype, at = array.dtype, _address(array)
+        self._point = entry
+        self._places: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for each in launches:
+            places = np.array(each.addresses_in(array), np.int64)
+            self._places.append((each.words, places, each.words[places] - at))
             each.stand_ins.append(self)
 
     def be(self, array: np.ndarray) -> bool:
-        """Have the launches read ``array``, if it is like the one that they were made for: dense, of its type and aligned to that. Tells
-        whether they will."""
-        known = array.__array_interface__
-        at = known["data"][0]
-        if known["strides"] is not None or known["typestr"] != self._type or at % array.itemsize:
+        """Have the launches read ``array``, with as many axes as the one that they were made for, if it is like that one: dense, of its
+        type and aligned to that. Tells whether they will."""
+        if array.dtype != self._dtype or not all(self._point(array, *place) for place in self._places):
             return False
-        self._move(array, at)
+        self._given = array
         return True
 
     def end(self) -> None:
         """Have the launches read the array that they were made for."""
-        self._move(self._array, self._at)
-
-    def _move(self, array: np.ndarray, at: int) -> None:
-        self._given = array
-        for words, word, distance in self._places:
-            words[word] = at + distance
+        self.be(self._array)
 
     def settle(self) -> None:
         """Write what is read at present into the array that launches were made for."""

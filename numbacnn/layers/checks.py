@@ -13,7 +13,8 @@ from ..errors import ConfigError
 
 def is_integer(value: Any, least: int | None = None) -> bool:
     """Whether ``value`` is a whole number, Python's or NumPy's, of at least ``least``. A bool is none."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and (least is None or int(value) >= least)
+    whole = type(value) is int or (isinstance(value, numbers.Integral) and not isinstance(value, bool))
+    return whole and (least is None or int(value) >= least)
 
 
 def is_number(value: Any) -> bool:
