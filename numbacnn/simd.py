@@ -18,6 +18,7 @@ division and functions are for floats. With ``NUMBA_DISABLE_JIT=1`` the same nam
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import binding, ir
@@ -139,8 +140,8 @@ def _suffix(vector: ir.VectorType) -> str:
     return f"v{vector.count}{element}"
 
 
-def _build(context: Any, builder: Any, tile: Any, vectors: list) -> Any:
-    """The value of a Tile or Mask from its vectors."""
+def tile_value(context: Any, builder: Any, tile: Any, vectors: list) -> Any:
+    """For code generation: the value of a Tile or Mask from its vectors."""
     value: Any = ir.Constant(context.get_value_type(tile), ir.Undefined)
     for index, vector in enumerate(vectors):
         value = builder.insert_value(value, vector, index)
@@ -219,7 +220,7 @@ def splat(typing_context, like, value, rows, vectors):
 
     def generate(context, builder, sig, args):
         vector = _splat(builder, _scalar(context, builder, args[1], sig.args[1], tile.dtype))
-        return _build(context, builder, tile, [vector] * (tile.rows * tile.vectors))
+        return tile_value(context, builder, tile, [vector] * (tile.rows * tile.vectors))
 
     return tile(like, types.unliteral(value), rows, vectors), generate
 
@@ -233,7 +234,7 @@ def columns(typing_context, rows, vectors):
 
     def generate(context, builder, sig, args):
         row = [ir.Constant(tile.vector(context), [vector * LANES + k for k in range(LANES)]) for vector in range(tile.vectors)]
-        return _build(context, builder, tile, row * tile.rows)
+        return tile_value(context, builder, tile, row * tile.rows)
 
     return tile(rows, vectors), generate
 
@@ -252,7 +253,7 @@ def load(typing_context, array, offset, row_stride, rows, vectors):
         )  # fmt: skip
         pointer = _element_pointer(context, builder, sig.args[0], args[0], args[1])
         align = context.get_abi_sizeof(context.get_data_type(tile.dtype))
-        return _build(context, builder, tile, [
+        return tile_value(context, builder, tile, [
             builder.load(_vector_pointer(builder, pointer, args[2], row, vector), align=align)
             for row in range(tile.rows) for vector in range(tile.vectors)
         ])  # fmt: skip
@@ -277,7 +278,7 @@ def load_part(typing_context, array, offset, row_stride, count, rows, vectors):
         kind = ir.FunctionType(vector_type, [vector_type.as_pointer(), _i32, mask_type, vector_type])
         read = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.{suffix}.p0")
         masks = [_column_mask(builder, args[3], vector) for vector in range(tile.vectors)]
-        return _build(context, builder, tile, [
+        return tile_value(context, builder, tile, [
             builder.call(read, [
                 _vector_pointer(builder, pointer, args[2], row, vector), ir.Constant(_i32, align), masks[vector],
                 ir.Constant(vector_type, None),
@@ -441,6 +442,11 @@ def moved(typing_context, rows, count):
 @intrinsic(prefer_literal=True)
 def outer_of(typing_context, sums, rows, column, b, b_offset):
     """``sums[i][j] += rows[i][column] * b[b_offset + j-th vector]`` of floats, as :func:`outer`."""
+    return outer_by(sums, rows, column, b, lambda builder, place: _splat(builder, builder.load(place, align=rows.dtype.bitwidth // 8)))
+
+
+def outer_by(sums: Any, rows: Any, column: Any, b: Any, spread: Callable) -> Any:
+    """For code generation: :func:`outer_of`, with the vector that ``spread`` makes of each row's element, or of what begins there."""
     if not (isinstance(sums, Tile) and isinstance(rows, Rows) and _literal(column)):
         return None
 
@@ -457,7 +463,7 @@ def outer_of(typing_context, sums, rows, column, b, b_offset):
             base, further = divmod(i, ROWS_PER_BASE)
             place = builder.add(builder.extract_value(args[1], base), builder.mul(step, ir.Constant(_i64, further)))
             place = builder.add(place, ir.Constant(_i64, column.literal_value * size))
-            row = _splat(builder, builder.load(builder.inttoptr(place, element), align=size))
+            row = spread(builder, builder.inttoptr(place, element))
             for j, each in enumerate(columns):
                 k = i * tile.vectors + j
                 value = builder.insert_value(value, _call(builder, "fmuladd", vector_type, row, each, builder.extract_value(value, k)), k)
@@ -482,7 +488,7 @@ def add_rows(typing_context, sums, a, a_offset, tile):
             factor = _splat(builder, builder.load(builder.gep(pointer, [ir.Constant(_i64, i)])))
             for j in range(tile.vectors):
                 columns[j] = _call(builder, "fmuladd", tile.vector(context), factor, rows[i * tile.vectors + j], columns[j])
-        return _build(context, builder, sums, columns)
+        return tile_value(context, builder, sums, columns)
 
     return sums(sums, a, types.intp, tile), generate
 
@@ -580,7 +586,7 @@ def take(typing_context, queue, amount):
 
 def _map(context: Any, builder: Any, result: Any, function: Any, tiles: list, values: Any) -> Any:
     columns = zip(*(_vectors(builder, tile, value) for tile, value in zip(tiles, values)))
-    return _build(context, builder, result, [function(*column) for column in columns])
+    return tile_value(context, builder, result, [function(*column) for column in columns])
 
 
 def _number(kind: Any) -> bool:
@@ -592,7 +598,7 @@ def widened(context: Any, builder: Any, tile: Tile, value: Any, kind: Any) -> An
     if isinstance(kind, Tile):
         return value
     vector = _splat(builder, _scalar(context, builder, value, types.unliteral(kind), tile.dtype))
-    return _build(context, builder, tile, [vector] * (tile.rows * tile.vectors))
+    return tile_value(context, builder, tile, [vector] * (tile.rows * tile.vectors))
 
 
 def _operands(args: tuple) -> Tile | None:
@@ -909,8 +915,8 @@ def _apply_to_tile(typing_context, function, tile):
 
         def generate(context, builder, sig, args):
             implementation = context.get_function(function, call)
-            of_vectors = [implementation(builder, [_build(context, builder, one, [v])]) for v in _vectors(builder, tile, args[1])]
-            return _build(context, builder, tile, [_vectors(builder, one, value)[0] for value in of_vectors])
+            of_vectors = [implementation(builder, [tile_value(context, builder, one, [v])]) for v in _vectors(builder, tile, args[1])]
+            return tile_value(context, builder, tile, [_vectors(builder, one, value)[0] for value in of_vectors])
 
         return tile(function, tile), generate
     return tile(function, tile), _each(typing_context, function, tile)
@@ -958,7 +964,7 @@ def transpose(typing_context, tile):
                     rows[i] = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(_i32, LANES), low))
                     rows[i + step] = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(_i32, LANES), high))
             step //= 2
-        return _build(context, builder, tile, rows)
+        return tile_value(context, builder, tile, rows)
 
     return tile(tile), generate
 
@@ -982,7 +988,7 @@ def row_sum(typing_context, tile):
                 pairs = [builder.fadd(a, b, flags=_FLAGS) for a, b in zip(column[::2], column[1::2])]
                 column = pairs + column[len(pairs) * 2 :]
             sums.append(column[0])
-        return _build(context, builder, one, sums)
+        return tile_value(context, builder, one, sums)
 
     return one(tile), generate
 

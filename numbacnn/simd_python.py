@@ -286,6 +286,23 @@ def transpose(tile):
     return PyTile(tile.values.T.copy())
 
 
+def outer_of_pairs(sums, rows, column, b, b_offset):
+    height, width = sums.values.shape
+    pairs = _flat(rows.array)[_places(rows.offset + column, rows.stride, height, 2)]
+    return PyTile(sums.values + np.tile(pairs, width // 2) * _flat(b)[_places(b_offset, 0, 1, width)])
+
+
+def pair_sums(tile):
+    rows, width = tile.values.shape
+    result = PyTile(np.full((rows, -(-width // (2 * LANES)) * LANES), np.nan, tile.values.dtype))
+    result.values[:, : width // 2] = tile.values[:, ::2] + tile.values[:, 1::2]
+    return result
+
+
+def interleaved(tile):
+    return PyTile(tile.values.T.reshape(1, -1))
+
+
 def row_sum(tile):
     return PyTile(tile.values.sum(0, keepdims=True))
 
@@ -307,6 +324,8 @@ OF_TILES: dict[str, Callable] = {"floor": floor, "square_root": square_root} | {
     )
 }  # fmt: skip
 """What takes the place of ``simd.py``'s functions, by name."""
+OF_PAIRS: dict[str, Callable] = {function.__name__: function for function in (interleaved, outer_of_pairs, pair_sums)}
+"""And of those of ``kernels/conv/pairs.py``."""
 
 
 # Dual numbers --------------------------------------------------------------------------------------------------------

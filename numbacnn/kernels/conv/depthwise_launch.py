@@ -23,10 +23,11 @@ from .launch import (
     geometry_of,
     int_array,
     nothing_gathered,
+    panels_of,
     residues,
     rounded,
 )
-from .tiles import tile_heights
+from .tiles import Panels, tile_heights
 from .window import Triple, Window
 
 DEPTHWISE_ELEMENTS = 6 * 1024  # of the lines that a task of a depthwise convolution holds
@@ -184,9 +185,10 @@ def _whole(window: Window, places: Triple) -> list[Residue]:
 
 def makes_expansion(window: Window, size: Triple, channels: int, places: Triple, outputs: int) -> bool:
     """Whether a convolution can be an :class:`Expansion`, and is faster as one: where its output would hardly stay in the second-level
-    cache, and its weights for a block of channels stay in the first-level one."""
+    cache, and its weights for a block of channels stay in the first-level one. Of no data type may these be paired."""
     pointwise = window.groups == 1 and as_one_line(window, size, places)
-    return pointwise and channels <= MOST_EXPANDED and math.prod(size) * outputs >= LEAST_EXPANSION
+    plain = panels_of(window, channels, outputs, np.float32) is not Panels.PAIRED
+    return pointwise and plain and channels <= MOST_EXPANDED and math.prod(size) * outputs >= LEAST_EXPANSION
 
 
 def takes_expansion(places: Triple) -> bool:

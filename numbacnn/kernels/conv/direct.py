@@ -19,6 +19,7 @@ from ..jit import inline, kernel
 from ..statistics import gather
 from ..tasks import in_shares, next_task, shares_of
 from .ahead import channels_to_read, place_of
+from .pairs import interleaved
 from .tiles import MAX_ROWS, accumulate, clear_run, copy_run, correlations, inside, strips
 
 FAR = 2_000_000  # elements that a weight gradient reads, from which on they come from memory
@@ -60,13 +61,13 @@ def _pack_normalised(x, source, pixels, channels, gain, row, offset, floor, ceil
 
 
 @functools.cache
-def convolution(narrow, adjacent, activation, later):
+def convolution(kind, adjacent, activation, later):
     """The kernel ``convolve``.
 
-    ``narrow``: a group has no more output channels than one vector, and only that much of a panel is computed. ``activation``: see
-    :func:`numbacnn.kernels.conv.ending.ending`; ``adjacent`` and ``later``: see :func:`numbacnn.kernels.conv.tiles.strips`.
+    ``kind`` of panels, ``adjacent`` and ``later``: see :func:`numbacnn.kernels.conv.tiles.strips`; ``activation``: see
+    :func:`numbacnn.kernels.conv.ending.ending`.
     """
-    strip = strips(narrow, adjacent, activation, later)
+    strip = strips(kind, adjacent, activation, later)
 
     @kernel(parallel=True, views=("x", "addend", "y", "gathered"))
     def convolve(
@@ -78,7 +79,7 @@ def convolution(narrow, adjacent, activation, later):
         is ``packed``), of ``clamp(x * gain + offset, floor, ceiling)`` in place of ``x``, ``gain`` having a row for all images or for each.
 
         ``x (N, D, H, W, C)`` and ``y (N, OD, OH, OW, CO)`` are views with dense channels. ``packed``: inputs go through patches; otherwise
-        (pointwise) they are read in place. ``w`` are packed panels
+        (pointwise) they are read in place. ``w`` are packed panels of that ``kind``
         ``[group][panel][len(offsets) * length][WIDTH]``; ``offsets`` where each run of ``length`` inputs starts, relative to a pixel's
         first; ``heights`` of tiles (:func:`tile_heights`); ``geometry`` int64 rows strides, padding (in front), dilation and kernel extent
         (places) along depth, height, width; a task makes ``block_rows x block_columns`` pixels (of patches and ``y`` all of whose lines
@@ -209,11 +210,12 @@ def _pack_transposed(w, tap, row, rows, column, columns, scale, scale_at, packed
 
 
 @kernel(parallel=True)
-def pack_weights(w, taps, groups, transposed, scale, packed, queue, thread):
+def pack_weights(w, taps, groups, transposed, paired, scale, packed, queue, thread):
     """Pack ``w (taps, C / groups, CO)`` into panels ``[group][panel][depth][WIDTH]``, taps in the order of the array ``taps``.
 
     Not ``transposed``: depth runs over (tap, input channel) and panels over output channels; transposed, as the data gradient needs it,
     depth runs over (tap, output channel) and panels over input channels. ``scale`` multiplies the channels that panels run over.
+    ``paired``: elements of each two rows of a panel take turns.
     """
     inputs, outputs = w.shape[1], w.shape[2] // groups
     across = inputs if transposed else outputs
@@ -240,6 +242,10 @@ def pack_weights(w, taps, groups, transposed, scale, packed, queue, thread):
                 for k in range(along):
                     source_at = (taps[t] * inputs + k) * w.shape[2] + channel
                     store(read(w, source_at, count) * factors, packed, at + k * WIDTH, 0)
+        if paired:
+            depth = taps.size * along
+            for at in range(task * depth * WIDTH, (task + 1) * depth * WIDTH, 2 * WIDTH):
+                store(interleaved(load(packed, at, WIDTH, 2, VECTORS)), packed, at, 0)
 
 
 @inline

@@ -15,7 +15,8 @@ from ..channels import WIDTH
 from .direct import convolution, pack_weights
 from .ending import EVERYTHING, is_long, resolved
 from .folding import folding, pack_folded, repeat
-from .tiles import MAX_ROWS, ladder_of, tile_heights
+from .pairs import CHANNELS, PAIRED_DTYPES
+from .tiles import MAX_ROWS, Panels, ladder_of, tile_heights
 from .window import NOTHING, Triple, Window, met
 
 TASK_PIXELS = 1008  # at most: a multiple of tiles' heights
@@ -194,9 +195,15 @@ def _runs(window: Window, lines: int, line: int, channels: int) -> tuple[tuple[i
     """Where the runs of contiguous products of one output start in a patch, and their length: a kernel line if it has no dilation."""
     (kd, kh, kw), (_, dh, dw) = window.extent, window.dilation
     per_line = [(k * lines + j * dh) * line for k in range(kd) for j in range(kh)]
+    length = _run_length(window, channels)
     if dw == 1:
-        return tuple(per_line), kw * channels
-    return tuple(start + i * dw * channels for start in per_line for i in range(kw)), channels
+        return tuple(per_line), length
+    return tuple(start + i * dw * channels for start in per_line for i in range(kw)), length
+
+
+def _run_length(window: Window, channels: int) -> int:
+    """Products that follow each other: of a kernel line, if it has no dilation."""
+    return window.extent[2] * channels if window.dilation[2] == 1 else channels
 
 
 def rounded(elements: int) -> int:
@@ -281,12 +288,13 @@ def convolve(
     assert not gathers or plan.flat == in_place, "statistics are gathered of dense arrays"
     if plan.flat:
         x, y, more = (as_line(array) for array in (x, y, more))
-    narrow = vectors_of(window, y.shape[4]) == 1
+    kind = panels_of(window, x.shape[4] // window.groups, y.shape[4], y.dtype)
+    narrow = kind is Panels.NARROW
     adjacent = narrow and not plan.flat and window.stride[2] == 1 and x.shape[4] == window.groups
     one_line = plan.whole_lines and all(pixel_step(array) == array.strides[3] for array in (y, more))
     heights = tile_heights(plan.rows * plan.columns if one_line else plan.columns, ladder_of(narrow, adjacent))
     function, low, high = resolved(activation)
-    convolution(narrow, adjacent, function, is_long(activation))(
+    convolution(kind, adjacent, function, is_long(activation))(
         x, not plan.flat, *_before(prologue, bias), packed, bias, addend is not None, more, low, high, y,
         int_array(plan.offsets), plan.length, heights, window.groups,
         geometry_of(window), plan.rows, plan.columns, one_line, plan.task_panels, plan.pass_panels,
@@ -351,12 +359,22 @@ def pack(
     if found.pixels > 1:
         pack_folded(flat, int_array(taps), window.extent[2], found.pixels, window.stride[2], transposed, scale, packed)
     else:
-        pack_weights(flat, int_array(taps), window.groups, transposed, scale, packed)
+        inputs, outputs = (flat.shape[2] // window.groups, flat.shape[1] * window.groups) if transposed else flat.shape[1:]
+        paired = panels_of(window, inputs, outputs, packed.dtype) is Panels.PAIRED
+        pack_weights(flat, int_array(taps), window.groups, transposed, paired, scale, packed)
 
 
 def vectors_of(window: Window, outputs: int) -> int:
     """Vectors that the output channels of a group fill."""
     return -(-outputs // window.groups // LANES)
+
+
+def panels_of(window: Window, inputs: int, outputs: int, dtype: np.typing.DTypeLike) -> Panels:
+    """How to compute the groups of a convolution with so many ``inputs`` each and ``outputs`` in all."""
+    if vectors_of(window, outputs) == 1:
+        return Panels.NARROW
+    paired = dtype in PAIRED_DTYPES and outputs // window.groups <= CHANNELS and _run_length(window, inputs) % 2 == 0
+    return Panels.PAIRED if paired else Panels.WIDE
 
 
 # Data gradient -------------------------------------------------------------------------------------------------------

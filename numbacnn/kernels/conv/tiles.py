@@ -6,6 +6,7 @@ last channel. A tile is up to :data:`MAX_ROWS` pixels by one panel; its sums sta
 
 from __future__ import annotations
 
+import enum
 import functools
 
 import numpy as np
@@ -28,6 +29,7 @@ from ...simd import (
 from ..channels import VECTORS, WIDTH, access, read, write
 from ..jit import inline
 from .ending import ending, untouched
+from .pairs import SUMS, outer_of_pairs, pair_sums
 
 LADDER = (8, 7, 6, 4, 2, 1) if VECTOR_BITS == 512 else (6, 5, 4, 3, 2, 1)
 """Tile heights that are compiled: the first one fills the 16 vector registers of AVX2. AVX-512 has 32, but with 10 to 14 rows, products
@@ -40,6 +42,14 @@ MAX_ROWS = LADDER[0]
 ACTIVATED = 4
 """Vectors that an activation is computed of at a time: enough to wait for none, and few enough for the registers."""
 read_vector, write_vector = access(1)
+
+
+class Panels(enum.Enum):
+    """What a group of output channels is computed by."""
+
+    WIDE = "panels, of the last one perhaps only its first vector"
+    NARROW = "the first vector of one panel"
+    PAIRED = "one panel, two inputs at a time (see :mod:`.pairs`)"
 
 
 def tile_heights(longest, ladder=LADDER):
@@ -128,6 +138,36 @@ def _panel(rows, vectors, adjacent, fetches, finish):
 
 
 @functools.cache
+def _paired_panel(rows, finish):
+    """As :func:`_panel`, for channels that fill more than a vector; runs have even lengths."""
+
+    @inline
+    def panel(
+        x, x_at, x_step, x_ahead, x_fetch, offsets, length, w, w_at, w_ahead, w_fetch, bias, channel, count,
+        residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
+    ):  # fmt: skip
+        count = max(count, LANES + 1)  # as it is: LLVM leaves out what would mask the first vector
+        sums = zeros(w, rows, SUMS)
+        prefetch_for_writing(y, y_at + rows * y_step, y_step, rows)
+        for run in range(offsets.size):
+            at = rows_of(x, x_at + offsets[run], x_step, rows, length)
+            for _ in range(length // 2):
+                prefetch(w, w_ahead, 0, 1)
+                prefetch(x, x_ahead, 0, 1)
+                sums = outer_of_pairs(sums, at, 0, w, w_at)
+                at = moved(at, 2)
+                w_at += 2 * WIDTH
+                w_ahead += (w_fetch + 1) // 2
+                x_ahead += x_fetch // 2
+        total = pair_sums(sums) + load_part(bias, channel, 0, count, rows, VECTORS)
+        if residual:
+            total = total + load_part(addend, addend_at, addend_step, count, rows, VECTORS)
+        store_part(finish(total, low, high), y, y_at, y_step, count)
+
+    return panel
+
+
+@functools.cache
 def _panels_of_one(finish):
     """The function for four panels of one pixel: the sums of one alone would wait for each other."""
 
@@ -160,14 +200,30 @@ def _panels_of_one(finish):
 
 
 @functools.cache
-def _strip(rows, narrow, adjacent, finish):
-    if rows == 1 and not narrow:
-        return _strip_of_one(adjacent, finish)
-    return _strip_of_many(rows, narrow, adjacent, finish)
+def _strip(rows, kind, adjacent, finish):
+    if kind is Panels.NARROW:
+        return _strip_of_one_panel(rows, _panel(rows, 1, adjacent, False, finish))
+    if kind is Panels.PAIRED:
+        return _strip_of_one_panel(rows, _paired_panel(rows, finish))
+    return _strip_of_one(finish) if rows == 1 else _strip_of_many(rows, finish)
 
 
-def _strip_of_one(adjacent, finish):
-    panels, others = _panels_of_one(finish), _strip_of_many(1, False, adjacent, finish)
+def _strip_of_one_panel(rows, panel):
+    @inline
+    def strip(
+        x, x_at, x_step, x_fetch, offsets, length, w, w_at, w_step, w_ahead, w_fetch, bias, channel, end,
+        residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
+    ):  # fmt: skip
+        panel(
+            x, x_at, x_step, x_at + rows * x_step, x_fetch, offsets, length, w, w_at, w_ahead, w_fetch, bias, channel, end - channel,
+            residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
+        )  # fmt: skip
+
+    return strip
+
+
+def _strip_of_one(finish):
+    panels, others = _panels_of_one(finish), _strip_of_many(1, finish)
 
     @inline
     def strip(
@@ -192,8 +248,8 @@ def _strip_of_one(adjacent, finish):
     return strip
 
 
-def _strip_of_many(rows, narrow, adjacent, finish):
-    wide, last = _panel(rows, VECTORS, adjacent, True, finish), _panel(rows, 1, adjacent, not narrow, finish)
+def _strip_of_many(rows, finish):
+    wide, last = _panel(rows, VECTORS, False, True, finish), _panel(rows, 1, False, True, finish)
 
     @inline
     def strip(
@@ -201,18 +257,17 @@ def _strip_of_many(rows, narrow, adjacent, finish):
         residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
     ):  # fmt: skip
         x_ahead = x_at + rows * x_step
-        if not narrow:
-            while channel + LANES < end:
-                wide(
-                    x, x_at, x_step, x_ahead, x_fetch, offsets, length, w, w_at, w_ahead, w_fetch, bias, channel, end - channel,
-                    residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
-                )  # fmt: skip
-                x_fetch = 0
-                channel += WIDTH
-                w_at += w_step
-                w_ahead += w_step // (4 * WIDTH) * w_fetch
-                addend_at += WIDTH
-                y_at += WIDTH
+        while channel + LANES < end:
+            wide(
+                x, x_at, x_step, x_ahead, x_fetch, offsets, length, w, w_at, w_ahead, w_fetch, bias, channel, end - channel,
+                residual, addend, addend_at, addend_step, low, high, y, y_at, y_step,
+            )  # fmt: skip
+            x_fetch = 0
+            channel += WIDTH
+            w_at += w_step
+            w_ahead += w_step // (4 * WIDTH) * w_fetch
+            addend_at += WIDTH
+            y_at += WIDTH
         if channel < end:
             last(
                 x, x_at, x_step, x_ahead, x_fetch, offsets, length, w, w_at, w_ahead, w_fetch, bias, channel, end - channel,
@@ -223,10 +278,10 @@ def _strip_of_many(rows, narrow, adjacent, finish):
 
 
 @functools.cache
-def strips(narrow, adjacent, activation, later):
+def strips(kind, adjacent, activation, later):
     """The function ``(rows, x, x_at, x_step, x_fetch, offsets, length, w, w_at, w_step, w_ahead, w_fetch, bias, channel, end, residual,
     addend, addend_at, addend_step, low, high, y, y_at, y_step)`` that makes output channels ``channel .. end`` of ``rows`` pixels, one of
-    the ladder's heights, panel by panel (of one that ends within its first vector, only that; ``narrow``: there is no other):
+    the ladder's heights, by panels of that ``kind``:
 
     ``y[i] = finish(bias + sum over runs and p < length of x[x_at + offsets[run] + i * x_step + p] * w[next row] + addend[i])``,
 
@@ -234,10 +289,10 @@ def strips(narrow, adjacent, activation, later):
     :func:`numbacnn.kernels.conv.ending.ending`. ``adjacent``: ``x_step`` is 1. ``later``: a long activation comes after all panels.
 
     With each four products, ``w_fetch`` elements from ``w[w_ahead]`` on and, in the first panel, ``x_fetch`` elements of the pixels behind
-    these are prefetched, and so is the place of the next pixels' outputs, unless the kernel is ``narrow``."""
-    ladder = ladder_of(narrow, adjacent)
+    these are prefetched, and so is the place of the next pixels' outputs, unless the panel is narrow."""
+    ladder = ladder_of(kind is Panels.NARROW, adjacent)
     finish = untouched if later else ending(activation)
-    strip = _by_height(ladder, [_strip(rows, narrow, adjacent, finish) for rows in ladder])
+    strip = _by_height(ladder, [_strip(rows, kind, adjacent, finish) for rows in ladder])
     return _activated(strip, activation) if later else strip
 
 
