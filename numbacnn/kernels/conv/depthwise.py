@@ -75,6 +75,22 @@ def _copy_part(source, source_at, target, target_at, count):
         store(load_part(source, source_at + done, 0, count - done, 1, 1), target, target_at + done, 0)
 
 
+def _copying(vectors):
+    """The function that copies so many vectors of each of the columns ``first .. last``, and asks for what lies ``ahead`` of them."""
+
+    @inline
+    def copy(x, near, far, ahead, first, last, target, to):
+        for c in range(first, last):
+            if ahead > 0:
+                prefetch(x, near + c * far + ahead, LANES, vectors)
+            store(load(x, near + c * far, 0, 1, vectors), target, to + c * HELD, 0)
+
+    return copy
+
+
+_copy_blocks, _copy_panels = _copying(HELD_VECTORS), _copying(VECTORS)
+
+
 @inline
 def _pack_columns(x, n, d, h, column, count, step, channel, held, ahead, weights, shift, floor, ceiling, heights, target, at, part):
     """Copy ``count`` columns of one input line (zeros outside of it), ``held`` channels each, to ``target[at + column * HELD]``: those
@@ -88,19 +104,14 @@ def _pack_columns(x, n, d, h, column, count, step, channel, held, ahead, weights
         to = at + remainder * part
         clear_run(target, to, first * HELD)
         near = source + (column + remainder) * stride(x, 3)
-        if ahead > 0:
-            for c in range(first, last):
-                for vector in range(0, held, LANES):
-                    prefetch(x, near + c * far + ahead + vector, 0, 1)
-                if held == HELD:
-                    store(load(x, near + c * far, 0, 1, HELD_VECTORS), target, to + c * HELD, 0)
-                else:
-                    _copy_part(x, near + c * far, target, to + c * HELD, held)
-        elif held == HELD:
-            for c in range(first, last):
-                store(load(x, near + c * far, 0, 1, HELD_VECTORS), target, to + c * HELD, 0)
+        if held == HELD:
+            _copy_blocks(x, near, far, ahead, first, last, target, to)
+        elif held == WIDTH:
+            _copy_panels(x, near, far, ahead, first, last, target, to)
         else:
             for c in range(first, last):
+                for vector in range(0, held if ahead > 0 else 0, LANES):
+                    prefetch(x, near + c * far + ahead + vector, 0, 1)
                 _copy_part(x, near + c * far, target, to + c * HELD, held)
         clear_run(target, to + last * HELD, (places - last) * HELD)
 
