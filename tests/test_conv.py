@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from numbacnn.errors import ConfigError, ShapeError
 from numbacnn.kernels import jit
+from numbacnn.kernels.channels import WIDTH
 from numbacnn.kernels.conv import launch, minimal, weight_launch
 from numbacnn.kernels.conv.window import NOTHING, POINTWISE, Window
 from numbacnn.layers import conv
@@ -222,6 +223,8 @@ def test_depthwise_convolution_agrees_with_grouped(seed):
         ((3, 30), 16, (2, 9), 1, 4, 1),  # kernel lines in two tiles, which overlap
         ((5, 1), 8, 1, 1, 40, 1),  # tasks that see nothing but padding
         ((65, 64), 64, 3, 1, "same", 1),  # large enough for prefetching
+        ((9, 11), 3 * WIDTH, 3, 2, "same", 1),  # a block of one panel behind a whole one
+        ((65, 128), WIDTH, 3, 1, "same", 1),  # the same alone, and large enough for prefetching
     ],
 )
 def test_depthwise_convolution_of_awkward_shapes(image, channels, size, stride, padding, dilation):
