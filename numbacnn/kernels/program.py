@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from . import jit
+from .jit import kernel
 from .team import NOBODY, drive, team
 
 
@@ -42,7 +43,7 @@ class Program(list):
         return StandIn(array, launches, entry) if len(launches) == len(self._parts) else None
 
 
-@jit.kernel(views=("array",))
+@kernel(views=("array",))
 def point(array, words, places, distances):
     """Make the ``places`` of ``words`` addresses in ``array``, ``distances`` from its first element, if it is dense and its elements are
     aligned to their size; whether it is."""
