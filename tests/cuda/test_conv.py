@@ -13,6 +13,7 @@ from numba import types
 import numbacnn as nc
 from numbacnn.kernels.activations import gelu, relu6
 from numbacnn.kernels.conv import Window
+from numbacnn.kernels.cuda import columns
 from numbacnn.kernels.cuda.columns import column_sum_elements, column_sums, sum_parts
 from numbacnn.kernels.cuda.conv import launch
 from numbacnn.kernels.cuda.conv.direct import convolution
@@ -158,7 +159,9 @@ def test_stem() -> None:
 
 @simulated
 @pytest.mark.parametrize(("groups", "rows", "channels", "parts"), [(1, 1, 1, 1), (2, 5, 3, 1), (3, 300, 35, 2), (2, 2003, 5, 3)])
-def test_column_sums(groups: int, rows: int, channels: int, parts: int) -> None:
+@pytest.mark.parametrize("most", [columns.MOST_IN_GRID, 1], ids=["", "few blocks"])
+def test_column_sums(groups: int, rows: int, channels: int, parts: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "MOST_IN_GRID", most)
     x = np.random.default_rng(2).standard_normal((groups, rows, channels)).astype(np.float32)
     sums, elements = empty((groups, channels), np.float32), column_sum_elements(groups, rows, channels)
     assert elements == (groups * parts * channels if parts > 1 else 0)

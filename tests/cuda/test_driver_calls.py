@@ -2,173 +2,37 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import gc
-import inspect
-import threading
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
+import numbacnn as nc
 from numbacnn.errors import DeviceError
-from numbacnn.kernels.cuda import no_gpu, runtime, staging
+from numbacnn.kernels.cuda import runtime, staging
+from numbacnn.kernels.cuda.driver import cuda, float32
+from numbacnn.kernels.cuda.launch import Launch, kernel
 from numbacnn.kernels.cuda.memory import empty, on_device
 
-from .test_layers import compiled
+from .python_driver import Driver, driving
+from .test_layers import BATCH, CASES, compiled, model_of, samples, trained
 
 pytestmark = compiled
 
 
-class Driver:
-    """The functions of ``cuda.bindings.driver`` that the device calls, on the host's memory, with streams and events of the simulator.
-    ``alive`` counts what was made and not given back."""
-
-    def __init__(self, real: Any, copies: str):
-        self._real, self.copies = real, copies
-        self._lock = threading.RLock()
-        self.blocks: dict[int, Any] = {}
-        self.streams: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.pending: list[list[int]] = []
-        self.alive = {"stream": 0, "event": 0, "memory": 0, "host memory": 0}
-        self.full = False
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("cu") and name[2].isupper():
-            own = getattr(self, f"_{name}", None)
-            if own is None:
-                raise AssertionError(f"nobody expected {name}")
-            parameters = inspect.signature(getattr(self._real, name)).parameters
-            assert list(inspect.signature(own).parameters) == list(parameters), name
-            return functools.partial(self._called, own)
-        return getattr(self._real, name)
-
-    def _called(self, function: Callable, *arguments: Any) -> tuple:
-        found = function(*arguments)
-        if isinstance(found, self._real.CUresult):
-            return (found,)
-        return (self._real.CUresult.CUDA_SUCCESS, *(() if found is None else (found,)))
-
-    def _cuDeviceGet(self, ordinal: int) -> int:
-        return ordinal
-
-    def _cuDevicePrimaryCtxRetain(self, dev: int) -> str:
-        return "context"
-
-    def _cuCtxSetCurrent(self, ctx: str) -> None:
-        assert ctx == "context"
-
-    def _cuDeviceGetAttribute(self, attrib: Any, dev: int) -> int:
-        return 9
-
-    def _cuDeviceGetName(self, length: int, dev: int) -> bytes:
-        return b"a driver in Python\0"
-
-    def _cuGetErrorString(self, error: Any) -> bytes:
-        return b"an error"
-
-    def _cuMemGetInfo(self) -> Any:
-        return self._real.CUresult.CUDA_ERROR_UNKNOWN
-
-    # Memory
-
-    def _allocated(self, nbytes: int, kind: str) -> Any:
-        if self.full:
-            return self._real.CUresult.CUDA_ERROR_OUT_OF_MEMORY
-        block = (ctypes.c_uint8 * nbytes)(*[7] * min(nbytes, 1000))
-        self.blocks[ctypes.addressof(block)] = block
-        self.alive[kind] += 1
-        return ctypes.addressof(block)
-
-    def _cuMemAlloc(self, bytesize: int) -> Any:
-        return self._allocated(bytesize, "memory")
-
-    def _cuMemFree(self, dptr: int) -> None:
-        for stream in list(self.streams):  # as the driver does
-            stream.synchronize()
-        del self.blocks[dptr]
-        self.alive["memory"] -= 1
-
-    def _cuMemHostAlloc(self, bytesize: int, Flags: int) -> Any:
-        assert Flags == self._real.CU_MEMHOSTALLOC_PORTABLE
-        return self._allocated(bytesize, "host memory")
-
-    def _cuMemFreeHost(self, p: int) -> None:
-        end = p + len(self.blocks[p])
-        assert not any(p <= address < end for addresses in self.pending for address in addresses), "a copy needs it"
-        del self.blocks[p]
-        self.alive["host memory"] -= 1
-
-    def _copied(self, target: int, source: int, nbytes: int, stream: Any) -> None:
-        pending = [target, source]
-        self.pending.append(pending)
-
-        def copy() -> None:
-            ctypes.memmove(target, source, nbytes)
-            self.pending.remove(pending)
-
-        stream.do(copy)
-
-    def _cuMemcpyHtoDAsync(self, dstDevice: int, srcHost: int, ByteCount: int, hStream: Any) -> None:
-        self._copied(dstDevice, srcHost, ByteCount, hStream)
-
-    def _cuMemcpyDtoHAsync(self, dstHost: int, srcDevice: int, ByteCount: int, hStream: Any) -> None:
-        self._copied(dstHost, srcDevice, ByteCount, hStream)
-
-    def _cuMemcpyDtoDAsync(self, dstDevice: int, srcDevice: int, ByteCount: int, hStream: Any) -> None:
-        self._copied(dstDevice, srcDevice, ByteCount, hStream)
-
-    def _cuMemsetD8Async(self, dstDevice: int, uc: int, N: int, hStream: Any) -> None:
-        hStream.do(functools.partial(ctypes.memset, dstDevice, uc, N))
-
-    # Streams and events
-
-    def _cuStreamCreate(self, Flags: int) -> Any:
-        assert Flags == self._real.CUstream_flags.CU_STREAM_NON_BLOCKING.value
-        first, self.alive["stream"] = self.alive["stream"] == 0, self.alive["stream"] + 1
-        stream = no_gpu.SimulatedStream(self._lock, at_once=first == (self.copies == "late"))
-        self.streams.add(stream)
-        return stream
-
-    def _cuStreamDestroy(self, hStream: Any) -> None:
-        self.alive["stream"] -= 1
-
-    def _cuStreamSynchronize(self, hStream: Any) -> None:
-        hStream.synchronize()
-
-    def _cuStreamWaitEvent(self, hStream: Any, hEvent: list, Flags: int) -> None:
-        hStream.wait(hEvent[0])
-
-    def _cuEventCreate(self, Flags: int) -> list:
-        self.alive["event"] += 1
-        return [None, Flags]
-
-    def _cuEventRecord(self, hEvent: list, hStream: Any) -> None:
-        hEvent[0] = hStream.mark()
-
-    def _cuEventQuery(self, hEvent: list) -> Any:
-        return None if hEvent[0].reached else self._real.CUresult.CUDA_ERROR_NOT_READY
-
-    def _cuEventSynchronize(self, hEvent: list) -> None:
-        hEvent[0].synchronize()
-
-    def _cuEventElapsedTime(self, hStart: list, hEnd: list) -> float:
-        assert hStart[1] == hEnd[1] == 0, "events that are to be timed"
-        return 1e3 * (hEnd[0].time - hStart[0].time)
-
-    def _cuEventDestroy(self, hEvent: list) -> None:
-        self.alive["event"] -= 1
-
-
 @pytest.fixture(params=["late", "early"])
-def driver(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    bindings = pytest.importorskip("cuda.bindings")
-    found = Driver(pytest.importorskip("cuda.bindings.driver"), request.param)
-    monkeypatch.setattr(bindings, "driver", found)
-    with runtime.pretended(runtime.Device(0)):
+def driver(request: Any) -> Iterator[Driver]:
+    pytest.importorskip("cuda.bindings.driver")
+    with driving(request.param) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def launching() -> Iterator[Driver]:
+    pytest.importorskip("cuda.bindings.driver")
+    with driving() as found:
         yield found
 
 
@@ -225,3 +89,57 @@ def test_no_page_locked_memory_is_left(driver: Driver) -> None:
     driver.full = True
     with pytest.raises(DeviceError, match="The host has no 2 MiB more of page-locked memory"):
         runtime.HostMemory(2 << 20)
+
+
+def assert_launchable(model: nc.Model, inputs: list[np.ndarray]) -> None:
+    """Plans of the model run and are replayed without anything that the driver refuses; what they compute does not matter."""
+    given: Any = tuple(inputs) if len(inputs) > 1 else inputs[0]
+    slopes = [np.zeros((len(inputs[0]), *tensor.shape), np.float32) for tensor in model.graph.outputs]
+    for _ in range(3):  # at first, recorded, from the graph
+        model.predict(given)
+        trained(model, inputs, slopes, "cuda")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_layers_launch_what_a_gpu_can(name: str, launching: Driver) -> None:
+    case = CASES[name][0]
+    model = model_of(name, case).to("cuda")
+    assert_launchable(model, samples(model, case, np.random.default_rng(7)))
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_networks_launch_what_a_gpu_can(precision: str, launching: Driver) -> None:
+    x = nc.Input((6, 6, 16))
+    h = nc.Activation("relu")(nc.BatchNorm()(nc.Conv2D(64, 3, padding="same", bias=False)(x)))
+    model = nc.Model(x, nc.Conv2D(32, 3)(h)).to("cuda", precision)
+    assert_launchable(model, [np.zeros((BATCH, 6, 6, 16), np.float32)])
+    assert any(precision in name for name in launching.launched)
+
+
+def test_sums_of_very_many_columns(launching: Driver) -> None:
+    x = nc.Input((600_000,))
+    assert_launchable(nc.Model(x, nc.PReLU()(x)).to("cuda"), [np.zeros((BATCH, 600_000), np.float32)])
+
+
+@kernel(threads=32)
+def _with_tables(x):
+    """``x[0]`` from both kinds of shared memory."""
+    fixed, flexible = cuda.shared.array(512, float32), cuda.shared.array(0, float32)
+    fixed[cuda.threadIdx.x] = x[0]
+    cuda.syncthreads()
+    flexible[0] = fixed[31]
+    x[0] = flexible[0]
+
+
+def test_shared_memory_is_asked_for(launching: Driver) -> None:
+    """As soon as there is more than 48 KiB of it with what is the kernel's own; and what a launch was promised is not taken back."""
+    x = on_device(np.zeros(1, np.float32))
+    small, large, less = (Launch(_with_tables, 1, (x,), nbytes) for nbytes in (16, 48 << 10, 47 << 10))
+    for launch in (small, large, less, large):
+        launch()
+
+
+def test_an_error_tells_of_its_launch(driver: Driver) -> None:
+    driver.broken = True
+    with pytest.raises(DeviceError, match=r"LAUNCH_FAILED.*launch _with_tables, \(7, 1, 1\) blocks of 32 threads and 16 bytes"):
+        _with_tables(7, on_device(np.zeros(1, np.float32)), shared=16)

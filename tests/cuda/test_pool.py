@@ -71,7 +71,9 @@ def gradients(layer: nc.layers.base.Layer, x: np.ndarray, slopes: np.ndarray, de
 
 
 @simulated
-@pytest.mark.parametrize("layer", [nc.MaxPool2D(3, stride=2, padding=1), nc.GlobalMaxPool2D()], ids=["windows", "everything"])
+@pytest.mark.parametrize(
+    "layer", [nc.MaxPool2D(3, stride=2, padding=1), nc.GlobalMaxPool2D(), nc.LpPool2D(3, p=3.0)], ids=["windows", "everything", "powers"]
+)
 def test_equal_elements_and_what_is_no_number(layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columns, "ROWS_OF_A_THREAD", 1)
     rng = np.random.default_rng(3)
@@ -85,9 +87,10 @@ def test_equal_elements_and_what_is_no_number(layer: Any, monkeypatch: pytest.Mo
 
 
 @compiled
-def test_more_elements_than_kernels_count_are_refused() -> None:
+@pytest.mark.parametrize("layer", [nc.MaxPool2D(2), nc.BatchNorm(), nc.Softmax(), nc.Conv2D(8, 1)], ids=lambda layer: type(layer).__name__)
+def test_more_elements_than_kernels_count_are_refused(layer: Any) -> None:
     with runtime.pretended(runtime.Blueprint((9, 0))):
         given = nc.Input((256, 256, 64))
-        model = nc.Model([given], [nc.MaxPool2D(2)(given)]).to("cuda")
+        model = nc.Model([given], [layer(given)]).to("cuda", "tf32")
         with pytest.raises(ConfigError, match="smaller batch"):
             model.training_plan(512, True, device="cuda")

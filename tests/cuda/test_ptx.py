@@ -228,3 +228,18 @@ def test_instructions(used: Any, kinds: tuple, instructions: list[str]) -> None:
 @compiled
 def test_the_disk_cache_knows_the_instructions() -> None:
     assert copies._file((FLOATS, FLOATS, types.int32), (8, 0)) is not None
+
+
+@kernel(threads=32)
+def extremes(x, y):
+    y[int32(0)] = max(x[int32(0)], x[int32(1)])
+    y[int32(1)] = min(x[int32(2)], float32(6))
+
+
+@compiled
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
+def test_what_is_no_number_wins(capability: tuple[int, int]) -> None:
+    """As on the CPU and in the simulator: ``max.f32`` would lose it."""
+    _, text = extremes.ptx((FLOATS, FLOATS), capability)
+    assert "max.f32" not in text
+    assert "min.f32" not in text

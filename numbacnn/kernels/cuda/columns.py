@@ -12,13 +12,14 @@ from typing import Any
 
 from .driver import cuda, float32, float64, int32
 from .indexing import quotient
-from .launch import THREADS, Kernel, check_counted, kernel
+from .launch import THREADS, Kernel, kernel
 from .memory import DeviceArray
 from .reduce import MERGE_LANES, column_sum
 
 LANES = 32
 BLOCKS = 1024  # that a sum is cut into, where there is enough of it
 ROWS_OF_A_THREAD = 16  # at least, where rows are cut into parts
+MOST_IN_GRID = 65535  # blocks along the second axis of a grid
 
 
 def lanes_for(columns: int, most: int = LANES) -> int:
@@ -98,6 +99,7 @@ def sum_parts(partials: DeviceArray, sums: DeviceArray, factor: float = 1.0, gro
 def _launch(
     number: Any, x: DeviceArray, groups: int, parts: int, rows: int, columns: int, lanes: int, factor: float, sums: DeviceArray
 ) -> None:
-    check_counted(x)
+    while -(-columns // lanes) > MOST_IN_GRID and lanes < THREADS:
+        lanes *= 2
     span, bits = -(-rows // parts), lanes.bit_length() - 1
     _column_sums(number)((groups * parts, -(-columns // lanes)), x, rows, columns, bits, parts, span, float(factor), sums)

@@ -20,7 +20,7 @@ from .columns import lanes_for, parts_for, sum_parts
 from .driver import cuda, device_function, float32, int32
 from .ending import Ending, ended
 from .indexing import divided, divisors, located, read_inside
-from .launch import THREADS, Kernel, blocks_for, check_counted, kernel
+from .launch import THREADS, Kernel, blocks_for, kernel
 from .memory import DeviceArray
 
 BLOCK = 128  # threads of a block: sums in registers leave no room for many
@@ -184,7 +184,6 @@ def convolve(conv: Depthwise, x: DeviceArray, weight: DeviceArray, ending: Endin
 
 def _convolve(conv: Depthwise, x: DeviceArray, weight: DeviceArray, ending: Ending, y: DeviceArray, order: tuple[int, int]) -> None:
     """``order``: the number of the first tap, and the way from one to the next."""
-    check_counted(x, y)
     window, (planes, high, wide) = conv.window, conv.places
     taps = _largest_block(window)
     across = -(-wide // taps.pixels)
@@ -319,7 +318,6 @@ def data_gradient(conv: Depthwise, dy: DeviceArray, weight: DeviceArray, dx: Dev
 
 def _strided_data_gradient(conv: Depthwise, dy: DeviceArray, weight: DeviceArray, dx: DeviceArray) -> bool:
     """By strips; False, and nothing done, where the registers cannot hold what that takes."""
-    check_counted(dy, dx)
     window, (depth, height, width) = conv.window, conv.size
     (extent_d, rows, columns), (stride_d, down, across), (far_d, far_down, far_across) = window.extent, window.stride, window.dilation
     pixels = across * -(-PIXELS[0] // across)
@@ -440,7 +438,6 @@ class WeightGradient:
 
     def run(self, x: DeviceArray, dy: DeviceArray, dw: DeviceArray, db: DeviceArray | None, scratch: DeviceArray) -> None:
         """``dw``, and ``db`` if it is given."""
-        check_counted(x, dy)
         conv, window, (planes, high, wide) = self.conv, self.conv.window, self.conv.places
         taps, across, lines, strips, parts = self._cut
         lanes, elements = lanes_for(conv.outputs), parts * window.taps * conv.outputs

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, types
 
-from ...errors import ConfigError
+from ...errors import ConfigError, DeviceError
 from ...frames import with_room
 from ...paths import cache_folder
 from ..bfloat16 import BF16
@@ -29,7 +29,7 @@ from ..fingerprint import UnknownValueError, fingerprint
 from ..jit import Build
 from . import driver, simulator
 from .ptx import Bf16Pointer
-from .runtime import LARGEST_STATIC_SHARED, Blueprint, Memory, device
+from .runtime import Blueprint, Memory, device
 
 THREADS = 256  # of a block, unless a kernel says otherwise
 
@@ -103,7 +103,11 @@ class Launch:
 
     def __call__(self) -> None:
         if 0 not in self.grid:
-            device().launch(self._function, self.grid, self.kernel.threads, self.shared, self._values)
+            try:
+                device().launch(self._function, self.grid, self.kernel.threads, self.shared, self._values)
+            except DeviceError as error:  # of this launch, or of what was asked for before
+                what = f"{self.kernel.function.__name__}, {self.grid} blocks of {self.kernel.threads} threads"
+                raise DeviceError(f"{error} It was asked to launch {what} and {self.shared} bytes of shared memory.") from error
 
 
 def kind_of(argument: Any) -> Any:
@@ -117,23 +121,18 @@ def kind_of(argument: Any) -> Any:
 
 def _cell(argument: Any) -> Any:
     if hasattr(argument, "pointer"):
+        _check_count(argument.size)
         return ctypes.c_uint64(argument.pointer)
     if isinstance(argument, (bool, int, np.integer)):
-        check_count(int(argument))
+        _check_count(int(argument))
         return ctypes.c_int32(int(argument))
     return ctypes.c_float(argument)
 
 
-def check_count(number: int) -> None:
+def _check_count(number: int) -> None:
     """Raises ConfigError for a number that is no int32."""
     if not -(2**31) <= number < 2**31:
         raise ConfigError(f"The GPU's kernels count up to 2**31 - 1; {number} elements are more. Use a smaller batch.")
-
-
-def check_counted(*arrays: Any) -> None:
-    """Raises ConfigError for arrays whose elements int32 cannot count. For kernels that are told of parts of them only."""
-    for array in arrays:
-        check_count(array.size)
 
 
 def _simulated(argument: Any) -> Any:
@@ -152,6 +151,7 @@ class Kernel:
         self.function, self.threads, self.blocks = function, threads, blocks
         functools.update_wrapper(self, function)
         self._loaded: dict[tuple, Any] = {}
+        self._shared: dict[tuple, int] = {}  # bytes of dynamic shared memory that it was allowed
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple:
@@ -168,8 +168,9 @@ class Kernel:
         with self._lock:
             if kinds not in self._loaded:
                 self._loaded[kinds] = device().load(self.machine_code(kinds, device().capability))
-            if shared > LARGEST_STATIC_SHARED:
+            if shared > self._shared.get(kinds, 0):  # never less than a launch takes that was recorded before
                 device().allow_shared(self._loaded[kinds], shared)
+                self._shared[kinds] = shared
             return self._loaded[kinds]
 
     def ptx(self, kinds: tuple, capability: driver.Capability) -> tuple[str, str]:

@@ -77,6 +77,8 @@ class Simulator:
     def synchronize(self) -> None:
         self.stream.synchronize()
 
+    finish = synchronize
+
     def event(self) -> SimulatedEvent:
         return self.stream.mark(timed=True)
 

@@ -18,7 +18,7 @@ from ..conv.window import Triple
 from .columns import cut, lanes_for
 from .driver import cuda, device_function, float32, int32
 from .indexing import divided, divisor, divisors, located, read_inside
-from .launch import THREADS, Kernel, blocks_for, check_counted, kernel
+from .launch import THREADS, Kernel, blocks_for, kernel
 from .memory import DeviceArray, empty, on_device
 from .reduce import HALF, MERGE_LANES
 
@@ -118,7 +118,6 @@ def _max(deep: int, high: int, wide: int, unrolled: bool, keeps: bool) -> Kernel
 
 def max_forward(pool: Pooling, x: DeviceArray, y: DeviceArray, argmax: DeviceArray | None) -> None:
     """``y`` = maximum of each window; ``argmax`` (uint8 or int32), if it is given, = number of the tap that it came from."""
-    check_counted(x)
     if pool.everything:
         _largest(x, y, argmax)
         return
@@ -188,7 +187,6 @@ def _max_gradient(deep: int, high: int, wide: int, unrolled: bool, apart: bool) 
 
 def max_backward(pool: Pooling, dy: DeviceArray, argmax: DeviceArray, dx: DeviceArray) -> None:
     """``dx`` = sum of ``dy`` over the windows whose maximum the pixel is."""
-    check_counted(dx, dy)
     depth, height, width = pool.size
     unrolled, wide_runs = math.prod(pool.most_windows) <= MOST_WINDOWS, -(-width // RUN)
     runs = dx.size // width * wide_runs
@@ -288,7 +286,7 @@ def _power(exponent: float) -> Any:
             return value * value
         if exponent == 0.5:
             return float32(math.sqrt(value))
-        return float32(math.exp(constant * float32(math.log(value)))) if value > nothing else nothing
+        return nothing if value <= nothing else float32(math.exp(constant * float32(math.log(value))))
 
     return power
 
@@ -322,7 +320,6 @@ def _lp(exponent: float) -> Kernel:
 
 def lp_forward(pool: Pooling, x: DeviceArray, y: DeviceArray, exponent: float) -> None:
     """``y`` = (sum of ``|x| ** exponent`` over each window) ** (1 / exponent); windows have step 1."""
-    check_counted(x)
     _lp(exponent)(
         blocks_for(y.size), x, y, pool.window_table, y.size, *divisors(x.shape[-1], *reversed(pool.places)), *pool.size,
         *_starts(pool.places),
@@ -361,7 +358,6 @@ def _lp_gradient(exponent: float) -> Kernel:
 
 def lp_backward(pool: Pooling, x: DeviceArray, y: DeviceArray, dy: DeviceArray, dx: DeviceArray, exponent: float) -> None:
     """``dx`` = sum of ``dy * sign(x) * (|x| / y) ** (exponent - 1)`` over the windows that hold the pixel; 0 where ``x`` is 0."""
-    check_counted(dy)
     _lp_gradient(exponent)(
         blocks_for(dx.size), x, y, dy, dx, pool.cover_table, dx.size, *divisors(x.shape[-1], *reversed(pool.size)), *pool.places,
         *_starts(pool.size),

@@ -33,7 +33,7 @@ if SIMULATED:
     from . import stand_ins
 else:
     from llvmlite import ir
-    from numba.cuda import cgutils
+    from numba.cuda import cgutils, cudaimpl
     from numba.cuda.extending import intrinsic, lower_builtin, models, register_model
 
     _FLOAT, _SHORT, _INT, _LONG, _VOID = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.VoidType()
@@ -46,6 +46,27 @@ def _primitive(define: Callable) -> Any:
     found = intrinsic(define)
     found.py_func = lambda name=define.__name__: name  # by which the disk cache knows it, and by this file
     return found
+
+
+# Larger and smaller ------------------------------------------------------------------------------------------------------
+
+
+if not SIMULATED:
+
+    def _extreme(sign: str) -> Callable:
+        """What makes ``max`` or ``min`` of two numbers. What is not a number wins on either side, as on the CPU: numba-cuda's own take
+        instructions that lose it, and an activation would turn it into 0."""
+
+        def chosen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            a, b = arguments
+            kept = builder.select(builder.fcmp_unordered(sign, a, b), a, b)
+            return builder.select(builder.fcmp_unordered("uno", b, b), b, kept)
+
+        return chosen
+
+    for _kind in (types.float32, types.float64):
+        for _operation, _sign in ((max, ">"), (min, "<")):
+            cudaimpl.registry.lower(_operation, _kind, _kind)(_extreme(_sign))
 
 
 # Products ----------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 from ..resize import Taps
 from .driver import cuda, float32, int32
 from .indexing import divisors, located, read_inside
-from .launch import THREADS, Kernel, blocks_for, check_counted, kernel
+from .launch import THREADS, Kernel, blocks_for, kernel
 from .memory import DeviceArray, on_device
 
 RUN = 4  # neighbouring pixels of a thread
@@ -89,7 +89,6 @@ def _gather_many(
 
 def gather(x: DeviceArray, y: DeviceArray, taps: Sequence[Taps]) -> None:
     """Fill ``y`` ``(N, D_out, H_out, W_out, C)`` from ``x`` ``(N, D, H, W, C)`` by the taps of the three axes."""
-    check_counted(x, y)
     channels, places = x.shape[-1], [axis.outputs for axis in taps]
     tables = [_padded(axis) for axis in taps]
     most = [sources.shape[1] for sources, _ in tables]

@@ -22,8 +22,6 @@ from .no_gpu import Blueprint, Simulator
 
 __all__ = ["Blueprint", "Device", "HostMemory", "Memory", "Replay", "Simulator", "device", "pretended", "problem"]
 
-LARGEST_STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel gets without asking
-
 
 class Memory:
     """Bytes on the device, from address ``pointer`` on; simulated, ``host`` holds them."""
@@ -34,12 +32,13 @@ class Memory:
             self.host = np.zeros(max(nbytes, 1), np.uint8)
             self.pointer = self.host.ctypes.data
         else:
-            self.pointer = device().allocate(max(nbytes, 1))
+            self._device = device()  # by the time that it is given back, there may be another one
+            self.pointer = self._device.allocate(max(nbytes, 1))
 
     def __del__(self) -> None:
         if self.pointer and self.host is None:
             with contextlib.suppress(Exception):  # at the end of the process there may be no context any more
-                device().free(self.pointer)
+                self._device.free(self.pointer)
 
 
 class HostMemory:
@@ -127,7 +126,7 @@ class Device:
         self.capability: Capability = (self.attribute("COMPUTE_CAPABILITY_MAJOR"), self.attribute("COMPUTE_CAPABILITY_MINOR"))
         self.multiprocessors = self.attribute("MULTIPROCESSOR_COUNT")
         name = self._done(api.cuDeviceGetName(96, self._handle))
-        self.name = name.decode().rstrip("\0")
+        self.name = name.split(b"\0")[0].decode()  # what follows are blanks
 
     @property
     def order(self) -> int:
@@ -223,6 +222,11 @@ class Device:
         """Wait until the device has done all that was asked of it on its own stream."""
         self.stream.synchronize()
 
+    def finish(self) -> None:
+        """Wait until the device has done all that anybody in this process has asked of it, on whatever stream."""
+        self._enter()
+        self._done(self._api.cuCtxSynchronize())
+
     def new_stream(self) -> Stream:
         """A further stream."""
         return Stream(self)
@@ -236,7 +240,8 @@ class Device:
         return self._done(self._api.cuModuleGetFunction(module, code.name.encode()))
 
     def allow_shared(self, function: Any, nbytes: int) -> None:
-        """Let a kernel have that much dynamic shared memory."""
+        """Let a kernel have that much dynamic shared memory. Without asking it has 48 KiB, less what it has of static shared memory."""
+        self._enter()
         attribute = self._api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         self._done(self._api.cuFuncSetAttribute(function, attribute, nbytes))
 
@@ -307,8 +312,9 @@ class Stream:
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # see Memory; work that is under way is done all the same
-            self._owner._enter()
-            self._owner._api.cuStreamDestroy(self.handle)
+            if self is not self._owner.stream:  # for which graphs wait when they are given up, maybe later
+                self._owner._enter()
+                self._owner._api.cuStreamDestroy(self.handle)
 
 
 class Event:
