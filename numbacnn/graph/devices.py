@@ -168,9 +168,9 @@ def stored_between(precision: str) -> np.dtype | None:
 
 def is_on_gpu(array: Any) -> bool:
     """Whether an array is one of a GPU, of whatever library."""
-    if hasattr(array, "__cuda_array_interface__"):
+    if hasattr(array, "__dlpack_device__") and int(array.__dlpack_device__()[0]) == CUDA_IN_DLPACK:
         return True
-    return hasattr(array, "__dlpack_device__") and int(array.__dlpack_device__()[0]) == CUDA_IN_DLPACK
+    return hasattr(array, "__cuda_array_interface__")
 
 
 HOST = Host()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from typing import Any
 
@@ -103,6 +104,8 @@ class _Borrowed(Memory):
             self.host = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_uint8)), (nbytes,))
 
     def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # see Memory
+            device().synchronize()  # the owner knows nothing of our stream, and may write there as soon as it has it back
         if self._done is not None:
             self._done()
 
@@ -143,6 +146,7 @@ def _from_dlpack(foreign: Any) -> DeviceArray:
 
 def _from_interface(foreign: Any) -> DeviceArray:
     described = foreign.__cuda_array_interface__
+    device().finish()  # not all say on which stream they work
     shape, dtype = tuple(described["shape"]), np.dtype(described["typestr"])
     steps = described.get("strides")
     if not _dense(shape, None if steps is None else tuple(step // dtype.itemsize for step in steps)):

@@ -118,13 +118,14 @@ class DeviceArray:
     def __cuda_array_interface__(self) -> dict[str, Any]:
         if self.dtype == BF16:
             raise AttributeError("The CUDA array interface has no name for bfloat16; DLPack has.")
+        device().synchronize()  # PyTorch, for one, takes no notice of a stream
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,
             "data": (self.pointer, False),
             "strides": None,
             "version": 3,
-            "stream": device().order,
+            "stream": None,  # what somebody borrows is done
         }
 
 
