@@ -16,7 +16,7 @@ if not config.ENABLE_CUDASIM and find_spec("numba_cuda") is None:
 
 from numbacnn.kernels.bfloat16 import BF16, rounded, widened
 from numbacnn.kernels.conv.window import POINTWISE, Window
-from numbacnn.kernels.cuda import driver
+from numbacnn.kernels.cuda import driver, stand_ins
 from numbacnn.kernels.cuda.conv import bf16, bf16_stored, tensor
 from numbacnn.kernels.cuda.driver import cuda, int32
 from numbacnn.kernels.cuda.ending import Ending
@@ -254,6 +254,16 @@ def test_several_blocks(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensor, "AT_ONCE", 8)
     parts = check(Random(1, (1, 11, 13), 40, columns + 8, Window((1, 2, 2), (1, 1, 1), (1, 1, 1), (0, 1, 0))))
     assert parts > 1
+
+
+@simulated
+@pytest.mark.parametrize("columns", [128, 64])
+def test_copies_that_land_at_once(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is overwritten that is still to be read, in a depth of more tiles than are under way."""
+    monkeypatch.setattr(stand_ins, "AT_ONCE", True)
+    monkeypatch.setattr(tensor, "_columns", lambda *_: columns)
+    monkeypatch.setattr(tensor, "LEAST_TILES", 100)
+    check(Random(3, (1, 8, 8), 48, 48, Window((1, 2, 2), (1, 1, 1), (1, 1, 1), (0, 1, 0))))
 
 
 @simulated

@@ -15,7 +15,7 @@ if not config.ENABLE_CUDASIM and find_spec("numba_cuda") is None:
     pytest.skip("needs numba-cuda", allow_module_level=True)
 
 from numbacnn.kernels.conv.window import POINTWISE, Triple, Window
-from numbacnn.kernels.cuda import driver
+from numbacnn.kernels.cuda import driver, stand_ins
 from numbacnn.kernels.cuda.conv import gather, tensor
 from numbacnn.kernels.cuda.conv.launch import Problem
 from numbacnn.kernels.cuda.ending import Ending
@@ -94,6 +94,20 @@ def test_several_blocks(precision: str, columns: int, monkeypatch: pytest.Monkey
     dw, parts = weight_gradient(sums, precision)
     assert parts == 2  # of two tiles, and of one that is not whole
     np.testing.assert_array_equal(dw, sums.dw)
+
+
+@simulated
+@each_precision
+@each_width
+def test_copies_that_land_at_once(precision: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is overwritten that is still to be read, in a depth of more tiles than are under way."""
+    monkeypatch.setattr(stand_ins, "AT_ONCE", True)
+    monkeypatch.setattr(tensor, "_columns", lambda *_: columns)
+    sums = Sums(1, (1, 4, 5), 36, 36, Window((1, 2, 2), (1, 1, 1), (1, 1, 1), (0, 1, 0)))
+    np.testing.assert_array_equal(forward(sums, precision), sums.y)
+    np.testing.assert_array_equal(data_gradient(sums, precision), sums.dx)
+    sums = Sums(4, (1, 8, 8), 12, 12, POINTWISE)
+    np.testing.assert_array_equal(weight_gradient(sums, precision)[0], sums.dw)
 
 
 WINDOWS = {

@@ -12,6 +12,7 @@ from .driver import cuda
 from .simulator import Bf16Pointer, Pointer
 
 COPIED = 16  # bytes of an asynchronous copy
+AT_ONCE = False  # whether such copies are made at once and not when they are waited for: a GPU may do either
 _LANES = np.arange(32)
 _G, _T = _LANES // 4, _LANES % 4
 _ACCUMULATOR = np.stack([_G, _G, _G + 8, _G + 8], 1), np.stack([2 * _T, 2 * _T + 1] * 2, 1)  # rows and columns that each lane holds
@@ -115,7 +116,11 @@ def as_stored(target: Any, value: Any) -> Any:
 
 def cp_async(tile: np.ndarray, at: Any, source: Pointer, offset: Any, valid: Any) -> None:
     origin = _vector(source, offset, COPIED // source.array.itemsize)
-    cuda.copies[-1].append((tile, _vector(tile, at, 4), source.array[origin].view(tile.dtype) if valid else 0))
+    place, values = _vector(tile, at, 4), source.array[origin].view(tile.dtype) if valid else 0
+    if AT_ONCE:
+        tile[place] = values
+    else:
+        cuda.copies[-1].append((tile, place, values))
 
 
 cp_async_cached = cp_async
