@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import tomllib
+import traceback
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -105,9 +106,13 @@ def command(path: str | None, only: tuple[str, ...], minutes: float, tiny: bool)
             began = time.perf_counter()
             print(f"\n== {part.name} ({began - started:.0f} s)", flush=True)
             rows = found["results"][part.name] = []
-            for some in results(part, settings, min(part.seconds * settings.patience, 60 * minutes - (began - started))):
-                rows += some
-                written(path, found)
+            try:
+                for some in results(part, settings, min(part.seconds * settings.patience, 60 * minutes - (began - started))):
+                    rows += some
+                    written(path, found)
+            except Exception as error:  # of what this process does, such as the list of its items: the other parts run
+                traceback.print_exc()
+                rows.append({"failed": f"{type(error).__name__}: {error}", "ok": False})
             found["seconds"][part.name] = time.perf_counter() - began
             written(path, found)
             print(shown(part.shown(rows)), flush=True)

@@ -45,20 +45,23 @@ def rows(item: Item, sizes: Sizes) -> list[Item]:
     network = next(each for each in every if each.item(item["mode"]).items() <= item.items())
     on_device, from_host = ours(network, item["mode"], item["precision"])
     missing = theirs.lacks(network)
-    timed: dict[str, dict[str, Any]] = {"device": {"numbacnn": (on_device, timing.ours)}, "host": {"numbacnn": (from_host, timing.host)}}
+    timed: dict[str, dict[str, Any]] = {"device": {timing.OURS: (on_device, timing.ours)}, "host": {timing.OURS: (from_host, timing.host)}}
     found = []
     with contextlib.ExitStack() as stack:
         if missing is None:
-            autocast = stack.enter_context(theirs.computing(item["precision"]))
-            their_device, their_host = getattr(theirs, item["mode"])(network, *batch_of(network, item["mode"]), autocast)
-            timed["device"]["eager"], timed["host"]["eager"] = (their_device, timing.torch), (their_host, timing.host)
+            try:
+                autocast = stack.enter_context(theirs.computing(item["precision"]))
+                their_device, their_host = getattr(theirs, item["mode"])(network, *batch_of(network, item["mode"]), autocast)
+                timed["device"]["eager"], timed["host"]["eager"] = (their_device, timing.torch), (their_host, timing.host)
+            except Exception as error:
+                missing = f"{type(error).__name__} in PyTorch"
         for source in ("device", "host") if network.small else ("device",):
             times = timing.in_turn(timed[source], sizes)
             row = timing.compared(times)
             row |= {"images/s": 1e3 * item["batch"] / row["ms"]}
-            row |= {"torch images/s": 1e3 * item["batch"] / row["torch ms"]} if "torch ms" in row else {"beside": missing}
+            row |= {"torch images/s": 1e3 * item["batch"] / row["torch ms"]} if "torch ms" in row else {"beside": missing or "failed"}
             found.append({"source": source, **row})
-        found[0] |= _memory(timed["device"].get("eager", (None,))[0])
+        found[0] |= _memory(timed["device"]["eager"][0] if "torch ms" in found[0] else None)
     return found
 
 

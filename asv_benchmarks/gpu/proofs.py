@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import numbacnn as nc
-from numbacnn.errors import NumbacnnError
+from numbacnn.errors import DeviceError, NumbacnnError
 from numbacnn.plugin import registry
 from tests import zoo
 from tests.cuda.test_layers import BATCH, CASES, model_of, samples, trained
@@ -53,6 +53,8 @@ def layer_rows(item: Item, sizes: Sizes) -> list[Item]:
     for number, case in enumerate(CASES[item["layer"]]):
         try:
             error = _layer_error(item["layer"], case)
+        except DeviceError as problem:  # after which this process may be of no use any more
+            raise DeviceError(f"case {number}: {problem}") from problem
         except NumbacnnError as problem:
             error, why = float("inf"), f"case {number}: {problem}"
         worst = max(worst, error)

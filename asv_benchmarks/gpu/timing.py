@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from numbacnn.kernels.cuda import runtime
 from . import theirs
 from .sizes import Sizes
 
+OURS = "numbacnn"  # the name of our work among others'
 WARMUP = 3  # calls before anything is timed: graphs are captured, cuDNN tries its algorithms
 MOST = 1000  # calls within a round
 
@@ -53,26 +55,31 @@ def host(work: Callable[[], Any], calls: int) -> float:
 
 def in_turn(works: dict[str, tuple[Callable[[], Any], Clock]], sizes: Sizes) -> dict[str, list[float]]:
     """Milliseconds per call of each piece of work in each round, the order turned round every other time. It is the same work in every
-    round, so that a round in which the machine is slow is slow for all."""
+    round, so that a round in which the machine is slow is slow for all. Others' work that fails is left out."""
     calls = {}
     for name, (work, clock) in works.items():
-        for _ in range(WARMUP if sizes.rounds > 1 else 0):
-            clock(work, 1)
-        calls[name] = max(1, min(MOST, round(sizes.round_ms / max(clock(work, 1), 1e-3)))) if sizes.round_ms else 1
-    times: dict[str, list[float]] = {name: [] for name in works}
+        try:
+            for _ in range(WARMUP if sizes.rounds > 1 else 0):
+                clock(work, 1)
+            calls[name] = max(1, min(MOST, round(sizes.round_ms / max(clock(work, 1), 1e-3)))) if sizes.round_ms else 1
+        except Exception:
+            if name == OURS:
+                raise
+            traceback.print_exc()
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(sizes.rounds):
-        for name in list(works)[:: 1 if turn % 2 == 0 else -1]:
+        for name in list(calls)[:: 1 if turn % 2 == 0 else -1]:
             work, clock = works[name]
             times[name].append(clock(work, calls[name]))
     return times
 
 
 def compared(times: dict[str, list[float]]) -> dict[str, Any]:
-    """Of times of "numbacnn" and maybe of others: our milliseconds, the others' (those of the fastest), its name, and how many times as
+    """Of our times and maybe those of others: our milliseconds, the others' (those of the fastest), its name, and how many times as
     fast as it we are, which is the median over the rounds."""
-    mine = times["numbacnn"]
+    mine = times[OURS]
     found: dict[str, Any] = {"ms": statistics.median(mine)}
-    others = {name: statistics.median(values) for name, values in times.items() if name != "numbacnn"}
+    others = {name: statistics.median(values) for name, values in times.items() if name != OURS}
     if others:
         best = min(others, key=lambda name: others[name])
         ratio = statistics.median(theirs / own for theirs, own in zip(times[best], mine, strict=True))

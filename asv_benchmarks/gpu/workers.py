@@ -51,7 +51,7 @@ class _Worker:
 
     def end(self) -> None:
         self.process.kill()
-        self.process.join()
+        self.process.join(10)  # the driver may keep it for long where the device hangs
         self.line.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from asv_benchmarks.gpu import report
+from asv_benchmarks.gpu import report, sizes, timing
 from asv_benchmarks.gpu.parts import NO_TIME, Part, Settings, parts
 from asv_benchmarks.gpu.tables import markdown, shown
-from asv_benchmarks.gpu.timing import compared
 from asv_benchmarks.gpu.verdicts import verdicts
 from asv_benchmarks.gpu.workers import results
 
@@ -78,8 +78,18 @@ def test_what_finds_no_time_is_told_of(tmp_path: Path) -> None:
 
 def test_ratios_are_those_of_rounds_beside_the_fastest_other() -> None:
     times = {"numbacnn": [1.0, 2.0, 4.0], "slow": [9.0, 9.0, 9.0], "fast": [2.0, 6.0, 8.0]}
-    assert compared(times) == {"ms": 2.0, "torch ms": 6.0, "torch as": "fast", "ratio": 2.0}
-    assert compared({"numbacnn": [3.0]}) == {"ms": 3.0}
+    assert timing.compared(times) == {"ms": 2.0, "torch ms": 6.0, "torch as": "fast", "ratio": 2.0}
+    assert timing.compared({"numbacnn": [3.0]}) == {"ms": 3.0}
+
+
+def test_others_that_fail_leave_our_figures() -> None:
+    works, few = (
+        {timing.OURS: (lambda: None, timing.host), "failing": (lambda: 1 / 0, timing.host)},
+        dataclasses.replace(sizes.TINY, rounds=2),
+    )
+    assert list(timing.compared(timing.in_turn(works, few))) == ["ms"]
+    with pytest.raises(ZeroDivisionError):
+        timing.in_turn({timing.OURS: works["failing"]}, few)
 
 
 def verdict(found: dict[str, list[dict[str, Any]]], beginning: str) -> tuple[str, bool | None]:
