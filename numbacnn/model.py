@@ -63,6 +63,7 @@ class Model:
     saved with the model. ``device``, ``"cpu"`` or ``"cuda"``, is where :meth:`predict` runs, with products in ``precision`` (:meth:`to`);
     ``on_device`` are the parameters there (:class:`~numbacnn.graph.cuda.DeviceParameters`), None before. ``exact``, False unless somebody
     sets it, leaves out convolution methods that round more than the direct one.
+    Models can be copied (``copy.deepcopy``) and pickled, as far as their layers can be.
     Raises ConfigError for inputs and outputs that are not connected or names that are given twice.
     """
 
@@ -416,6 +417,10 @@ class Model:
 
     def to_config(self) -> dict[str, Any]:
         """Everything but the parameters, as data that JSON can hold; :meth:`from_config` makes a model of it."""
+        return {**self._described(), "graph": to_config(self.graph)}
+
+    def _described(self) -> dict[str, Any]:
+        """What is to be said besides the graph."""
         return {
             "name": self.name,
             "architecture": self.architecture,
@@ -424,7 +429,6 @@ class Model:
             "classes": None if self.classes is None else list(self.classes),
             "preprocessing": None if self.preprocessing is None else dataclasses.asdict(self.preprocessing),
             "output_names": None if self.output_names is None else list(self.output_names),
-            "graph": to_config(self.graph),
         }
 
     @classmethod
@@ -446,6 +450,24 @@ class Model:
             raise
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise WeightsError(f"The description of the model is damaged: {type(error).__name__}: {error}.") from error
+
+    def __reduce__(self) -> tuple:
+        """As layers, which are pickled as they are, and arrays. Raises ConfigError where parameters were released."""
+        config = {**self._described(), "graph": to_config(self.graph, named=False)}
+        weights = {name: self.store.view(name) for name in self.store.specs}
+        return type(self)._again, (config, weights, set(self.store.frozen), self.exact, self.device, self.precision)
+
+    @classmethod
+    def _again(
+        cls, config: dict[str, Any], weights: dict[str, np.ndarray], frozen: set[str], exact: bool, device: str, precision: str
+    ) -> Model:
+        """What was pickled or copied."""
+        model = cls.from_config(config)
+        for name, array in weights.items():
+            model.parameters[name] = array
+        model.store.frozen |= frozen
+        model.exact = exact
+        return model.to(device, precision) if device != "cpu" else model
 
     def summary(self) -> Summary:
         """A table of layers, shapes, parameters and operations, printable and as an object."""

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 
 import click
@@ -18,7 +19,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import numbacnn as nc
-from numbacnn.cli import options, train
+from numbacnn.cli import options, train, warming
 from numbacnn.cli.main import main
 from numbacnn.cli.warming import Use, wanted
 from numbacnn.data.images import read_image
@@ -380,6 +381,34 @@ def test_cache_warm_where_nothing_can_be_kept(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("NUMBACNN_CACHE_DIR", str(tmp_path / "file"))
     assert "cannot be written to; set NUMBACNN_CACHE_DIR" in refused("cache", "warm", "lenet5")
+
+
+@compiled_only
+def test_cache_warm_where_nothing_has_to_be_kept(install, tmp_path, monkeypatch):
+    install("builder", ARCHITECTURE)
+    monkeypatch.setenv("NUMBACNN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    command = ["cache", "warm", "demanding", "--input-shape", "4x4x1", "--processes", 1]
+    assert process(*command).returncode == 0
+    monkeypatch.setattr(warming, "writable", lambda folder: False)
+    assert "0 kernels compiled" in run(*command).stdout
+
+
+@compiled_only
+def test_cache_warm_without_room(install, tmp_path, monkeypatch):
+    install("builder", ARCHITECTURE)
+    monkeypatch.setenv("NUMBACNN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "mkstemp", lambda **_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    told = refused("cache", "warm", "demanding", "--input-shape", "4x4x1", "--processes", 1)
+    assert "compiled kernels could not be kept" in told
+
+
+def test_optimize_where_nothing_can_be_kept(tmp_path, monkeypatch):
+    (tmp_path / "tuning").write_text("in the way")
+    monkeypatch.setenv("NUMBACNN_CACHE_DIR", str(tmp_path))
+    result = run("optimize", "cnn", "--input-shape", "8x8x1", "--batch-size", "3", "--budget", "0.2")
+    assert result.exit_code == 2
+    assert "cannot be kept" in result.stderr
 
 
 def test_cache_warm_without_compilation():

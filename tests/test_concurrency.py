@@ -22,7 +22,7 @@ CALLERS, CALLS = 8, 1000
 SECONDS = 300  # of a process, after which it shows where its threads stand, and ends
 
 COMMON = """
-    import faulthandler, json, os, sys, threading
+    import faulthandler, json, os, signal, sys, threading
     import numpy as np
     import numbacnn as nc
     from numbacnn import model as models
@@ -130,6 +130,39 @@ DROPPED_PLANS = """
 
 def test_plans_are_dropped_while_other_threads_run_them():
     assert run(DROPPED_PLANS) == {"wrong": [], "plans": 2}
+
+
+FORKS = """
+    model = network(0, 16)
+    (batch, wanted), = cases(model, [64])
+    busy, end = threading.Event(), threading.Event()
+
+    def predict():
+        while not end.is_set():
+            model.predict(batch)
+            busy.set()
+
+    thread = threading.Thread(target=predict)
+    thread.start()
+    busy.wait()
+    states = []
+    for _ in range(10):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            model.parameters["dense1.bias"] += 1  # so that weights are packed anew
+            os._exit(not np.allclose(model.predict(batch), wanted + 1, atol=1e-4))
+        states.append(os.waitpid(child, 0)[1])
+    end.set()
+    thread.join()
+    told(states=states)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+def test_a_process_that_is_forked_while_a_thread_predicts():
+    """Whoever holds a lock at that moment is not there to give it back."""
+    assert run(FORKS) == {"states": [0] * 10}
 
 
 TWO_MODELS = """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 
@@ -42,6 +44,30 @@ def test_a_saved_model_is_loaded_with_graph_and_weights(tmp_path):
     assert [node.layer for node in loaded.graph.nodes] == [node.layer for node in model.graph.nodes]
     assert (loaded.name, loaded.seed, loaded.dtype) == ("small", 3, model.dtype)
     assert os.listdir(tmp_path) == ["m.safetensors"]
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copied", "pickled"])
+def test_a_copy_is_the_same_model(again):
+    model = small_model(seed=3)
+    model.freeze_until("head")
+    model.classes, model.exact = ("a", "b"), True
+    found, images = again(model), np.ones((1, *model.inputs[0].shape), "f4")
+    assert same(values(found), values(model))
+    assert [node.layer for node in found.graph.nodes] == [node.layer for node in model.graph.nodes]
+    assert (found.name, found.classes, found.exact, found.store.frozen) == (model.name, model.classes, True, model.store.frozen)
+    assert found.store.frozen
+    before = model.predict(images)
+    np.testing.assert_array_equal(found.predict(images), before)
+    for name in found.parameters:
+        found.parameters[name] = np.zeros_like(found.parameters[name])
+    np.testing.assert_array_equal(model.predict(images), before)
+
+
+def test_a_model_without_parameters_is_not_copied():
+    model = small_model()
+    model.release_parameters(1)
+    with pytest.raises(nc.ConfigError, match="has released its parameters"):
+        copy.deepcopy(model)
 
 
 def test_a_model_file_is_an_ordinary_safetensors_file_and_records_who_provides_each_layer(tmp_path):
@@ -350,6 +376,26 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         raise KeyboardInterrupt
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["m.bin"]
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "latest").symlink_to(tmp_path / "m.safetensors")
+    small_model(seed=2).save(tmp_path / "latest")
+    assert (tmp_path / "latest").is_symlink()
+    assert same(values(nc.load(tmp_path / "m.safetensors")), values(small_model(seed=2)))
+
+
+@pytest.mark.parametrize("path", [".", "", "/"])
+def test_a_folder_is_not_written_over(path):
+    with pytest.raises(WeightsError, match="is a folder; it takes the name of a file"):
+        small_model().save(path)
+
+
+def test_weights_under_another_suffix_are_read(tmp_path):
+    small_model(seed=2).save(tmp_path / "m.pth")
+    model = small_model(seed=5)
+    model.load_weights(tmp_path / "m.pth")
+    assert same(values(model), values(small_model(seed=2)))
 
 
 def test_a_folder_that_does_not_exist_gets_a_sentence(tmp_path):

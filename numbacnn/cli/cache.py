@@ -36,7 +36,7 @@ def info(as_json: bool) -> None:
     if as_json:
         options.print_json(result)
         return
-    note = "" if result["writable"] else ", which cannot be written to: every process compiles anew"
+    note = "" if result["writable"] else ", which cannot be written to: every process compiles what is not there"
     click.echo(f"{result['kernels']} kernels, {result['bytes'] / 2**20:.1f} MiB, in {result['folder']}{note}")
 
 
@@ -96,8 +96,6 @@ def warm(
 ) -> None:
     """Compile all kernels that using ARCHITECTURES takes, so that nobody waits for them later. Nothing is computed."""
     options.use(threads, device, precision)
-    if not cache_state()["writable"]:
-        raise ConfigError(f"The folder {kernel_folder()} cannot be written to; set NUMBACNN_CACHE_DIR to another one.")
     from .warming import Use, warmed
 
     capability = None if device == "cpu" else gpu_capability()
@@ -109,6 +107,10 @@ def warm(
     start = time.perf_counter()
     result = warmed(uses, processes or core_count(), show=not as_json)
     seconds = time.perf_counter() - start
+    if result.lost:
+        raise ConfigError(
+            f"{result.lost} of {len(result.compiled)} compiled kernels could not be kept in {cache_folder()}: is there no room left?"
+        )
     if as_json:
         told = {"compiled": len(result.compiled), "found": result.found, "seconds": seconds, "processes": result.processes}
         kernels = [{"name": build.name, "seconds": build.seconds} for build in result.compiled]

@@ -75,7 +75,7 @@ def _gpu() -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict) and "writable" in value:
-        state = "writable" if value["writable"] else "not writable: every process compiles its kernels anew"
+        state = "writable" if value["writable"] else "not writable: every process compiles what is not there"
         return f"{value['folder']} ({value['kernels']} kernels, {value['bytes'] / 2**20:.1f} MiB, {state})"
     if isinstance(value, dict):
         return ", ".join(f"{name} {version}" for name, version in value.items())

@@ -6,6 +6,7 @@ import click
 from click.core import ParameterSource
 
 from ..errors import ConfigError
+from ..paths import cache_folder
 from . import options
 from .models import is_saved, new_model, saved_model
 
@@ -35,6 +36,8 @@ def command(
     options.refuse_gpu(device, "this command chooses between ways of computing on the CPU")
     import numpy as np
 
+    from ..kernels import choices
+
     saved = is_saved(model)
     if saved and (input_shape is not None or context.get_parameter_source("classes") is not ParameterSource.DEFAULT):
         raise ConfigError(f"{model!r} is a saved model with a shape and classes; --input-shape and --classes are for architectures.")
@@ -45,3 +48,5 @@ def command(
         options.print_json(report.to_dict())
     else:
         click.echo(str(report))
+    if not choices.measured().kept:
+        raise ConfigError(f"What was chosen cannot be kept in {cache_folder()}; set NUMBACNN_CACHE_DIR to another folder, or make room.")

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..kernels import jit, team
 from ..kernels.compiling import build_all
+from ..paths import kernel_folder, writable
 from .models import new_model
 
 OPTIMIZERS = ("sgd", "adam")  # that training is prepared for
@@ -31,20 +32,24 @@ class Use:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What was compiled, the slowest first, by so many processes, and how many kernels the disk cache had."""
+    """What was compiled, the slowest first, by so many processes, how many kernels the disk cache had, and how many of those that were
+    compiled it does not have by now."""
 
     compiled: tuple[jit.Build, ...]
     found: int
     processes: int
+    lost: int
 
 
 def warmed(uses: Sequence[Use], processes: int, show: bool) -> Result:
     """Have all kernels in the disk cache, compiled by up to so many processes; ``show`` a bar on a terminal. Raises as making the models
-    does, and ConfigError where nothing is compiled."""
+    does, and ConfigError where nothing is compiled, or nothing can be kept that would have to be."""
     if jit.JIT_DISABLED:
         raise ConfigError("NUMBA_DISABLE_JIT is set, so kernels are not compiled.")
     kernels = {kernel.key: kernel for use in uses for kernel in wanted(use)}
     missing = [kernel for kernel in kernels.values() if not kernel.kept]
+    if missing and not writable(kernel_folder()):
+        raise ConfigError(f"The folder {kernel_folder()} cannot be written to; set NUMBACNN_CACHE_DIR to another one.")
     processes = max(1, min(processes, len(missing)))
     builds = []
     with _bar(len(missing), show) as advance:
@@ -54,7 +59,8 @@ def warmed(uses: Sequence[Use], processes: int, show: bool) -> Result:
             advance(build)
 
         build_all(missing, processes, done)
-    return Result(tuple(sorted(builds, key=lambda build: -build.seconds)), len(kernels) - len(missing), processes)
+    lost = sum(kernel.keepable and not kernel.kept for kernel in missing)
+    return Result(tuple(sorted(builds, key=lambda build: -build.seconds)), len(kernels) - len(missing), processes, lost)
 
 
 def wanted(use: Use) -> list[Any]:

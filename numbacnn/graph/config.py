@@ -20,21 +20,21 @@ from .tensor import Input, Tensor, outside_scopes
 FORMAT = 1
 
 
-def to_config(graph: Graph) -> dict[str, Any]:
+def to_config(graph: Graph, *, named: bool = True) -> dict[str, Any]:
     """The graph as data that JSON can hold. Tensors are ``[number, output]``: inputs are numbered first, then nodes.
-    Layers are listed once each; nodes that share a layer refer to the same one."""
+    Layers are listed once each; nodes that share a layer refer to the same one. Not ``named``, they are listed as they are."""
     where: dict[Tensor, list[int]] = {tensor: [number, 0] for number, tensor in enumerate(graph.inputs)}
     for number, node in enumerate(graph.nodes, len(graph.inputs)):
         where.update({tensor: [number, index] for index, tensor in enumerate(node.outputs)})
-    layers: dict[int, dict[str, Any]] = {}
-    nodes = []
-    for node in graph.nodes:
-        entry = layers.setdefault(id(node.layer), {"number": len(layers), **_layer_config(node.layer)})
-        nodes.append({"name": node.name, "layer": entry["number"], "inputs": [where[tensor] for tensor in node.inputs]})
+    layers = {id(node.layer): node.layer for node in graph.nodes}
+    numbers = {layer: number for number, layer in enumerate(layers)}
+    nodes = [
+        {"name": node.name, "layer": numbers[id(node.layer)], "inputs": [where[tensor] for tensor in node.inputs]} for node in graph.nodes
+    ]
     return {
         "format": FORMAT,
         "inputs": [_input_config(name, tensor) for name, tensor in zip(graph.input_names, graph.inputs)],
-        "layers": [{key: value for key, value in entry.items() if key != "number"} for entry in layers.values()],
+        "layers": [_layer_config(layer) if named else layer for layer in layers.values()],
         "nodes": nodes,
         "outputs": [where[tensor] for tensor in graph.outputs],
     }
@@ -46,7 +46,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
     if config.get("format") != FORMAT:
         raise WeightsError(f"The saved graph has format {config.get('format')!r}; this version of numbacnn reads format {FORMAT}.")
     inputs = [Input(entry["shape"], entry["name"], entry.get("dtype")) for entry in config["inputs"]]
-    layers = [_layer_from(entry) for entry in config["layers"]]
+    layers = [entry if isinstance(entry, Layer) else _layer_from(entry) for entry in config["layers"]]
     tensors: list[tuple[Tensor, ...]] = [(tensor,) for tensor in inputs]
     with outside_scopes():
         for node in config["nodes"]:

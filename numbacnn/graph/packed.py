@@ -16,6 +16,7 @@ from weakref import WeakSet, WeakValueDictionary
 import numpy as np
 
 from .. import arrays, kernels
+from . import forks
 from .build import Node
 from .plan import Plan
 from .recording import Step, steps_of
@@ -109,6 +110,12 @@ class PackedWeights:
         self._kept: dict[str, Packed] = {}
         self._readers: WeakSet[Weights] = WeakSet()
         self._packing = threading.RLock()
+        forks.tell(self)
+
+    def begin_again(self) -> None:
+        """Plans that another thread was running when this process was forked are no readers any more."""
+        self._making, self._packing = threading.Lock(), threading.RLock()
+        self._readers = WeakSet(weights for weights in self._readers if forks.is_free(weights.lock))
 
     def add(self, weights: Weights) -> None:
         """Of a new plan."""

@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from . import forks
+
 PLANS = 8  # that are kept
 
 
@@ -18,6 +20,7 @@ class PlanCache:
         self.lock = threading.RLock()
         self._plans: OrderedDict[tuple, Any] = OrderedDict()
         self._latest: tuple[tuple, Any] | None = None  # that was asked for, and will be again
+        forks.tell(self)
 
     def __len__(self) -> int:
         return len(self._plans)
@@ -46,6 +49,12 @@ class PlanCache:
             self._latest = None
             for key in [key for key in self._plans if kind in (None, key[0])]:
                 del self._plans[key]
+
+    def begin_again(self) -> None:
+        """Plans that another thread was running when this process was forked are made anew."""
+        self.lock, self._latest = threading.RLock(), None
+        for key in [key for key, plan in self._plans.items() if not forks.is_free(plan.lock)]:
+            del self._plans[key]
 
     def _drop(self, newest: tuple) -> None:
         """Keep to what may be held beside the newest plan: the least recently used give way, and the largest on its device."""

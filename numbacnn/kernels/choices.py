@@ -33,6 +33,7 @@ class Choices:
         self._own: dict[str, str] = {}
         self._kept: dict[str, str] = {}
         self._stamp: tuple | None = None
+        self.kept = True  # whether what was to be remembered last is in the file
 
     def recall(self, key: str) -> str | None:
         """The name that was chosen for ``key``, here or by now in another process; None where nobody chose."""
@@ -45,7 +46,7 @@ class Choices:
         with self._lock:
             self._own.update(choices)
             self._read()
-            self._write({**self._kept, **self._own})
+            self.kept = self._write({**self._kept, **self._own})
 
     def _read(self) -> None:
         """Read the file again if it is not the one that was read last."""
@@ -60,9 +61,10 @@ class Choices:
             self._kept = {}
         self._stamp = stamp
 
-    def _write(self, choices: dict[str, str]) -> None:
+    def _write(self, choices: dict[str, str]) -> bool:
+        """Whether it could be done."""
         if self._path is None:
-            return
+            return False
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self._path.parent, suffix=".tmp")
@@ -74,6 +76,8 @@ class Choices:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
                 raise
+            return True
+        return False
 
 
 def measured() -> Choices:

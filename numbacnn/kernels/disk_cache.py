@@ -122,6 +122,11 @@ class DiskCache(_Cache):
             return None
         return content[DIGEST_BYTES:] if content[:DIGEST_BYTES] == hashlib.sha256(content[DIGEST_BYTES:]).digest() else None
 
+    @property
+    def fingerprinted(self) -> bool:
+        """Whether all that the kernel is made of is known."""
+        return self._fingerprint is not None
+
     def may_hold(self, sig: Any) -> bool:
         """Whether there is a file, whatever its content."""
         try:

@@ -107,6 +107,11 @@ class Wanted:
         return self.kernel.dispatcher._cache.file(self._signature).name
 
     @property
+    def keepable(self) -> bool:
+        """Whether the disk cache can have it: somebody can say what it is made of."""
+        return self.kernel.dispatcher._cache.fingerprinted
+
+    @property
     def kept(self) -> bool:
         """Whether the disk cache has it."""
         return self.kernel.dispatcher._cache.holds(self._signature)

@@ -12,7 +12,7 @@ import importlib
 import sys
 from typing import Any
 
-from ..errors import PluginError, UnknownNameError
+from ..errors import ConfigError, PluginError, UnknownNameError
 from .manager import Entry, PluginInfo, PluginManager, default_manager, normalized
 
 _FALLBACK = {"layer": "activation"}
@@ -44,8 +44,11 @@ def plugins(manager: PluginManager | None = None) -> tuple[PluginInfo, ...]:
 
 
 def find(kind: str, name: str, manager: PluginManager | None = None) -> Entry:
-    """The entry of a name. Raises UnknownNameError, or PluginError where several plugins provide it."""
+    """The entry of a name. Raises UnknownNameError, ConfigError for what is no text, or PluginError where several plugins provide
+    it."""
     manager = manager or default_manager()
+    if not isinstance(name, str):
+        raise ConfigError(f"{name!r} was given as a name, of the kind {kind}; a name is text.")
     package, _, bare = name.rpartition(":")
     found = _providers(manager, kind, bare, package)
     if not found and kind in _FALLBACK:

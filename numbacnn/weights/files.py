@@ -49,7 +49,9 @@ NPZ_ERRORS = (
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path next to ``path``; it takes the place of ``path``, flushed to disk, when the block ends well,
     and is removed when it does not. Readers, and a machine that loses power, see the old file or the new one."""
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # where it is a link, what that leads to is written
+    if path.is_dir():
+        raise WeightsError(f"{str(path)!r} is a folder; it takes the name of a file.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
@@ -113,12 +115,22 @@ def read_weights(source: str | os.PathLike | Mapping[str, Any]) -> dict[str, np.
         ".npz": _read_npz,
         **dict.fromkeys(torch_files.SUFFIXES, torch_files.read_checkpoint),
     }
-    readers |= dict.fromkeys(("", ".safetensors"), lambda path: _read_safetensors(path)[0])
+    readers |= dict.fromkeys(("", ".safetensors"), _read_tensors)
     if suffix not in readers:
         known = ", ".join(sorted(filter(None, readers)))
         raise WeightsError(f"{str(path)!r} is not a weights file: {known} are read, {path.suffix!r} is not.")
     _check_file(path)
-    return readers[suffix](path)
+    return (_read_tensors if _is_safetensors(path) else readers[suffix])(path)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By how it begins: eight bytes for the length of a JSON text, and that text."""
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _read_tensors(path: Path) -> dict[str, np.ndarray]:
+    return _read_safetensors(path)[0]
 
 
 def load_parts(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

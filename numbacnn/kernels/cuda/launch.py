@@ -211,6 +211,11 @@ class Wanted:
         return f"{self.kernel.function.__qualname__} {self.kinds}" if path is None else path.name
 
     @property
+    def keepable(self) -> bool:
+        """Whether the disk cache can have it: somebody can say what it is made of."""
+        return self._path is not None
+
+    @property
     def kept(self) -> bool:
         """Whether the disk cache has it."""
         return _kept(self._path) is not None
