@@ -216,7 +216,8 @@ def test_long_sums_are_cut() -> None:
 
 
 @compiled
-@pytest.mark.parametrize("wide", [pytest.param(True, id="wide"), pytest.param(False, id="narrow", marks=pytest.mark.nightly)])
+@pytest.mark.nightly  # with statistics, which take more registers, they are compiled each time
+@pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
 @each_tile
 def test_tiles_fit_registers(tile: Tile, wide: bool, capabilities: tuple) -> None:
     skip_unless_used(tile, wide)

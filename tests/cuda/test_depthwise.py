@@ -77,7 +77,9 @@ def test_what_follows_is_computed_on_the_way_to_memory(layer: Any) -> None:
 
 
 @compiled
-@pytest.mark.parametrize(("size", "stride"), [(7, 1), (5, 2), (7, 3)])
+@pytest.mark.parametrize(
+    ("size", "stride"), [pytest.param(7, 1, marks=pytest.mark.nightly), pytest.param(5, 2, marks=pytest.mark.nightly), (7, 3)]
+)
 def test_large_windows_keep_their_numbers_in_registers(size: int, stride: int, no_device: Any) -> None:  # noqa: F811
     compiles("DepthwiseConv2D", on((9, 9, 2), size=size, stride=stride, padding="same"), no_device)
     for kernel, kinds in no_device.wanted:
