@@ -48,5 +48,5 @@ def command(
         options.print_json(report.to_dict())
     else:
         click.echo(str(report))
-    if not choices.measured().kept:
+    if not choices.measured().written:
         raise ConfigError(f"What was chosen cannot be kept in {cache_folder()}; set NUMBACNN_CACHE_DIR to another folder, or make room.")

@@ -33,7 +33,7 @@ class Choices:
         self._own: dict[str, str] = {}
         self._kept: dict[str, str] = {}
         self._stamp: tuple | None = None
-        self.kept = True  # whether what was to be remembered last is in the file
+        self.written = True  # whether what was to be remembered last is in the file
 
     def recall(self, key: str) -> str | None:
         """The name that was chosen for ``key``, here or by now in another process; None where nobody chose."""
@@ -46,7 +46,7 @@ class Choices:
         with self._lock:
             self._own.update(choices)
             self._read()
-            self.kept = self._write({**self._kept, **self._own})
+            self.written = self._write({**self._kept, **self._own})
 
     def _read(self) -> None:
         """Read the file again if it is not the one that was read last."""
